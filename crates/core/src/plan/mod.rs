@@ -1,0 +1,90 @@
+//! The difference between the kernel we want and the kernel we have. Nothing here performs it.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::state::{Key, Object, State};
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Change {
+    Put(Object),
+    Drop(Key),
+    /// A link that the kernel cannot edit is removed and made anew. What stood on it goes with it
+    /// and is put back by the changes that follow: traffic over these keys is interrupted.
+    Recreate { object: Object, interrupts: Vec<Key> },
+}
+
+impl Change {
+    pub fn key(&self) -> Key {
+        match self {
+            Self::Put(object) | Self::Recreate { object, .. } => object.key(),
+            Self::Drop(key) => key.clone(),
+        }
+    }
+}
+
+/// Returns the changes that turn `actual` into `desired`: first make, then break.
+///
+/// New objects go in before stale ones come out, so a route that moves is never absent. The
+/// exception is a link whose immutable attribute changes: it goes first.
+pub fn plan(desired: &State, actual: &State) -> Vec<Change> {
+    let mut kept = actual.clone();
+    let mut changes = Vec::new();
+    for want in desired.objects() {
+        let Some(was) = actual.get(&want.key()).filter(|was| !want.edits(was)) else { continue };
+        let interrupts = was.dev().map(|dev| kept.standing_on(dev).cloned().collect());
+        kept.drop(&want.key());
+        changes.push(Change::Recreate {
+            object: want.clone(),
+            interrupts: interrupts.unwrap_or_default(),
+        });
+        kept.put(want.clone());
+    }
+    let mut make: Vec<&Object> =
+        desired.objects().filter(|want| kept.get(&want.key()) != Some(want)).collect();
+    make.sort_by_key(|object| (class(&object.key()), object.depth()));
+    let mut stale: Vec<&Object> =
+        kept.objects().rev().filter(|was| !desired.contains(&was.key())).collect();
+    stale.sort_by_key(|object| std::cmp::Reverse((class(&object.key()), object.depth())));
+    changes.extend(make.into_iter().cloned().map(Change::Put));
+    // A sysctl has no mark and no absence: the value found first is put back at uninstall.
+    let stale = stale.into_iter().map(Object::key).filter(|key| !matches!(key, Key::Sysctl(_)));
+    changes.extend(stale.map(Change::Drop));
+    changes
+}
+
+/// Where a kind of object stands in the order of dependencies.
+fn class(key: &Key) -> u8 {
+    match key {
+        Key::Link(_) => 0,
+        Key::Sysctl(_) => 1,
+        Key::Table => 2,
+        Key::Up(_) => 3,
+        Key::Addr(..) => 4,
+        Key::Neigh(..) => 5,
+        Key::Fdb(..) => 6,
+        Key::NextHop(..) => 7,
+        Key::Route(_) => 8,
+    }
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Put(object) => write!(f, "+ {object}"),
+            Self::Drop(key) => write!(f, "- {key}"),
+            Self::Recreate { object, interrupts } => {
+                write!(f, "! {object}")?;
+                match interrupts.len() {
+                    0 => Ok(()),
+                    n => write!(f, " (made anew; interrupts {n} objects that stand on it)"),
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

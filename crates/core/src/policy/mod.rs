@@ -1,0 +1,59 @@
+//! What our nftables table says, as a closed list of shapes. The kernel crate knows how each is
+//! spelt in expressions; nothing else may appear in the table.
+
+use std::fmt;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+/// The whole table. Order within a chain is the order of evaluation.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ruleset {
+    /// `prerouting` and `output`, hook priority raw: before connection tracking.
+    pub raw: Vec<Rule>,
+    /// `postrouting`, type nat, priority srcnat.
+    pub nat: Vec<Rule>,
+}
+
+/// One rule. Its text is also its comment in the kernel, by which it is recognised.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Rule {
+    /// Packets between these prefixes are not tracked: no NAT can ever concern them.
+    NoTrack { from: IpNet, to: IpNet },
+    /// Packets from and to these prefixes keep their source address.
+    Keep { from: IpNet, to: IpNet },
+    /// Whatever else leaves `from` takes the address of the interface it leaves by. Multicast and
+    /// broadcast are left alone by the kernel's own rules of what is tracked.
+    Masquerade { from: IpNet },
+}
+
+/// As `nft` writes it.
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let family = |net: &IpNet| if net.addr().is_ipv4() { "ip" } else { "ip6" };
+        match self {
+            Self::NoTrack { from, to } => {
+                write!(f, "{0} saddr {from} {0} daddr {to} notrack", family(from))
+            }
+            Self::Keep { from, to } => {
+                write!(f, "{0} saddr {from} {0} daddr {to} return", family(from))
+            }
+            Self::Masquerade { from } => write!(f, "{} saddr {from} masquerade", family(from)),
+        }
+    }
+}
+impl fmt::Display for Ruleset {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let list = |f: &mut fmt::Formatter<'_>, name: &str, rules: &[Rule]| {
+            write!(f, "chain {name} {{ ")?;
+            rules.iter().try_for_each(|rule| write!(f, "{rule}; "))?;
+            f.write_str("}")
+        };
+        f.write_str("{ ")?;
+        list(f, "raw", &self.raw)?;
+        f.write_str(" ")?;
+        list(f, "nat", &self.nat)?;
+        f.write_str(" }")
+    }
+}

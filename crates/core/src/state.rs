@@ -1,0 +1,326 @@
+//! What we may own in a kernel, keyed as the kernel keys it. The same type says what should be
+//! (desired) and what is (actual), for a node's own namespace and for the inside of a pod's.
+//!
+//! Who owns what, and how one tells, is in `mark.rs`; how one state becomes another, in `plan/`.
+
+use std::{collections::BTreeMap, fmt, net::IpAddr};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    name::{IfName, Mac, Mtu, Vni},
+    policy::Ruleset,
+};
+
+/// The name of an object. Variants stand in dependency order: an object refers only to kinds
+/// above its own, so ascending order builds and descending order tears down. Existing and being
+/// up are two keys, so that what guards a link is in force before a packet can cross it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Key {
+    Link(IfName),
+    Sysctl(Knob),
+    /// Our one nftables table, written whole in one transaction.
+    Table,
+    Up(IfName),
+    Addr(IfName, IpNet),
+    Neigh(IfName, IpAddr),
+    Fdb(IfName, Mac),
+    /// A nexthop object; its number is the kernel crate's own business.
+    NextHop(IfName, IpAddr),
+    Route(IpNet),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "object")]
+pub enum Object {
+    Link(Link),
+    Sysctl { knob: Knob, value: u8 },
+    Table { ruleset: Ruleset },
+    Up { dev: IfName },
+    Addr { dev: IfName, addr: IpNet },
+    Neigh { dev: IfName, ip: IpAddr, mac: Mac },
+    Fdb { dev: IfName, mac: Mac, dst: IpAddr },
+    NextHop { dev: IfName, via: IpAddr },
+    Route(Route),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Link {
+    pub dev: IfName,
+    pub kind: Kind,
+    pub mtu: Mtu,
+    pub mac: Mac,
+    /// The bridge it is a port of.
+    pub master: Option<IfName>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    Vxlan {
+        vni: Vni,
+        port: u16,
+        local: IpAddr,
+    },
+    Bridge,
+    /// One end of a pod's link. Only `attach` makes it, together with its other end.
+    Veth,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Route {
+    pub dst: IpNet,
+    pub to: Hop,
+    /// Largest packet for this destination; none: the device's MTU.
+    pub mtu: Option<Mtu>,
+}
+
+/// Where a route leads.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Hop {
+    /// The destination itself is on this link.
+    Link(IfName),
+    /// Through the nexthop object of that device and address.
+    NextHop(IfName, IpAddr),
+    /// Through a gateway written into the route itself (inside pods).
+    Gateway(IfName, IpAddr),
+    /// Nowhere: the packet is dropped without an answer.
+    Blackhole,
+}
+
+impl Hop {
+    pub fn dev(&self) -> Option<&IfName> {
+        match self {
+            Self::Link(dev) | Self::NextHop(dev, _) | Self::Gateway(dev, _) => Some(dev),
+            Self::Blackhole => None,
+        }
+    }
+}
+
+/// The sysctls we may set. Variants stand in the order in which they are safe to set: a node that
+/// has its route from a router advertisement loses it when IPv6 forwarding comes first
+/// (Documentation/networking/ip-sysctl.rst, `accept_ra`).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Knob {
+    AcceptRa(IfName),
+    RpFilter(IfName),
+    Forward4,
+    Forward6,
+}
+
+impl Knob {
+    /// The file below `/proc/sys`.
+    pub fn path(&self) -> String {
+        match self {
+            Self::AcceptRa(dev) => format!("net/ipv6/conf/{dev}/accept_ra"),
+            Self::RpFilter(dev) => format!("net/ipv4/conf/{dev}/rp_filter"),
+            Self::Forward4 => "net/ipv4/ip_forward".into(),
+            Self::Forward6 => "net/ipv6/conf/all/forwarding".into(),
+        }
+    }
+
+    /// The interface whose knob it is.
+    pub fn dev(&self) -> Option<&IfName> {
+        match self {
+            Self::AcceptRa(dev) | Self::RpFilter(dev) => Some(dev),
+            Self::Forward4 | Self::Forward6 => None,
+        }
+    }
+}
+
+impl Object {
+    pub fn key(&self) -> Key {
+        match self.clone() {
+            Self::Link(link) => Key::Link(link.dev),
+            Self::Sysctl { knob, .. } => Key::Sysctl(knob),
+            Self::Table { .. } => Key::Table,
+            Self::Up { dev } => Key::Up(dev),
+            Self::Addr { dev, addr } => Key::Addr(dev, addr),
+            Self::Neigh { dev, ip, .. } => Key::Neigh(dev, ip),
+            Self::Fdb { dev, mac, .. } => Key::Fdb(dev, mac),
+            Self::NextHop { dev, via } => Key::NextHop(dev, via),
+            Self::Route(route) => Key::Route(route.dst),
+        }
+    }
+
+    /// The link it stands on; for a link, itself.
+    pub fn dev(&self) -> Option<&IfName> {
+        match self {
+            Self::Link(Link { dev, .. })
+            | Self::Up { dev }
+            | Self::Addr { dev, .. }
+            | Self::Neigh { dev, .. }
+            | Self::Fdb { dev, .. }
+            | Self::NextHop { dev, .. } => Some(dev),
+            Self::Route(route) => route.to.dev(),
+            Self::Sysctl { knob, .. } => knob.dev(),
+            Self::Table { .. } => None,
+        }
+    }
+
+    /// How many links must exist before this one: a port comes after its bridge.
+    pub fn depth(&self) -> u8 {
+        match self {
+            Self::Link(link) => u8::from(link.master.is_some()),
+            _ => 0,
+        }
+    }
+
+    /// True if the kernel can turn `was` into `self` in place.
+    pub fn edits(&self, was: &Self) -> bool {
+        match (self, was) {
+            (Self::Link(new), Self::Link(old)) => match (&new.kind, &old.kind) {
+                // `local` can be changed on a living VXLAN device (within its family), `id` and
+                // `dstport` can not (drivers/net/vxlan/vxlan_core.c, vxlan_nl2conf).
+                (
+                    Kind::Vxlan { vni, port, local },
+                    Kind::Vxlan { vni: old_vni, port: old_port, local: old_local },
+                ) => {
+                    vni == old_vni && port == old_port && local.is_ipv4() == old_local.is_ipv4()
+                }
+                (new, old) => new == old,
+            },
+            _ => true,
+        }
+    }
+}
+
+/// Objects by their keys.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct State(BTreeMap<Key, Object>);
+
+impl State {
+    pub fn get(&self, key: &Key) -> Option<&Object> {
+        self.0.get(key)
+    }
+    pub fn contains(&self, key: &Key) -> bool {
+        self.0.contains_key(key)
+    }
+    pub fn link(&self, dev: &IfName) -> Option<&Link> {
+        match self.0.get(&Key::Link(dev.clone())) {
+            Some(Object::Link(link)) => Some(link),
+            _ => None,
+        }
+    }
+    pub fn keys(&self) -> impl DoubleEndedIterator<Item = &Key> {
+        self.0.keys()
+    }
+    pub fn objects(&self) -> impl DoubleEndedIterator<Item = &Object> {
+        self.0.values()
+    }
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+    pub fn put(&mut self, object: Object) {
+        self.0.insert(object.key(), object);
+    }
+    /// Forgets `key`; a link takes everything that stood on it.
+    pub fn drop(&mut self, key: &Key) {
+        match key {
+            Key::Link(gone) => self.0.retain(|_, object| object.dev() != Some(gone)),
+            _ => drop(self.0.remove(key)),
+        }
+    }
+    /// Everything that stands on `dev`, the link itself left out.
+    pub fn standing_on<'a>(&'a self, dev: &'a IfName) -> impl Iterator<Item = &'a Key> {
+        let link = Key::Link(dev.clone());
+        self.0
+            .iter()
+            .filter(move |(key, object)| **key != link && object.dev() == Some(dev))
+            .map(|(key, _)| key)
+    }
+    pub fn merge(&mut self, other: Self) {
+        self.0.extend(other.0);
+    }
+}
+
+impl FromIterator<Object> for State {
+    fn from_iter<I: IntoIterator<Item = Object>>(objects: I) -> Self {
+        Self(objects.into_iter().map(|object| (object.key(), object)).collect())
+    }
+}
+impl Extend<Object> for State {
+    fn extend<I: IntoIterator<Item = Object>>(&mut self, objects: I) {
+        objects.into_iter().for_each(|object| self.put(object));
+    }
+}
+impl IntoIterator for State {
+    type Item = Object;
+    type IntoIter = std::collections::btree_map::IntoValues<Key, Object>;
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_values()
+    }
+}
+
+/// As iproute2 would say it.
+impl fmt::Display for Object {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Link(link) => link.fmt(f),
+            Self::Sysctl { knob, value } => write!(f, "sysctl {knob} = {value}"),
+            Self::Table { ruleset } => write!(f, "table inet weft {ruleset}"),
+            Self::Up { dev } => write!(f, "link {dev} up"),
+            Self::Addr { dev, addr } => write!(f, "addr {addr} dev {dev}"),
+            Self::Neigh { dev, ip, mac } => write!(f, "neigh {ip} lladdr {mac} dev {dev}"),
+            Self::Fdb { dev, mac, dst } => write!(f, "fdb {mac} dst {dst} dev {dev}"),
+            Self::NextHop { dev, via } => write!(f, "nexthop via {via} dev {dev}"),
+            Self::Route(route) => route.fmt(f),
+        }
+    }
+}
+impl fmt::Display for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "link {} {} mtu {} address {}", self.dev, self.kind, self.mtu, self.mac)?;
+        self.master.iter().try_for_each(|master| write!(f, " master {master}"))
+    }
+}
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Vxlan { vni, port, local } => {
+                write!(f, "vxlan id {vni} local {local} dstport {port}")
+            }
+            Self::Bridge => f.write_str("bridge"),
+            Self::Veth => f.write_str("veth"),
+        }
+    }
+}
+impl fmt::Display for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.to {
+            Hop::Link(dev) => write!(f, "route {} dev {dev}", self.dst)?,
+            Hop::NextHop(dev, via) | Hop::Gateway(dev, via) => {
+                write!(f, "route {} via {via} dev {dev}", self.dst)?;
+            }
+            Hop::Blackhole => write!(f, "route blackhole {}", self.dst)?,
+        }
+        self.mtu.iter().try_for_each(|mtu| write!(f, " mtu {mtu}"))
+    }
+}
+impl fmt::Display for Knob {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.path().replace('/', "."))
+    }
+}
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Link(dev) => write!(f, "link {dev}"),
+            Self::Sysctl(knob) => write!(f, "sysctl {knob}"),
+            Self::Table => f.write_str("table inet weft"),
+            Self::Up(dev) => write!(f, "link {dev} up"),
+            Self::Addr(dev, addr) => write!(f, "addr {addr} dev {dev}"),
+            Self::Neigh(dev, ip) => write!(f, "neigh {ip} dev {dev}"),
+            Self::Fdb(dev, mac) => write!(f, "fdb {mac} dev {dev}"),
+            Self::NextHop(dev, via) => write!(f, "nexthop via {via} dev {dev}"),
+            Self::Route(dst) => write!(f, "route {dst}"),
+        }
+    }
+}
