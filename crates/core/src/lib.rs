@@ -1,8 +1,17 @@
 //! What weft decides. Pure: no I/O, no clock, no randomness, no threads, no unsafe.
 #![forbid(unsafe_code)]
 
+pub mod attach;
+pub mod attachment;
+pub mod desired;
+pub mod ipam;
+pub mod join;
+mod kind;
 pub mod mark;
 pub mod name;
+pub mod network;
+pub mod paths;
 pub mod plan;
 pub mod policy;
 pub mod state;
+pub mod view;

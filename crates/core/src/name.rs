@@ -140,7 +140,8 @@ impl fmt::Display for Mac {
 impl FromStr for Mac {
     type Err = BadName;
     fn from_str(text: &str) -> Result<Self, BadName> {
-        let bad = || BadName { text: text.to_owned(), rule: "a MAC address like 02:00:5e:10:00:01" };
+        let bad =
+            || BadName { text: text.to_owned(), rule: "a MAC address like 02:00:5e:10:00:01" };
         let bytes: Vec<u8> = text
             .split(':')
             .map(|part| u8::from_str_radix(part, 16).ok().filter(|_| part.len() == 2))

@@ -179,9 +179,7 @@ impl Object {
                 (
                     Kind::Vxlan { vni, port, local },
                     Kind::Vxlan { vni: old_vni, port: old_port, local: old_local },
-                ) => {
-                    vni == old_vni && port == old_port && local.is_ipv4() == old_local.is_ipv4()
-                }
+                ) => vni == old_vni && port == old_port && local.is_ipv4() == old_local.is_ipv4(),
                 (new, old) => new == old,
             },
             _ => true,

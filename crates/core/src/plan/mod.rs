@@ -13,7 +13,10 @@ pub enum Change {
     Drop(Key),
     /// A link that the kernel cannot edit is removed and made anew. What stood on it goes with it
     /// and is put back by the changes that follow: traffic over these keys is interrupted.
-    Recreate { object: Object, interrupts: Vec<Key> },
+    Recreate {
+        object: Object,
+        interrupts: Vec<Key>,
+    },
 }
 
 impl Change {

@@ -49,12 +49,7 @@ fn makes_then_breaks() {
                 "+ link weft0 veth mtu 1450 address 02:00:00:00:00:03 master weftb-t",
             ],
         ),
-        (
-            "torn down from the top",
-            &[],
-            &[port(), bridge()],
-            &["- link weft0", "- link weftb-t"],
-        ),
+        ("torn down from the top", &[], &[port(), bridge()], &["- link weft0", "- link weftb-t"]),
         (
             "a new id means a new link, and says what that interrupts",
             &[link(8), route(2)],
@@ -130,11 +125,8 @@ fn vx() -> IfName {
 }
 
 fn link(vni: u64) -> Object {
-    let kind = Kind::Vxlan {
-        vni: vni.try_into().unwrap(),
-        port: 4789,
-        local: [192, 168, 0, 1].into(),
-    };
+    let kind =
+        Kind::Vxlan { vni: vni.try_into().unwrap(), port: 4789, local: [192, 168, 0, 1].into() };
     made(vx().as_str(), kind, 1, None)
 }
 

@@ -1,0 +1,75 @@
+//! A veth pair whose host end is a port of the network's bridge: pods of one node share a link,
+//! with broadcast. The bridge has the second address of each block and is the pods' next hop.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use super::{Attaching, Ground};
+use crate::{
+    attachment::Attachment,
+    name::{IfName, Mac},
+    state::{Kind, Link, Object, State},
+};
+
+/// It has no settings.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bridge {}
+
+impl Attaching for Bridge {
+    fn host_end(&self, pod: &Attachment, on: &Ground<'_>) -> Link {
+        Link {
+            dev: pod.host_end.clone(),
+            kind: Kind::Veth,
+            mtu: on.accept,
+            mac: Mac::derived(&["host end", pod.host_end.as_str()]),
+            master: Some(device(on)),
+        }
+    }
+
+    fn outside(&self, pod: &Attachment, on: &Ground<'_>) -> State {
+        let link = Object::Link(self.host_end(pod, on));
+        [link, Object::Up { dev: pod.host_end.clone() }].into_iter().collect()
+    }
+
+    fn gateway(&self, addr: IpAddr, on: &Ground<'_>) -> (IpAddr, Mac) {
+        (on.block_of(addr).map_or(addr, gateway_of), mac(on))
+    }
+
+    fn pod_addr(&self, addr: IpAddr, on: &Ground<'_>) -> IpNet {
+        let prefix =
+            on.block_of(addr).map_or_else(|| IpNet::from(addr).prefix_len(), IpNet::prefix_len);
+        IpNet::new(addr, prefix).unwrap_or_else(|_| addr.into())
+    }
+
+    fn node(&self, on: &Ground<'_>) -> State {
+        if on.blocks.is_empty() {
+            return State::default();
+        }
+        let dev = device(on);
+        let (kind, mtu) = (Kind::Bridge, on.accept);
+        let link = Link { dev: dev.clone(), kind, mtu, mac: mac(on), master: None };
+        let addrs = on.blocks.iter().map(|block| {
+            let addr = IpNet::new(gateway_of(block), block.prefix_len()).unwrap_or(*block);
+            Object::Addr { dev: dev.clone(), addr }
+        });
+        [Object::Link(link), Object::Up { dev: dev.clone() }].into_iter().chain(addrs).collect()
+    }
+}
+
+fn device(on: &Ground<'_>) -> IfName {
+    IfName::derived("weftb-", on.network.as_str())
+}
+
+fn mac(on: &Ground<'_>) -> Mac {
+    Mac::derived(&["bridge", on.node.as_str(), on.network.as_str()])
+}
+
+/// The second address of the block; the first is the tunnel's.
+pub fn gateway_of(block: &IpNet) -> IpAddr {
+    match block.network() {
+        IpAddr::V4(first) => Ipv4Addr::from(u32::from(first) + 1).into(),
+        IpAddr::V6(first) => Ipv6Addr::from(u128::from(first) + 1).into(),
+    }
+}

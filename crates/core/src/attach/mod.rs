@@ -1,0 +1,111 @@
+//! How a pod's link is born: one folder each; this file is the only other that names them.
+//! A kind says what the pod's side, the host's side and the node should hold. It performs nothing.
+
+pub mod bridge;
+pub mod veth;
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    attachment::Attachment,
+    kind::kind_or_map,
+    name::{IfName, Mac, Mtu, NetworkName, NodeName},
+    state::{Hop, Link, Object, Route, State},
+};
+
+/// The `attach` of a network. A kind is its own configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Kind {
+    Veth(veth::Veth),
+    Bridge(bridge::Bridge),
+}
+kind_or_map!(Attach, Kind);
+
+impl Default for Attach {
+    fn default() -> Self {
+        Self(Kind::Veth(veth::Veth {}))
+    }
+}
+
+/// What a kind of attachment answers.
+pub trait Attaching {
+    /// The host's end of the pod's link.
+    fn host_end(&self, pod: &Attachment, on: &Ground<'_>) -> Link;
+    /// What the node's namespace should hold for this pod, the host's end included.
+    fn outside(&self, pod: &Attachment, on: &Ground<'_>) -> State;
+    /// Where the pod's packets for other places go: next hop and its MAC.
+    fn gateway(&self, addr: IpAddr, on: &Ground<'_>) -> (IpAddr, Mac);
+    /// The address as the pod holds it: with the prefix that is on-link for it.
+    fn pod_addr(&self, addr: IpAddr, on: &Ground<'_>) -> IpNet;
+    /// What the node holds for the network as long as it has blocks in it, pods or none.
+    fn node(&self, on: &Ground<'_>) -> State;
+}
+
+impl Attach {
+    pub fn kind(&self) -> &dyn Attaching {
+        match &self.0 {
+            Kind::Veth(attach) => attach,
+            Kind::Bridge(attach) => attach,
+        }
+    }
+
+    /// The pod's end of its link.
+    pub fn pod_end(&self, pod: &Attachment, on: &Ground<'_>) -> Link {
+        Link {
+            dev: pod.id.ifname.clone(),
+            kind: crate::state::Kind::Veth,
+            mtu: on.accept,
+            mac: pod.mac,
+            master: None,
+        }
+    }
+
+    /// What the pod's own namespace should hold. Its MTU is said twice: by the device, what it may
+    /// be sent, and by the route, what it may send; they differ while a network's MTU changes.
+    pub fn inside(&self, pod: &Attachment, on: &Ground<'_>) -> State {
+        let dev = &pod.id.ifname;
+        let lo = IfName::new("lo");
+        let mut state: State = [
+            Object::Link(self.pod_end(pod, on)),
+            Object::Up { dev: lo },
+            Object::Up { dev: dev.clone() },
+        ]
+        .into_iter()
+        .collect();
+        for addr in &pod.addrs {
+            let (gateway, mac) = self.kind().gateway(*addr, on);
+            state.put(Object::Addr { dev: dev.clone(), addr: self.kind().pod_addr(*addr, on) });
+            state.put(Object::Neigh { dev: dev.clone(), ip: gateway, mac });
+            state.extend(pod.routes_of(*addr, on.ranges).into_iter().map(|dst| {
+                let to = Hop::Gateway(dev.clone(), gateway);
+                Object::Route(Route { dst, to, mtu: Some(on.send) })
+            }));
+        }
+        state
+    }
+}
+
+/// The node and network that a pod stands on.
+pub struct Ground<'a> {
+    pub node: &'a NodeName,
+    pub network: &'a NetworkName,
+    pub ranges: &'a [IpNet],
+    /// This node's blocks in the network.
+    pub blocks: &'a [IpNet],
+    /// Largest packet that a pod may send.
+    pub send: Mtu,
+    /// Largest packet that a pod may be sent.
+    pub accept: Mtu,
+    /// The underlay device's MTU.
+    pub wire: Mtu,
+}
+
+impl Ground<'_> {
+    pub fn block_of(&self, addr: IpAddr) -> Option<&IpNet> {
+        self.blocks.iter().find(|block| block.contains(&addr))
+    }
+}

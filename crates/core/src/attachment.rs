@@ -1,0 +1,92 @@
+//! One pod's link in one network, as the ledger keeps it. Where it is kept, and the namespace
+//! itself, are others' business.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::{
+    attach::Attach,
+    name::{IfName, Mac, NetworkName},
+};
+
+/// What names an attachment for the runtime that asked for it (CNI spec, section 2).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct AttachmentId {
+    /// `name` of the CNI configuration.
+    pub cni: String,
+    pub container: String,
+    pub ifname: IfName,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attachment {
+    pub schema: u32,
+    #[serde(flatten)]
+    pub id: AttachmentId,
+    pub phase: Phase,
+    pub network: NetworkName,
+    pub attach: Attach,
+    /// The program that called: it alone may collect this as garbage.
+    pub runtime: String,
+    pub netns: String,
+    /// `SO_NETNS_COOKIE`: tells whether `netns` still is the namespace that it was.
+    pub cookie: u64,
+    pub host_end: IfName,
+    pub mac: Mac,
+    pub addrs: Vec<IpAddr>,
+    /// Its routes cover everything, not only the network's ranges.
+    pub default_route: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<PodName>,
+    /// Fields of a newer version, kept when this one rewrites the record.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
+}
+
+/// How far an attachment has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Phase {
+    /// ADD has begun; nobody was told of it yet.
+    Opened,
+    /// ADD was answered.
+    Attached,
+    /// DEL has begun; the address is free once the link is gone.
+    Doomed,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct PodName {
+    pub namespace: String,
+    pub name: String,
+    #[serde(default)]
+    pub uid: String,
+}
+
+impl Attachment {
+    /// What the pod sends by this link for destinations of the family of `addr`.
+    pub fn routes_of(&self, addr: IpAddr, ranges: &[IpNet]) -> Vec<IpNet> {
+        if self.default_route {
+            let everything = if addr.is_ipv4() { "0.0.0.0/0" } else { "::/0" };
+            return everything.parse().into_iter().collect();
+        }
+        ranges.iter().filter(|range| range.addr().is_ipv4() == addr.is_ipv4()).copied().collect()
+    }
+
+    /// As people call it: the pod's name where the runtime told it, else the container.
+    pub fn label(&self) -> String {
+        match &self.pod {
+            Some(pod) => format!("{}/{}", pod.namespace, pod.name),
+            None => self.id.container.clone(),
+        }
+    }
+}
+
+impl std::fmt::Display for AttachmentId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {} of container {}", self.cni, self.ifname, self.container)
+    }
+}

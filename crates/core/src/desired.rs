@@ -1,0 +1,127 @@
+//! What a node's own namespace should hold: all networks, all peers, all pods, in one state.
+
+use ipnet::IpNet;
+
+use crate::{
+    attach::Ground,
+    attachment::{Attachment, Phase},
+    join::vxlan::tunnel_address,
+    name::{IfName, Mtu, NetworkName, NodeName},
+    network::{Network, Untracked},
+    paths::Stage,
+    policy::{Rule, Ruleset},
+    state::{Knob, Object, State},
+};
+
+/// One network as this node serves it.
+pub struct Served<'a> {
+    pub name: &'a NetworkName,
+    pub network: &'a Network,
+    pub blocks: &'a [IpNet],
+    pub stage: &'a Stage,
+}
+
+/// What the host itself asks us to mind.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Host {
+    /// Devices whose route came by a router advertisement: forwarding would make them forget it.
+    pub ra_devices: Vec<IfName>,
+    /// Underlay devices that drop what comes by another way than they would answer (RFC 3704, 2.2).
+    pub strict_devices: Vec<IfName>,
+    /// Some other program translates addresses here, so replies must be tracked.
+    pub foreign_nat: bool,
+    /// The underlay device's MTU.
+    pub wire: Option<Mtu>,
+}
+
+impl Served<'_> {
+    pub fn ground<'a>(&'a self, node: &'a NodeName, host: &Host) -> Ground<'a> {
+        Ground {
+            node,
+            network: self.name,
+            ranges: &self.network.ranges,
+            blocks: self.blocks,
+            send: self.stage.send,
+            accept: self.stage.accept,
+            wire: host.wire.unwrap_or(Mtu::ETHERNET),
+        }
+    }
+}
+
+/// `pods` are the attachments of this node in any network; those that are not yet, or no longer,
+/// attached hold nothing.
+pub fn node<'a>(
+    node: &NodeName,
+    host: &Host,
+    served: &[Served<'_>],
+    pods: impl Iterator<Item = &'a Attachment> + Clone,
+) -> State {
+    let mut state = State::default();
+    for network in served {
+        let ground = network.ground(node, host);
+        state.merge(network.network.attach.kind().node(&ground));
+        let tunnel: Vec<_> = network.blocks.iter().map(tunnel_address).collect();
+        for receive in &network.stage.hold {
+            state.merge(receive.hold(ground.wire, &tunnel));
+        }
+        for peer in network.stage.choices.values() {
+            for (ipv4, choice) in peer.each() {
+                let family = peer.blocks.iter().filter(|block| block.addr().is_ipv4() == ipv4);
+                let blocks: Vec<IpNet> = family.copied().collect();
+                state.extend(choice.path.iter().flat_map(|path| path.objects(&blocks)));
+            }
+        }
+        let ours = pods.clone().filter(|pod| pod.network == *network.name);
+        for pod in ours.filter(|pod| pod.phase == Phase::Attached) {
+            state.merge(pod.attach.kind().outside(pod, &ground));
+        }
+    }
+    state.extend(sysctls(host, served));
+    let ruleset = ruleset(host, served);
+    if ruleset != Ruleset::default() {
+        state.put(Object::Table { ruleset });
+    }
+    state
+}
+
+fn sysctls(host: &Host, served: &[Served<'_>]) -> Vec<Object> {
+    let has = |ipv4: bool| {
+        served.iter().any(|net| net.network.ranges.iter().any(|r| r.addr().is_ipv4() == ipv4))
+    };
+    let set = |knob: Knob, value: u8| Object::Sysctl { knob, value };
+    let mut sysctls = Vec::new();
+    if has(true) {
+        sysctls.push(set(Knob::Forward4, 1));
+    }
+    if has(false) {
+        sysctls.push(set(Knob::Forward6, 1));
+        sysctls.extend(host.ra_devices.iter().map(|dev| set(Knob::AcceptRa(dev.clone()), 2)));
+    }
+    if !served.is_empty() {
+        sysctls.extend(host.strict_devices.iter().map(|dev| set(Knob::RpFilter(dev.clone()), 2)));
+    }
+    sysctls
+}
+
+fn ruleset(host: &Host, served: &[Served<'_>]) -> Ruleset {
+    let mut ruleset = Ruleset::default();
+    for net in served {
+        let untracked = match net.network.untracked {
+            Untracked::Always => true,
+            Untracked::Never => false,
+            Untracked::Auto => !host.foreign_nat,
+        };
+        for range in &net.network.ranges {
+            if untracked {
+                ruleset.raw.push(Rule::NoTrack { from: *range, to: *range });
+            }
+            if net.network.masquerade {
+                let family = |other: &&IpNet| other.addr().is_ipv4() == range.addr().is_ipv4();
+                let all = served.iter().flat_map(|net| &net.network.ranges).filter(family);
+                ruleset.nat.extend(all.map(|to| Rule::Keep { from: *range, to: *to }));
+                ruleset.nat.push(Rule::Masquerade { from: *range });
+            }
+        }
+    }
+    ruleset
+}

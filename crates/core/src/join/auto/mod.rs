@@ -1,0 +1,28 @@
+//! The best way per peer: direct where the peer is on-link by the kernel's own route lookup, VXLAN
+//! elsewhere. Every node can be reached both ways, the sender chooses.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Joining, Receive, Receiver, Way, hostgw::HostGw, vxlan::Vxlan};
+use crate::name::Vni;
+
+/// Settings of the tunnel that serves where direct routing does not.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Auto {
+    #[serde(flatten)]
+    pub tunnel: Vxlan,
+}
+
+impl Joining for Auto {
+    fn receives(&self, me: &Receiver<'_>) -> Vec<Receive> {
+        let mut receives = HostGw {}.receives(me);
+        receives.extend(self.tunnel.receives(me));
+        receives
+    }
+    fn order(&self) -> &'static [Way] {
+        &[Way::Direct, Way::Vxlan]
+    }
+    fn vni(&self) -> Option<Vni> {
+        Some(self.tunnel.vni)
+    }
+}

@@ -1,0 +1,146 @@
+//! How packets reach the pods of other nodes: one folder each; this file is the only other that
+//! names them. A join says in which ways a node can be sent to; which way a sender takes is
+//! chosen in `paths/`, per peer.
+
+pub mod auto;
+pub mod hostgw;
+pub mod vxlan;
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    kind::kind_or_map,
+    name::{IfName, Mac, Mtu, NetworkName, NodeName, Vni},
+    paths::{Path, Refusal, Sender},
+    state::State,
+};
+
+/// The `join` of a network. A kind is its own configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Kind {
+    Vxlan(vxlan::Vxlan),
+    HostGw(hostgw::HostGw),
+    Auto(auto::Auto),
+}
+kind_or_map!(Join, Kind);
+
+impl Default for Join {
+    fn default() -> Self {
+        Self(Kind::Vxlan(vxlan::Vxlan::default()))
+    }
+}
+
+/// What a join answers. It performs nothing and is never told what the kernel holds.
+pub trait Joining {
+    /// In which ways this node is to be reached, the preferred ones first.
+    fn receives(&self, me: &Receiver<'_>) -> Vec<Receive>;
+
+    /// Which ways a sender takes, the preferred ones first.
+    fn order(&self) -> &'static [Way];
+
+    fn vni(&self) -> Option<Vni> {
+        None
+    }
+}
+
+impl Join {
+    pub fn kind(&self) -> &dyn Joining {
+        match &self.0 {
+            Kind::Vxlan(join) => join,
+            Kind::HostGw(join) => join,
+            Kind::Auto(join) => join,
+        }
+    }
+    pub fn vni(&self) -> Option<Vni> {
+        self.kind().vni()
+    }
+}
+
+/// The node that is to be reached, in one network.
+pub struct Receiver<'a> {
+    pub node: &'a NodeName,
+    pub network: &'a NetworkName,
+    /// Its addresses on the underlay, at most one per family.
+    pub underlay: &'a [IpAddr],
+}
+
+/// A way in which packets cross the underlay. Lower layers of the network are asked more by the
+/// first than by the last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Way {
+    Direct,
+    Vxlan,
+}
+
+/// One way in which a node can be reached, as it advertises it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(tag = "way", rename_all = "kebab-case")]
+pub enum Receive {
+    /// Pod packets as they are, sent to this underlay address.
+    Direct { underlay: IpAddr },
+    /// In UDP to a VTEP (RFC 7348).
+    Vxlan { underlay: IpAddr, vni: Vni, port: u16, mac: Mac },
+}
+
+impl Receive {
+    pub fn way(&self) -> Way {
+        match self {
+            Self::Direct { .. } => Way::Direct,
+            Self::Vxlan { .. } => Way::Vxlan,
+        }
+    }
+
+    pub fn underlay(&self) -> IpAddr {
+        match self {
+            Self::Direct { underlay } | Self::Vxlan { underlay, .. } => *underlay,
+        }
+    }
+
+    /// What a node must hold to be reached this way, and to send this way too.
+    /// `mtu` is the underlay device's; `addrs` are the tunnel's own addresses.
+    pub fn hold(&self, mtu: Mtu, addrs: &[IpAddr]) -> State {
+        match self {
+            Self::Direct { .. } => State::default(),
+            Self::Vxlan { underlay, vni, port, mac } => {
+                vxlan::hold(*underlay, *vni, *port, *mac, mtu, addrs)
+            }
+        }
+    }
+
+    /// The device that `hold` makes, where it makes one.
+    pub fn device(&self) -> Option<IfName> {
+        match self {
+            Self::Direct { .. } => None,
+            Self::Vxlan { underlay, vni, .. } => Some(vxlan::device(*vni, *underlay)),
+        }
+    }
+
+    /// The path by which `sender` would use this way, for pod addresses of the given family, or
+    /// why it can't.
+    pub fn path(
+        &self,
+        sender: &Sender<'_>,
+        peer: &crate::paths::Peer<'_>,
+        ipv4: bool,
+    ) -> Result<Path, Refusal> {
+        match self {
+            Self::Direct { underlay } => hostgw::path(*underlay, sender, peer, ipv4),
+            Self::Vxlan { underlay, vni, mac, .. } => {
+                vxlan::path(*underlay, *vni, *mac, sender, peer, ipv4)
+            }
+        }
+    }
+}
+
+impl std::fmt::Display for Way {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Direct => "direct",
+            Self::Vxlan => "vxlan",
+        })
+    }
+}

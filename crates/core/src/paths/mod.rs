@@ -1,0 +1,169 @@
+//! Paths: the ways by which one node can send to another, and which of them it takes. The chooser
+//! is outside all kinds of join; it knows only what a path costs and whether it is possible.
+//!
+//! How a change of join proceeds without losing a packet is in `stage.rs`.
+
+mod stage;
+#[cfg(test)]
+mod tests;
+
+use std::{collections::BTreeMap, fmt, net::IpAddr};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+pub use stage::{PeerChoice, Situation, Stage, acknowledged, stage};
+
+use crate::{
+    join::{Receive, Way, vxlan::tunnel_address},
+    name::{IfName, Mtu, NodeName},
+    state::{Hop, Object, Route, State},
+};
+
+/// A node's address on the underlay and the device that has it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Nic {
+    pub dev: IfName,
+    pub addr: IpNet,
+    pub mtu: Mtu,
+}
+
+/// What the kernel answers when asked for the way to an underlay address (`ip route get`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reach {
+    pub dev: IfName,
+    /// None: the address is on-link.
+    pub gateway: Option<IpAddr>,
+    pub mtu: Mtu,
+}
+
+/// The node that sends.
+pub struct Sender<'a> {
+    pub underlay: &'a [Nic],
+    pub reach: &'a BTreeMap<IpAddr, Reach>,
+}
+
+/// The node that is sent to, in one network.
+pub struct Peer<'a> {
+    pub name: &'a NodeName,
+    pub blocks: &'a [IpNet],
+    /// The smallest MTU of its underlay devices.
+    pub mtu: Mtu,
+    pub receives: &'a [Receive],
+    /// Ways that it still holds but will soon give up.
+    pub withdrawing: &'a [Receive],
+}
+
+impl Peer<'_> {
+    pub fn tunnel_address(&self, ipv4: bool) -> Option<IpAddr> {
+        self.blocks.iter().find(|block| block.addr().is_ipv4() == ipv4).map(tunnel_address)
+    }
+}
+
+/// One possible way to one peer, for pod addresses of one family.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Path {
+    pub way: Way,
+    pub dev: IfName,
+    /// The next hop that the route names.
+    pub via: IpAddr,
+    /// The peer's underlay address that receives it.
+    pub underlay: IpAddr,
+    pub mtu: Mtu,
+    /// Bytes of each packet that go to the envelope.
+    pub overhead: u16,
+    /// Neighbour and FDB entries that the next hop stands on.
+    pub facts: Vec<Object>,
+}
+
+/// Why a way can't be taken.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(rename_all = "kebab-case")]
+pub enum Refusal {
+    #[error("{underlay} is not on-link: it is reached through {gateway}")]
+    NotOnLink { underlay: IpAddr, gateway: IpAddr },
+    #[error("no route to {underlay}")]
+    NoRoute { underlay: IpAddr },
+    #[error("this node has no underlay address of the family of {underlay}")]
+    NoFamily { underlay: IpAddr },
+    #[error("an IPv6 route cannot go through the IPv4 next hop {underlay}")]
+    Ipv6OverIpv4 { underlay: IpAddr },
+    #[error("the peer has no {} block yet", if *ipv4 { "IPv4" } else { "IPv6" })]
+    NoBlock { ipv4: bool },
+    #[error("the peer does not receive {0}")]
+    NotReceived(Way),
+}
+
+/// What was chosen for one peer and family, and why not something better.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Choice {
+    pub path: Option<Path>,
+    /// Ways that stand before the chosen one in the network's order, and what spoke against each.
+    pub refused: Vec<(Way, Refusal)>,
+}
+
+/// Picks the first possible path in the order of the join, IPv4 underlay before IPv6 (it costs 20
+/// bytes less). Where none of these can be taken, one that the peer holds for other reasons is
+/// better than none: while a join changes, peers are not all at the same stage.
+pub fn choose(order: &[Way], sender: &Sender<'_>, peer: &Peer<'_>, ipv4: bool) -> Choice {
+    let mut refused = Vec::new();
+    let mut others: Vec<Way> = Vec::new();
+    for receive in peer.receives.iter().chain(peer.withdrawing) {
+        if !order.contains(&receive.way()) && !others.contains(&receive.way()) {
+            others.push(receive.way());
+        }
+    }
+    let held = |ways: &[Receive]| ways.to_vec();
+    let preferred = order.iter().map(|way| (*way, held(peer.receives)));
+    let last = order.iter().map(|way| (*way, held(peer.withdrawing)));
+    let other = others.iter().map(|way| {
+        (*way, peer.receives.iter().chain(peer.withdrawing).cloned().collect::<Vec<_>>())
+    });
+    for (way, receives) in preferred.chain(last).chain(other) {
+        match best(way, &receives, sender, peer, ipv4) {
+            Ok(path) => return Choice { path: Some(path), refused },
+            Err(refusal) if refused.iter().all(|(known, _)| *known != way) => {
+                refused.push((way, refusal));
+            }
+            Err(_) => {}
+        }
+    }
+    Choice { path: None, refused }
+}
+
+fn best(
+    way: Way,
+    receives: &[Receive],
+    sender: &Sender<'_>,
+    peer: &Peer<'_>,
+    ipv4: bool,
+) -> Result<Path, Refusal> {
+    let mut ways: Vec<&Receive> = receives.iter().filter(|r| r.way() == way).collect();
+    ways.sort_by_key(|receive| receive.underlay().is_ipv6());
+    let mut refusal = Refusal::NotReceived(way);
+    for receive in ways {
+        match receive.path(sender, peer, ipv4) {
+            Ok(path) => return Ok(path),
+            Err(why) => refusal = why,
+        }
+    }
+    Err(refusal)
+}
+
+impl Path {
+    /// What the kernel must hold so that packets for `blocks` take this path.
+    pub fn objects(&self, blocks: &[IpNet]) -> State {
+        let hop = Object::NextHop { dev: self.dev.clone(), via: self.via };
+        let routes = blocks.iter().map(|block| {
+            let to = Hop::NextHop(self.dev.clone(), self.via);
+            Object::Route(Route { dst: *block, to, mtu: None })
+        });
+        self.facts.iter().cloned().chain([hop]).chain(routes).collect()
+    }
+}
+
+impl fmt::Display for Path {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} dev {} via {} mtu {}", self.way, self.dev, self.via, self.mtu)
+    }
+}

@@ -1,0 +1,224 @@
+//! Where a node stands in a network right now: what it can be reached by, which path it takes to
+//! each peer, how large packets may be. A change of join is a row of such stages; each follows
+//! from the records in the store alone, so a node that died in the middle goes on where it was.
+//!
+//! The order that loses nothing: a way is held before it is advertised; once withdrawn it is held
+//! until every peer has acknowledged that it no longer sends by it. What pods may send shrinks
+//! before a route moves to a smaller path, and grows only when every peer takes it; what pods
+//! take is never less than what any peer's pods may send.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use ipnet::IpNet;
+
+use super::{Choice, Peer, Sender, choose};
+use crate::{
+    join::{Receive, Receiver, Way, vxlan},
+    name::{Mtu, NetworkName, NodeName},
+    network::Network,
+    view::{Part, View},
+};
+
+/// Everything that the stage of one node in one network follows from.
+pub struct Situation<'a> {
+    pub node: &'a NodeName,
+    pub name: &'a NetworkName,
+    pub network: &'a Network,
+    pub sender: Sender<'a>,
+    /// This node's blocks.
+    pub blocks: &'a [IpNet],
+    pub view: &'a View,
+    /// The bound on waiting for acknowledgements has passed.
+    pub patience_over: bool,
+}
+
+#[derive(Clone, Debug)]
+pub struct Stage {
+    /// To be published once everything below is in the kernel.
+    pub part: Part,
+    /// Ways to hold in the kernel: advertised, withdrawn but not yet given up, or used to send.
+    pub hold: Vec<Receive>,
+    pub choices: BTreeMap<NodeName, PeerChoice>,
+    /// What pods may send now; never more than was published before.
+    pub send: Mtu,
+    /// What pods take now.
+    pub accept: Mtu,
+    /// Peers whose acknowledgement is awaited.
+    pub waiting: Vec<NodeName>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct PeerChoice {
+    pub blocks: Vec<IpNet>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub v4: Option<Choice>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub v6: Option<Choice>,
+}
+
+impl PeerChoice {
+    pub fn each(&self) -> impl Iterator<Item = (bool, &Choice)> {
+        let v4 = self.v4.iter().map(|choice| (true, choice));
+        v4.chain(self.v6.iter().map(|choice| (false, choice)))
+    }
+}
+
+pub fn stage(now: &Situation<'_>) -> Stage {
+    let addrs: Vec<IpAddr> = now.sender.underlay.iter().map(|nic| nic.addr.addr()).collect();
+    let me = Receiver { node: now.node, network: now.name, underlay: &addrs };
+    let receives = now.network.join.kind().receives(&me);
+    let published = now.view.nodes.get(now.node);
+    let part = published.and_then(|node| node.record.networks.get(now.name));
+
+    let choices = choices(now);
+    let awaited = part.is_some_and(|part| !part.withdrawing.is_empty());
+    let waiting =
+        if awaited { waiting(now, published.map_or(0, |node| node.revision)) } else { vec![] };
+    let withdrawing = withdrawing(part, &receives, waiting.is_empty() || now.patience_over);
+    let hold = hold(now, &receives, &withdrawing, &choices, part);
+
+    let target = target(now, &choices);
+    let peers = || peer_parts(now).map(|(_, part, _)| part);
+    let least_accepted = peers().map(|part| part.accept).min().unwrap_or(target);
+    let narrowest = paths(&choices).map(|path| path.mtu).min().unwrap_or(target);
+    let may_send = target.min(least_accepted).min(narrowest);
+    let most_sent = peers().chain(part).map(|part| part.send).max().unwrap_or(target);
+    let accept = target.max(may_send).max(most_sent);
+    let send = part.map_or(may_send, |part| may_send.min(part.send));
+    Stage {
+        part: Part { blocks: now.blocks.to_vec(), receives, withdrawing, send: may_send, accept },
+        hold,
+        choices,
+        send,
+        accept,
+        waiting,
+    }
+}
+
+/// The revision up to which this node no longer sends by anything withdrawn. To be published
+/// after the kernel holds the choices.
+pub fn acknowledged<'a>(
+    node: &NodeName,
+    view: &View,
+    stages: impl Iterator<Item = (&'a NetworkName, &'a Stage)> + Clone,
+) -> Option<u64> {
+    let uses = |peer: &NodeName, withdrawn: &Receive, network: &NetworkName| {
+        let mut ours = stages.clone().filter(|(name, _)| *name == network);
+        ours.any(|(_, stage)| {
+            stage.choices.get(peer).is_some_and(|choice| {
+                choice.each().filter_map(|(_, choice)| choice.path.as_ref()).any(|path| {
+                    path.way == withdrawn.way() && path.underlay == withdrawn.underlay()
+                })
+            })
+        })
+    };
+    let mut clear = None;
+    let mut in_use = u64::MAX;
+    for (peer, record) in view.nodes.iter().filter(|(peer, _)| *peer != node) {
+        for (network, part) in &record.record.networks {
+            for withdrawn in &part.withdrawing {
+                clear = clear.max(Some(record.revision));
+                if uses(peer, withdrawn, network) {
+                    in_use = in_use.min(record.revision);
+                }
+            }
+        }
+    }
+    clear.map(|revision| revision.min(in_use.saturating_sub(1))).filter(|revision| *revision > 0)
+}
+
+/// Every peer's part in the network, and the MTU of its underlay.
+fn peer_parts<'a>(
+    now: &'a Situation<'_>,
+) -> impl Iterator<Item = (&'a NodeName, &'a Part, Mtu)> + 'a {
+    let peers = now.view.nodes.iter().filter(|(name, _)| *name != now.node);
+    peers.filter_map(|(name, node)| {
+        node.record.networks.get(now.name).map(|part| (name, part, node.record.mtu))
+    })
+}
+
+fn choices(now: &Situation<'_>) -> BTreeMap<NodeName, PeerChoice> {
+    let order = now.network.join.kind().order();
+    let chosen = peer_parts(now).map(|(name, part, mtu)| {
+        let peer = Peer {
+            name,
+            blocks: &part.blocks,
+            mtu,
+            receives: &part.receives,
+            withdrawing: &part.withdrawing,
+        };
+        let family = |ipv4: bool| {
+            let has = part.blocks.iter().any(|block| block.addr().is_ipv4() == ipv4);
+            has.then(|| choose(order, &now.sender, &peer, ipv4))
+        };
+        (
+            name.clone(),
+            PeerChoice { blocks: part.blocks.clone(), v4: family(true), v6: family(false) },
+        )
+    });
+    chosen.collect()
+}
+
+fn paths(choices: &BTreeMap<NodeName, PeerChoice>) -> impl Iterator<Item = &super::Path> {
+    choices.values().flat_map(|peer| peer.each().filter_map(|(_, choice)| choice.path.as_ref()))
+}
+
+/// Peers that have not yet said that they saw our record as it stands.
+fn waiting(now: &Situation<'_>, revision: u64) -> Vec<NodeName> {
+    let peers = now.view.nodes.keys().filter(|peer| *peer != now.node);
+    peers
+        .filter(|peer| now.view.acks.get(*peer).is_none_or(|ack| *ack < revision))
+        .cloned()
+        .collect()
+}
+
+/// What was advertised and is wanted no more. It stays until a record that calls it withdrawn was
+/// acknowledged; one that was only advertised so far has yet to be called so.
+fn withdrawing(part: Option<&Part>, wanted: &[Receive], acknowledged: bool) -> Vec<Receive> {
+    let Some(part) = part else { return Vec::new() };
+    let unwanted = |receive: &&Receive| !wanted.contains(receive);
+    let fresh = part.receives.iter().filter(unwanted);
+    let called = part.withdrawing.iter().filter(unwanted).filter(|_| !acknowledged);
+    let mut withdrawing: Vec<Receive> = fresh.chain(called).cloned().collect();
+    withdrawing.sort();
+    withdrawing.dedup();
+    withdrawing
+}
+
+fn hold(
+    now: &Situation<'_>,
+    receives: &[Receive],
+    withdrawing: &[Receive],
+    choices: &BTreeMap<NodeName, PeerChoice>,
+    part: Option<&Part>,
+) -> Vec<Receive> {
+    let used = |receive: &&Receive| {
+        receive.device().is_some_and(|device| paths(choices).any(|path| path.dev == device))
+    };
+    let was = part.iter().flat_map(|part| part.receives.iter().chain(&part.withdrawing));
+    let mut hold: Vec<Receive> =
+        receives.iter().chain(withdrawing).chain(was.filter(used)).cloned().collect();
+    hold.sort();
+    hold.dedup();
+    // An address that this node no longer has can't be held.
+    hold.retain(|receive| {
+        now.sender.underlay.iter().any(|nic| nic.addr.addr() == receive.underlay())
+    });
+    hold
+}
+
+/// The smallest MTU over the ways that the network may use now.
+fn target(now: &Situation<'_>, choices: &BTreeMap<NodeName, PeerChoice>) -> Mtu {
+    let nics = now.sender.underlay.iter().map(|nic| nic.mtu);
+    let wire = nics.chain(peer_parts(now).map(|(_, _, mtu)| mtu)).min().unwrap_or(Mtu::ETHERNET);
+    let tunnelled = now.network.join.kind().order().contains(&Way::Vxlan);
+    let over_ipv6 = now.sender.underlay.iter().all(|nic| nic.addr.addr().is_ipv6())
+        || paths(choices).any(|path| path.way == Way::Vxlan && path.underlay.is_ipv6());
+    let unspecified: IpAddr = if over_ipv6 {
+        std::net::Ipv6Addr::UNSPECIFIED.into()
+    } else {
+        std::net::Ipv4Addr::UNSPECIFIED.into()
+    };
+    let mtu = if tunnelled { wire.less(vxlan::overhead(unspecified)) } else { wire };
+    now.network.mtu.map_or(mtu, |most| mtu.min(most))
+}

@@ -1,0 +1,281 @@
+//! The cluster as one node sees it: the records of the store, parsed. A record that can't be read
+//! is kept out and said; it is never rewritten.
+//!
+//! Keys: `networks/NETWORK`, `nodes/NODE`, `blocks/NETWORK/BLOCK`, `acks/NODE`. The changes that
+//! led here, and whether this is the first full list, are the store's business.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::{
+    join::Receive,
+    name::{Mtu, NetworkName, NodeName},
+    network::{Network, SCHEMA, unknown_fields},
+};
+
+#[derive(Clone, Debug, Default)]
+pub struct View {
+    pub networks: BTreeMap<NetworkName, Network>,
+    pub nodes: BTreeMap<NodeName, Node>,
+    pub claims: BTreeMap<(NetworkName, IpNet), Claim>,
+    pub acks: BTreeMap<NodeName, u64>,
+    /// What could not be read, or only in part, by key.
+    pub said: BTreeMap<String, String>,
+    /// The store's revision that this view shows.
+    pub revision: u64,
+}
+
+/// What one node publishes of itself. Only that node writes it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeRecord {
+    pub schema: u32,
+    /// `/proc/sys/kernel/random/boot_id` when it was written.
+    pub boot: String,
+    pub version: String,
+    /// Its addresses on the underlay, at most one per family.
+    pub underlay: Vec<IpAddr>,
+    /// The smallest MTU of its underlay devices.
+    pub mtu: Mtu,
+    pub networks: BTreeMap<NetworkName, Part>,
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
+}
+
+/// A node's part in one network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Part {
+    pub blocks: Vec<IpNet>,
+    pub receives: Vec<Receive>,
+    /// Held until every peer has acknowledged the revision of this record.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub withdrawing: Vec<Receive>,
+    /// The largest packet that its pods may send.
+    pub send: Mtu,
+    /// The largest packet that its pods take.
+    pub accept: Mtu,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    pub record: NodeRecord,
+    /// Revision of the record's last change.
+    pub revision: u64,
+}
+
+/// A block that a node claims for good: no expiry, freed by `weft node forget`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claim {
+    pub schema: u32,
+    pub node: NodeName,
+    pub boot: String,
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Ack {
+    pub schema: u32,
+    pub revision: u64,
+}
+
+/// A record's key, parsed.
+enum Place {
+    Network(NetworkName),
+    Node(NodeName),
+    Claim(NetworkName, IpNet),
+    Ack(NodeName),
+}
+
+pub fn network_key(name: &NetworkName) -> String {
+    format!("networks/{name}")
+}
+pub fn node_key(name: &NodeName) -> String {
+    format!("nodes/{name}")
+}
+pub fn claim_key(network: &NetworkName, block: &IpNet) -> String {
+    format!("blocks/{network}/{}-{}", block.network(), block.prefix_len())
+}
+pub fn ack_key(node: &NodeName) -> String {
+    format!("acks/{node}")
+}
+
+impl View {
+    /// Takes in one record. What can't be read replaces nothing that could be.
+    pub fn put(&mut self, key: &str, value: &[u8], revision: u64) {
+        self.revision = self.revision.max(revision);
+        self.said.remove(key);
+        let Some(place) = place(key) else {
+            self.said.insert(key.into(), "not a key of this version: left alone".into());
+            return;
+        };
+        let taken = match place {
+            Place::Network(name) => parse(value).and_then(|(network, note): (Network, _)| {
+                network.check(&name).map_err(|bad| bad.to_string())?;
+                self.networks.insert(name, network);
+                Ok(note)
+            }),
+            Place::Node(name) => parse(value).map(|(record, _)| {
+                self.nodes.insert(name, Node { record, revision });
+                None
+            }),
+            Place::Claim(network, block) => parse(value).map(|(claim, _)| {
+                self.claims.insert((network, block), claim);
+                None
+            }),
+            Place::Ack(name) => parse(value).map(|(ack, note): (Ack, _)| {
+                self.acks.insert(name, ack.revision);
+                note
+            }),
+        };
+        match taken {
+            Ok(None) => {}
+            Ok(Some(said)) | Err(said) => drop(self.said.insert(key.into(), said)),
+        }
+    }
+
+    pub fn delete(&mut self, key: &str, revision: u64) {
+        self.revision = self.revision.max(revision);
+        self.said.remove(key);
+        match place(key) {
+            Some(Place::Network(name)) => drop(self.networks.remove(&name)),
+            Some(Place::Node(name)) => drop(self.nodes.remove(&name)),
+            Some(Place::Claim(network, block)) => drop(self.claims.remove(&(network, block))),
+            Some(Place::Ack(name)) => drop(self.acks.remove(&name)),
+            None => {}
+        }
+    }
+
+    /// The network meant by a caller that named none.
+    pub fn default_network(&self) -> Option<&NetworkName> {
+        let named = self.networks.iter().find(|(_, network)| network.default);
+        let only = || Some(self.networks.iter().next()?).filter(|_| self.networks.len() == 1);
+        named.or_else(only).map(|(name, _)| name)
+    }
+
+    pub fn claims_of<'a>(
+        &'a self,
+        node: &'a NodeName,
+        network: &'a NetworkName,
+    ) -> impl Iterator<Item = IpNet> + 'a {
+        self.claims
+            .iter()
+            .filter(move |((name, _), claim)| name == network && claim.node == *node)
+            .map(|((_, block), _)| *block)
+    }
+
+    /// Networks that contradict each other; the later by name is the one not to serve.
+    pub fn conflicts(&self) -> BTreeMap<NetworkName, String> {
+        let mut conflicts = BTreeMap::new();
+        for (name, network) in &self.networks {
+            let earlier = self.networks.iter().take_while(|(other, _)| *other < name);
+            for (other, beside) in earlier.filter(|(other, _)| !conflicts.contains_key(*other)) {
+                if let Err(bad) = network.check_beside(name, other, beside) {
+                    conflicts.insert(name.clone(), bad.to_string());
+                    break;
+                }
+            }
+        }
+        conflicts
+    }
+}
+
+fn place(key: &str) -> Option<Place> {
+    let mut parts = key.split('/');
+    let place = match (parts.next()?, parts.next()?, parts.next()) {
+        ("networks", name, None) => Place::Network(name.parse().ok()?),
+        ("nodes", name, None) => Place::Node(name.parse().ok()?),
+        ("acks", name, None) => Place::Ack(name.parse().ok()?),
+        ("blocks", network, Some(block)) => {
+            let (addr, prefix) = block.rsplit_once('-')?;
+            let block = IpNet::new(addr.parse().ok()?, prefix.parse().ok()?).ok()?;
+            Place::Claim(network.parse().ok()?, block)
+        }
+        _ => return None,
+    };
+    parts.next().is_none().then_some(place)
+}
+
+/// Reads a record, and says which of its fields this version does not know.
+fn parse<T: for<'de> Deserialize<'de> + Serialize>(
+    value: &[u8],
+) -> Result<(T, Option<String>), String> {
+    let written: Value =
+        serde_json::from_slice(value).map_err(|error| format!("not JSON: {error}"))?;
+    let schema = written["schema"].as_u64().unwrap_or(SCHEMA.into());
+    if schema > SCHEMA.into() {
+        return Err(format!(
+            "schema {schema} is newer than this version's {SCHEMA}: left alone; upgrade this node"
+        ));
+    }
+    let read: T = serde_json::from_value(written.clone()).map_err(|error| error.to_string())?;
+    let unknown = unknown_fields(&written, &read);
+    let note =
+        (!unknown.is_empty()).then(|| format!("unknown fields, kept: {}", unknown.join("; ")));
+    Ok((read, note))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NETWORK: &str = r#"{"ranges":["10.1.0.0/16"],"join":"host-gw"}"#;
+
+    fn view(records: &[(&str, &str)]) -> View {
+        let mut view = View::default();
+        for ((key, value), revision) in records.iter().zip(1..) {
+            view.put(key, value.as_bytes(), revision);
+        }
+        view
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_said_and_replaces_nothing() {
+        let cases = [
+            ("networks/a", "{", "not JSON"),
+            ("networks/a", r#"{"schema":2,"ranges":["10.1.0.0/16"]}"#, "schema 2 is newer"),
+            ("networks/a", r#"{"ranges":["10.1.0.0/16"],"join":"hostgw"}"#, "`vxlan`, `host-gw`"),
+            ("networks/a", r#"{"ranges":[]}"#, "no range"),
+            ("networks/a", r#"{"ranges":["10.1.0.1/16"]}"#, "write 10.1.0.0/16"),
+            ("networks/a", r#"{"ranges":["10.1.0.0/16"],"blockPrefix4":12}"#, "from 16 to 29"),
+        ];
+        for (key, value, want) in cases {
+            let view = view(&[("networks/a", NETWORK), (key, value)]);
+            assert!(view.said[key].contains(want), "{value}: {:?}", view.said);
+            assert_eq!(view.networks.len(), 1, "{value}: what stood there still stands");
+        }
+    }
+
+    #[test]
+    fn unknown_fields_are_said_with_the_choices() {
+        let view = view(&[("networks/a", r#"{"ranges":["10.1.0.0/16"],"joins":"auto"}"#)]);
+        assert!(view.said["networks/a"].contains("joins (known here: attach, "), "{:?}", view.said);
+        assert_eq!(view.networks.len(), 1);
+    }
+
+    #[test]
+    fn keys_come_back_as_they_went() {
+        for text in ["10.1.2.0/24", "fd00:1:2::/112"] {
+            let (network, block): (NetworkName, IpNet) =
+                ("n".parse().unwrap(), text.parse().unwrap());
+            let key = claim_key(&network, &block);
+            let view = view(&[(&key, r#"{"schema":1,"node":"a","boot":"x"}"#)]);
+            assert!(view.claims.contains_key(&(network, block)), "{key}: {:?}", view.said);
+        }
+    }
+
+    #[test]
+    fn of_two_networks_that_overlap_the_first_by_name_is_served() {
+        let view = view(&[
+            ("networks/b", r#"{"ranges":["10.1.128.0/17"],"join":"host-gw"}"#),
+            ("networks/a", NETWORK),
+            ("networks/c", r#"{"ranges":["10.2.0.0/16"],"join":"host-gw"}"#),
+        ]);
+        let conflicts = view.conflicts();
+        assert_eq!(conflicts.len(), 1);
+        let b: NetworkName = "b".parse().unwrap();
+        assert!(conflicts[&b].contains("overlaps 10.1.0.0/16 of network a"), "{conflicts:?}");
+    }
+}
