@@ -128,11 +128,18 @@ impl Receive {
         ipv4: bool,
     ) -> Result<Path, Refusal> {
         match self {
-            Self::Direct { underlay } => hostgw::path(*underlay, sender, peer, ipv4),
-            Self::Vxlan { underlay, vni, mac, .. } => {
-                vxlan::path(*underlay, *vni, *mac, sender, peer, ipv4)
-            }
+            Self::Direct { .. } => hostgw::path(self, sender, peer, ipv4),
+            Self::Vxlan { vni, mac, .. } => vxlan::path(self, *vni, *mac, sender, peer, ipv4),
         }
+    }
+
+    /// The way back: what `me` must hold to send to a peer that is reached this way.
+    pub fn counterpart(&self, me: &Receiver<'_>) -> Option<Self> {
+        let back = match self {
+            Self::Direct { .. } => hostgw::HostGw {}.receives(me),
+            Self::Vxlan { vni, port, .. } => vxlan::Vxlan { vni: *vni, port: *port }.receives(me),
+        };
+        back.into_iter().find(|back| back.underlay().is_ipv4() == self.underlay().is_ipv4())
     }
 }
 

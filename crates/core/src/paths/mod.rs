@@ -63,12 +63,11 @@ impl Peer<'_> {
 /// One possible way to one peer, for pod addresses of one family.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Path {
-    pub way: Way,
+    /// The peer's side of it, as it advertises it.
+    pub receive: Receive,
     pub dev: IfName,
     /// The next hop that the route names.
     pub via: IpAddr,
-    /// The peer's underlay address that receives it.
-    pub underlay: IpAddr,
     pub mtu: Mtu,
     /// Bytes of each packet that go to the envelope.
     pub overhead: u16,
@@ -103,24 +102,16 @@ pub struct Choice {
 }
 
 /// Picks the first possible path in the order of the join, IPv4 underlay before IPv6 (it costs 20
-/// bytes less). Where none of these can be taken, one that the peer holds for other reasons is
-/// better than none: while a join changes, peers are not all at the same stage.
+/// bytes less). Where none of these can be taken, another that the peer advertises is better than
+/// none: while a join changes, nodes are not all at the same stage. What a peer withdraws comes
+/// last, since it goes once we have acknowledged.
 pub fn choose(order: &[Way], sender: &Sender<'_>, peer: &Peer<'_>, ipv4: bool) -> Choice {
-    let mut refused = Vec::new();
-    let mut others: Vec<Way> = Vec::new();
-    for receive in peer.receives.iter().chain(peer.withdrawing) {
-        if !order.contains(&receive.way()) && !others.contains(&receive.way()) {
-            others.push(receive.way());
-        }
-    }
-    let held = |ways: &[Receive]| ways.to_vec();
-    let preferred = order.iter().map(|way| (*way, held(peer.receives)));
-    let last = order.iter().map(|way| (*way, held(peer.withdrawing)));
-    let other = others.iter().map(|way| {
-        (*way, peer.receives.iter().chain(peer.withdrawing).cloned().collect::<Vec<_>>())
-    });
-    for (way, receives) in preferred.chain(last).chain(other) {
-        match best(way, &receives, sender, peer, ipv4) {
+    let others = [Way::Direct, Way::Vxlan].into_iter().filter(|way| !order.contains(way));
+    let advertised = order.iter().copied().chain(others).map(|way| (way, peer.receives));
+    let withdrawn = order.iter().map(|way| (*way, peer.withdrawing));
+    let mut refused: Vec<(Way, Refusal)> = Vec::new();
+    for (way, receives) in advertised.chain(withdrawn) {
+        match best(way, receives, sender, peer, ipv4) {
             Ok(path) => return Choice { path: Some(path), refused },
             Err(refusal) if refused.iter().all(|(known, _)| *known != way) => {
                 refused.push((way, refusal));
@@ -128,6 +119,7 @@ pub fn choose(order: &[Way], sender: &Sender<'_>, peer: &Peer<'_>, ipv4: bool) -
             Err(_) => {}
         }
     }
+    refused.retain(|(way, _)| order.contains(way));
     Choice { path: None, refused }
 }
 
@@ -151,6 +143,10 @@ fn best(
 }
 
 impl Path {
+    pub fn way(&self) -> Way {
+        self.receive.way()
+    }
+
     /// What the kernel must hold so that packets for `blocks` take this path.
     pub fn objects(&self, blocks: &[IpNet]) -> State {
         let hop = Object::NextHop { dev: self.dev.clone(), via: self.via };
@@ -164,6 +160,6 @@ impl Path {
 
 impl fmt::Display for Path {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} dev {} via {} mtu {}", self.way, self.dev, self.via, self.mtu)
+        write!(f, "{} dev {} via {} mtu {}", self.way(), self.dev, self.via, self.mtu)
     }
 }

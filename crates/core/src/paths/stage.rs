@@ -75,7 +75,7 @@ pub fn stage(now: &Situation<'_>) -> Stage {
     let waiting =
         if awaited { waiting(now, published.map_or(0, |node| node.revision)) } else { vec![] };
     let withdrawing = withdrawing(part, &receives, waiting.is_empty() || now.patience_over);
-    let hold = hold(now, &receives, &withdrawing, &choices, part);
+    let hold = hold(&me, &receives, &withdrawing, &choices);
 
     let target = target(now, &choices);
     let peers = || peer_parts(now).map(|(_, part, _)| part);
@@ -106,9 +106,8 @@ pub fn acknowledged<'a>(
         let mut ours = stages.clone().filter(|(name, _)| *name == network);
         ours.any(|(_, stage)| {
             stage.choices.get(peer).is_some_and(|choice| {
-                choice.each().filter_map(|(_, choice)| choice.path.as_ref()).any(|path| {
-                    path.way == withdrawn.way() && path.underlay == withdrawn.underlay()
-                })
+                let mut paths = choice.each().filter_map(|(_, choice)| choice.path.as_ref());
+                paths.any(|path| path.receive == *withdrawn)
             })
         })
     };
@@ -185,25 +184,19 @@ fn withdrawing(part: Option<&Part>, wanted: &[Receive], acknowledged: bool) -> V
     withdrawing
 }
 
+/// What is to be held: advertised, withdrawn but not given up, and what chosen paths leave by.
 fn hold(
-    now: &Situation<'_>,
+    me: &Receiver<'_>,
     receives: &[Receive],
     withdrawing: &[Receive],
     choices: &BTreeMap<NodeName, PeerChoice>,
-    part: Option<&Part>,
 ) -> Vec<Receive> {
-    let used = |receive: &&Receive| {
-        receive.device().is_some_and(|device| paths(choices).any(|path| path.dev == device))
-    };
-    let was = part.iter().flat_map(|part| part.receives.iter().chain(&part.withdrawing));
-    let mut hold: Vec<Receive> =
-        receives.iter().chain(withdrawing).chain(was.filter(used)).cloned().collect();
+    let used = paths(choices).filter_map(|path| path.receive.counterpart(me));
+    let mut hold: Vec<Receive> = receives.iter().chain(withdrawing).cloned().chain(used).collect();
     hold.sort();
     hold.dedup();
     // An address that this node no longer has can't be held.
-    hold.retain(|receive| {
-        now.sender.underlay.iter().any(|nic| nic.addr.addr() == receive.underlay())
-    });
+    hold.retain(|receive| me.underlay.contains(&receive.underlay()));
     hold
 }
 
@@ -213,7 +206,7 @@ fn target(now: &Situation<'_>, choices: &BTreeMap<NodeName, PeerChoice>) -> Mtu 
     let wire = nics.chain(peer_parts(now).map(|(_, _, mtu)| mtu)).min().unwrap_or(Mtu::ETHERNET);
     let tunnelled = now.network.join.kind().order().contains(&Way::Vxlan);
     let over_ipv6 = now.sender.underlay.iter().all(|nic| nic.addr.addr().is_ipv6())
-        || paths(choices).any(|path| path.way == Way::Vxlan && path.underlay.is_ipv6());
+        || paths(choices).any(|path| path.way() == Way::Vxlan && path.receive.underlay().is_ipv6());
     let unspecified: IpAddr = if over_ipv6 {
         std::net::Ipv6Addr::UNSPECIFIED.into()
     } else {

@@ -2,8 +2,6 @@
 //! Costs nothing; needs every peer on the same link, and an underlay that lets packets with pod
 //! addresses through.
 
-use std::net::IpAddr;
-
 use serde::{Deserialize, Serialize};
 
 use super::{Joining, Receive, Receiver, Way};
@@ -24,11 +22,12 @@ impl Joining for HostGw {
 
 /// An IPv4 route may have an IPv6 next hop; an IPv6 route can't have an IPv4 one (fib6_nh_init).
 pub fn path(
-    underlay: IpAddr,
+    receive: &Receive,
     sender: &Sender<'_>,
     peer: &Peer<'_>,
     ipv4: bool,
 ) -> Result<Path, Refusal> {
+    let underlay = receive.underlay();
     if !ipv4 && underlay.is_ipv4() {
         return Err(Refusal::Ipv6OverIpv4 { underlay });
     }
@@ -38,10 +37,9 @@ pub fn path(
         return Err(Refusal::NotOnLink { underlay, gateway });
     }
     Ok(Path {
-        way: Way::Direct,
+        receive: receive.clone(),
         dev: reach.dev.clone(),
         via: underlay,
-        underlay,
         mtu: reach.mtu.min(peer.mtu),
         overhead: 0,
         facts: Vec::new(),

@@ -83,13 +83,14 @@ pub fn hold(underlay: IpAddr, vni: Vni, port: u16, mac: Mac, mtu: Mtu, addrs: &[
 }
 
 pub fn path(
-    underlay: IpAddr,
+    receive: &Receive,
     vni: Vni,
     mac: Mac,
     sender: &Sender<'_>,
     peer: &Peer<'_>,
     ipv4: bool,
 ) -> Result<Path, Refusal> {
+    let underlay = receive.underlay();
     let local = sender
         .underlay
         .iter()
@@ -105,7 +106,7 @@ pub fn path(
         Object::Neigh { dev: dev.clone(), ip: via, mac },
         Object::Fdb { dev: dev.clone(), mac, dst: underlay },
     ];
-    Ok(Path { way: Way::Vxlan, dev, via, underlay, mtu, overhead: overhead(underlay), facts })
+    Ok(Path { receive: receive.clone(), dev, via, mtu, overhead: overhead(underlay), facts })
 }
 
 /// The tunnel's own address in a block: the first, which no pod is given.
