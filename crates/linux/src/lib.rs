@@ -1,1 +1,18 @@
-//! Touches the kernel.
+//! Touches the kernel: the only crate that knows netlink, nftables and namespaces. Decides nothing.
+
+mod encode;
+mod events;
+mod kernel;
+mod netns;
+mod nft;
+mod observe;
+mod socket;
+mod uapi;
+mod wire;
+mod writer;
+
+pub use events::{Event, Watch};
+pub use kernel::{Error, Kernel, Refusal};
+pub use netns::{Netns, cookie_here};
+pub use nft::Finding;
+pub use observe::{ForeignRoute, HostLink, Observed, RouteTo};

@@ -1,0 +1,257 @@
+//! Objects as netlink requests. One function a kind; what an object means is core's.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use weft_core::{
+    mark,
+    name::{IfName, Mac, Mtu},
+    state::{Hop, Kind, Link, Route},
+};
+
+use crate::{uapi::*, wire::Batch};
+
+/// What every link of ours has from its first moment.
+fn born(batch: &mut Batch, link: &Link) {
+    batch
+        .attr_str(IFLA_IFNAME, link.dev.as_str())
+        .attr_u32(IFLA_MTU, link.mtu.get().into())
+        .attr(IFLA_ADDRESS, &link.mac.0)
+        .attr_u32(IFLA_GROUP, mark::LINK_GROUP);
+}
+
+pub(crate) fn create_link(batch: &mut Batch, link: &Link, master: u32) {
+    batch.begin(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &ifinfomsg(0, 0, 0));
+    born(batch, link);
+    if master != 0 {
+        batch.attr_u32(IFLA_MASTER, master);
+    }
+    batch.nest(IFLA_LINKINFO, |batch| match &link.kind {
+        Kind::Vxlan { vni, port, local } => {
+            batch.attr(IFLA_INFO_KIND, b"vxlan").nest(IFLA_INFO_DATA, |batch| {
+                batch
+                    .attr_u32(IFLA_VXLAN_ID, vni.get())
+                    .attr_ip(local_attr(*local), *local)
+                    .attr_be16(IFLA_VXLAN_PORT, *port)
+                    .attr_u8(IFLA_VXLAN_LEARNING, 0);
+            });
+        }
+        Kind::Bridge => drop(batch.attr(IFLA_INFO_KIND, b"bridge")),
+        Kind::Veth => drop(batch.attr(IFLA_INFO_KIND, b"veth")),
+    });
+    batch.end();
+}
+
+fn local_attr(local: IpAddr) -> u16 {
+    if local.is_ipv4() { IFLA_VXLAN_LOCAL } else { IFLA_VXLAN_LOCAL6 }
+}
+
+/// A veth pair, the pod's end created in its namespace. One queue each way: the default is one per
+/// possible CPU and costs four times the time.
+pub(crate) fn create_pair(batch: &mut Batch, host: &Link, pod: &Link, netns: i32, master: u32) {
+    batch.begin(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &ifinfomsg(0, 0, 0));
+    born(batch, host);
+    if master != 0 {
+        batch.attr_u32(IFLA_MASTER, master);
+    }
+    batch.attr_u32(IFLA_NUM_TX_QUEUES, 1).attr_u32(IFLA_NUM_RX_QUEUES, 1);
+    batch.nest(IFLA_LINKINFO, |batch| {
+        batch.attr(IFLA_INFO_KIND, b"veth").nest(IFLA_INFO_DATA, |batch| {
+            batch.nest(VETH_INFO_PEER, |batch| {
+                batch.raw(&ifinfomsg(0, 0, 0));
+                born(batch, pod);
+                batch
+                    .attr_u32(IFLA_NUM_TX_QUEUES, 1)
+                    .attr_u32(IFLA_NUM_RX_QUEUES, 1)
+                    .attr(IFLA_NET_NS_FD, &netns.to_ne_bytes());
+            });
+        });
+    });
+    batch.end();
+}
+
+/// Brings what can be changed on a living link to what `link` says.
+pub(crate) fn edit_link(batch: &mut Batch, link: &Link, index: u32, master: u32) {
+    batch.begin(RTM_NEWLINK, 0, &ifinfomsg(index, 0, 0));
+    batch
+        .attr_u32(IFLA_MTU, link.mtu.get().into())
+        .attr(IFLA_ADDRESS, &link.mac.0)
+        .attr_u32(IFLA_MASTER, master);
+    if let Kind::Vxlan { local, .. } = &link.kind {
+        batch.nest(IFLA_LINKINFO, |batch| {
+            batch.attr(IFLA_INFO_KIND, b"vxlan").nest(IFLA_INFO_DATA, |batch| {
+                batch.attr_ip(local_attr(*local), *local);
+            });
+        });
+    }
+    batch.end();
+}
+
+pub(crate) fn delete_link(batch: &mut Batch, dev: &IfName) {
+    batch.begin(RTM_DELLINK, 0, &ifinfomsg(0, 0, 0)).attr_str(IFLA_IFNAME, dev.as_str()).end();
+}
+
+pub(crate) fn delete_group(batch: &mut Batch, group: u32) {
+    batch.begin(RTM_DELLINK, 0, &ifinfomsg(0, 0, 0)).attr_u32(IFLA_GROUP, group).end();
+}
+
+/// Marks a link as one whose pod is gone; down, so that no packet crosses it.
+pub(crate) fn doom(batch: &mut Batch, dev: &IfName, down: bool) {
+    let change = if down { IFF_UP } else { 0 };
+    batch
+        .begin(RTM_NEWLINK, 0, &ifinfomsg(0, 0, change))
+        .attr_str(IFLA_IFNAME, dev.as_str())
+        .attr_u32(IFLA_GROUP, mark::DOOMED_GROUP)
+        .end();
+}
+
+/// A link of ours has just the addresses that we give it: before it comes up it is told to make
+/// none of its own. (The message that creates a link can't say so: EAFNOSUPPORT.)
+pub(crate) fn no_own_addresses(batch: &mut Batch, dev: &IfName) {
+    batch
+        .begin(RTM_NEWLINK, 0, &ifinfomsg(0, 0, 0))
+        .attr_str(IFLA_IFNAME, dev.as_str())
+        .nest(IFLA_AF_SPEC, |batch| {
+            batch.nest(AF_INET6, |batch| {
+                batch.attr_u8(IFLA_INET6_ADDR_GEN_MODE, IN6_ADDR_GEN_MODE_NONE);
+            });
+        })
+        .end();
+}
+
+pub(crate) fn set_up(batch: &mut Batch, dev: &IfName, up: bool) {
+    let flags = if up { IFF_UP } else { 0 };
+    batch
+        .begin(RTM_NEWLINK, 0, &ifinfomsg(0, flags, IFF_UP))
+        .attr_str(IFLA_IFNAME, dev.as_str())
+        .end();
+}
+
+pub(crate) fn addr(batch: &mut Batch, add: bool, index: u32, addr: &IpNet) {
+    let ip = addr.addr();
+    let (kind, flags) =
+        if add { (RTM_NEWADDR, NLM_F_CREATE | NLM_F_REPLACE) } else { (RTM_DELADDR, 0) };
+    batch
+        .begin(kind, flags, &ifaddrmsg(family(ip), addr.prefix_len(), index))
+        .attr_ip(IFA_LOCAL, ip)
+        .attr_ip(IFA_ADDRESS, ip);
+    if add && ip.is_ipv6() {
+        batch.attr_u32(IFA_FLAGS, IFA_F_NODAD);
+    }
+    batch.end();
+}
+
+pub(crate) fn neigh(batch: &mut Batch, index: u32, ip: IpAddr, mac: Option<&Mac>) {
+    let (kind, flags) = match mac {
+        Some(_) => (RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE),
+        None => (RTM_DELNEIGH, 0),
+    };
+    batch.begin(kind, flags, &ndmsg(family(ip), index, NUD_PERMANENT, 0)).attr_ip(NDA_DST, ip);
+    if let Some(mac) = mac {
+        batch.attr(NDA_LLADDR, &mac.0);
+    }
+    batch.end();
+}
+
+pub(crate) fn fdb(batch: &mut Batch, index: u32, mac: &Mac, dst: Option<IpAddr>) {
+    let (kind, flags) = match dst {
+        Some(_) => (RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE),
+        None => (RTM_DELNEIGH, 0),
+    };
+    let body = ndmsg(AF_BRIDGE, index, NUD_PERMANENT | NUD_NOARP, NTF_SELF);
+    batch.begin(kind, flags, &body).attr(NDA_LLADDR, &mac.0);
+    if let Some(dst) = dst {
+        batch.attr_ip(NDA_DST, dst);
+    }
+    batch.end();
+}
+
+pub(crate) fn nexthop(batch: &mut Batch, id: u32, index: u32, via: IpAddr, onlink: bool) {
+    let flags = if onlink { RTNH_F_ONLINK } else { 0 };
+    batch
+        .begin(
+            RTM_NEWNEXTHOP,
+            NLM_F_CREATE | NLM_F_REPLACE,
+            &nhmsg(family(via), mark::PROTOCOL, flags),
+        )
+        .attr_u32(NHA_ID, id)
+        .attr_ip(NHA_GATEWAY, via)
+        .attr_u32(NHA_OIF, index)
+        .end();
+}
+
+pub(crate) fn delete_nexthop(batch: &mut Batch, id: u32) {
+    batch.begin(RTM_DELNEXTHOP, 0, &nhmsg(0, 0, 0)).attr_u32(NHA_ID, id).end();
+}
+
+/// `through` is the number of the nexthop object or the device's index, by the kind of hop.
+pub(crate) fn route(batch: &mut Batch, route: &Route, through: u32) {
+    let ip = route.dst.addr();
+    let (kind, scope, flags) = match &route.to {
+        Hop::Blackhole => (RTN_BLACKHOLE, 0, 0),
+        Hop::Link(_) => (RTN_UNICAST, RT_SCOPE_LINK, 0),
+        Hop::NextHop(..) => (RTN_UNICAST, 0, 0),
+        Hop::Gateway(..) => (RTN_UNICAST, 0, RTNH_F_ONLINK),
+    };
+    // IPv6 knows no scopes.
+    let scope = if ip.is_ipv4() { scope } else { 0 };
+    batch
+        .begin(
+            RTM_NEWROUTE,
+            NLM_F_CREATE | NLM_F_REPLACE,
+            &rtmsg(family(ip), route.dst.prefix_len(), mark::PROTOCOL, scope, kind, flags),
+        )
+        .attr_ip(RTA_DST, ip)
+        .attr_u32(RTA_PRIORITY, mark::METRIC);
+    match &route.to {
+        Hop::Blackhole => {}
+        Hop::Link(_) => drop(batch.attr_u32(RTA_OIF, through)),
+        Hop::NextHop(..) => drop(batch.attr_u32(RTA_NH_ID, through)),
+        Hop::Gateway(_, via) => {
+            if via.is_ipv4() == ip.is_ipv4() {
+                batch.attr_ip(RTA_GATEWAY, *via);
+            } else {
+                // `struct rtvia`: an IPv6 next hop of an IPv4 route.
+                let mut value = u16::from(family(*via)).to_ne_bytes().to_vec();
+                if let IpAddr::V6(via) = via {
+                    value.extend_from_slice(&via.octets());
+                }
+                batch.attr(RTA_VIA, &value);
+            }
+            batch.attr_u32(RTA_OIF, through);
+        }
+    }
+    metrics(batch, route.mtu);
+    batch.end();
+}
+
+fn metrics(batch: &mut Batch, mtu: Option<Mtu>) {
+    if let Some(mtu) = mtu {
+        batch.nest(RTA_METRICS, |batch| {
+            batch.attr_u32(RTAX_MTU, mtu.get().into());
+        });
+    }
+}
+
+pub(crate) fn delete_route(batch: &mut Batch, dst: &IpNet) {
+    let ip = dst.addr();
+    batch
+        .begin(
+            RTM_DELROUTE,
+            0,
+            &rtmsg(family(ip), dst.prefix_len(), mark::PROTOCOL, RT_SCOPE_NOWHERE, 0, 0),
+        )
+        .attr_ip(RTA_DST, ip)
+        .attr_u32(RTA_PRIORITY, mark::METRIC)
+        .end();
+}
+
+/// "Any scope" in a deletion (net/ipv4/fib_trie.c, `fib_table_delete`).
+const RT_SCOPE_NOWHERE: u8 = 255;
+
+pub(crate) fn route_lookup(batch: &mut Batch, ip: IpAddr) {
+    let bits = if ip.is_ipv4() { 32 } else { 128 };
+    let mut body = rtmsg(family(ip), bits, 0, 0, 0, 0);
+    body[4] = 0;
+    batch.begin(RTM_GETROUTE, 0, &body).attr_ip(RTA_DST, ip).end();
+}

@@ -1,0 +1,128 @@
+//! Hearing of changes in the kernel. What we caused ourselves is told by the port number that the
+//! kernel puts on a notification, and passed over; so are neighbours that were only learnt.
+
+use std::{
+    io,
+    os::fd::{AsRawFd, BorrowedFd},
+    sync::Mutex,
+};
+
+use netlink_sys::{Socket, SocketAddr, protocols};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use crate::{
+    kernel::{Error, Kernel, Ports},
+    socket,
+    uapi::*,
+    wire::{self, u16_at},
+};
+
+/// RTNLGRP_LINK, NEIGH, IPV4_IFADDR, IPV4_ROUTE, IPV6_IFADDR, IPV6_ROUTE, NEXTHOP.
+const GROUPS: [u32; 7] = [1, 3, 5, 7, 9, 11, 32];
+const NFNLGRP_NFTABLES: u32 = 7;
+const RECEIVE: usize = 64 * 1024;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A stranger changed something; what, in a word.
+    Changed(&'static str),
+    /// More was missed than the socket could hold: look at everything.
+    Overrun,
+}
+
+pub struct Watch {
+    route: Socket,
+    nft: Socket,
+    ports: Ports,
+    buffer: Mutex<Vec<u8>>,
+}
+
+impl Watch {
+    /// Listens in the calling thread's namespace, which must be the kernel's.
+    pub fn new(kernel: &Kernel) -> Result<Self, Error> {
+        let open = |protocol, groups: &[u32]| -> io::Result<Socket> {
+            let mut socket = Socket::new(protocol)?;
+            socket.bind(&SocketAddr::new(0, 0))?;
+            groups.iter().try_for_each(|group| socket.add_membership(*group))?;
+            socket::grow(&socket);
+            socket.set_non_blocking(true)?;
+            Ok(socket)
+        };
+        Ok(Self {
+            route: open(protocols::NETLINK_ROUTE, &GROUPS).map_err(Error::Open)?,
+            nft: open(protocols::NETLINK_NETFILTER, &[NFNLGRP_NFTABLES]).map_err(Error::Open)?,
+            ports: kernel.ports.clone(),
+            buffer: Mutex::new(vec![0; RECEIVE]),
+        })
+    }
+
+    /// Waits for the next change that a stranger made.
+    pub fn next(&mut self) -> io::Result<Event> {
+        loop {
+            {
+                let (route, nft) = (borrow(&self.route), borrow(&self.nft));
+                let mut ready =
+                    [PollFd::new(route, PollFlags::POLLIN), PollFd::new(nft, PollFlags::POLLIN)];
+                match poll(&mut ready, PollTimeout::NONE) {
+                    Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+                    Err(errno) => return Err(errno.into()),
+                }
+            }
+            for (socket, routing) in [(&self.route, true), (&self.nft, false)] {
+                if let Some(event) = self.read(socket, routing)? {
+                    return Ok(event);
+                }
+            }
+        }
+    }
+
+    fn read(&self, socket: &Socket, routing: bool) -> io::Result<Option<Event>> {
+        let mut buffer = self.buffer.lock().expect("no code that holds this lock panics");
+        loop {
+            let length = match socket.recv(&mut &mut buffer[..], 0) {
+                Ok(length) => length,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
+                    return Ok(Some(Event::Overrun));
+                }
+                Err(error) => return Err(error),
+            };
+            let ports = self.ports.read().expect("no code that holds this lock panics");
+            for message in wire::messages(&buffer[..length]) {
+                if ports.contains(&message.port) {
+                    continue;
+                }
+                match word(message.kind, message.body, routing) {
+                    Some(what) => return Ok(Some(Event::Changed(what))),
+                    None => continue,
+                }
+            }
+        }
+    }
+}
+
+/// What kind of thing changed, if it matters.
+fn word(kind: u16, body: &[u8], routing: bool) -> Option<&'static str> {
+    if !routing {
+        return Some("nftables");
+    }
+    match kind {
+        RTM_NEWLINK | RTM_DELLINK => Some("link"),
+        RTM_NEWADDR | RTM_DELADDR => Some("address"),
+        RTM_NEWROUTE | RTM_DELROUTE => Some("route"),
+        RTM_NEWNEXTHOP | RTM_DELNEXTHOP => Some("nexthop"),
+        RTM_NEWNEIGH | RTM_DELNEIGH => {
+            let written = NUD_PERMANENT | NUD_NOARP;
+            (u16_at(body, 8)? & written != 0).then_some("neighbour")
+        }
+        _ => None,
+    }
+}
+
+fn borrow(socket: &Socket) -> BorrowedFd<'_> {
+    // SAFETY: the descriptor is open as long as the socket that is borrowed here.
+    #[allow(unsafe_code)]
+    unsafe {
+        BorrowedFd::borrow_raw(socket.as_raw_fd())
+    }
+}

@@ -1,0 +1,343 @@
+//! The seam: one network namespace's kernel. Two verbs, observe and apply, and the few acts that
+//! are neither: the birth and the end of pods' links, and route look-ups.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt, fs, io,
+    net::IpAddr,
+    os::fd::{AsFd, AsRawFd},
+    sync::{Arc, Mutex, RwLock},
+};
+
+use weft_core::{
+    mark,
+    name::{IfName, Mtu},
+    plan::Change,
+    policy::Ruleset,
+    state::{Knob, Link, Object, State},
+};
+
+use crate::{
+    encode,
+    netns::Netns,
+    nft::{self, Finding, Nft},
+    observe::{self, Found, Hops, HostLink, Observed, RouteTo},
+    socket::{self, Answer},
+    uapi::RTPROT_RA,
+    writer::Writer,
+};
+
+/// Requests in one send; beyond it the answers would not fit the socket's buffer.
+const BATCH_MAX: u32 = 1024;
+const POISONED: &str = "no code that holds this lock panics";
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("open a netlink socket: {0}")]
+    Open(io::Error),
+    #[error("read the kernel's {what}: {error}")]
+    Read { what: &'static str, error: io::Error },
+    #[error(transparent)]
+    Nft(#[from] nft::Error),
+}
+
+/// What the kernel refused, on which change, in its own words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    pub what: String,
+    pub errno: i32,
+    /// The kernel's extended acknowledgement, where it gave one.
+    pub text: String,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let errno = nix::errno::Errno::from_raw(self.errno).desc();
+        write!(f, "{}: {errno}", self.what)?;
+        if self.text.is_empty() { Ok(()) } else { write!(f, " ({})", self.text) }
+    }
+}
+impl std::error::Error for Refusal {}
+
+/// Port numbers of our own sockets: what they cause need not wake us.
+pub(crate) type Ports = Arc<RwLock<BTreeSet<u32>>>;
+
+pub struct Kernel {
+    netns: Netns,
+    pool: Mutex<Vec<socket::Link>>,
+    hops: Mutex<Hops>,
+    links: Mutex<BTreeMap<u32, (IfName, Mtu)>>,
+    nft: Option<Nft>,
+    pub(crate) ports: Ports,
+}
+
+impl Kernel {
+    /// The calling thread's namespace.
+    pub fn here() -> Result<Self, Error> {
+        let netns = Netns::current().map_err(Error::Open)?;
+        let nft = Nft::open()?;
+        let kernel = Self::around(netns, Some(nft));
+        if let Some(port) = kernel.nft.as_ref().map(Nft::port) {
+            kernel.ports.write().expect(POISONED).insert(port);
+        }
+        Ok(kernel)
+    }
+
+    /// Another namespace, such as a pod's. It has no table of ours.
+    pub fn of(netns: &Netns) -> Result<Self, Error> {
+        Ok(Self::around(netns.try_clone().map_err(Error::Open)?, None))
+    }
+
+    fn around(netns: Netns, nft: Option<Nft>) -> Self {
+        Self {
+            netns,
+            pool: Mutex::default(),
+            hops: Mutex::default(),
+            links: Mutex::default(),
+            nft,
+            ports: Ports::default(),
+        }
+    }
+
+    fn with<T>(&self, work: impl FnOnce(&mut socket::Link) -> io::Result<T>) -> io::Result<T> {
+        let pooled = self.pool.lock().expect(POISONED).pop();
+        let mut socket = match pooled {
+            Some(socket) => socket,
+            None => {
+                let socket = self.netns.run(socket::Link::route)??;
+                self.ports.write().expect(POISONED).insert(socket.port);
+                socket
+            }
+        };
+        let done = work(&mut socket)?;
+        // A socket whose exchange failed may hold stale answers; only a good one is kept.
+        self.pool.lock().expect(POISONED).push(socket);
+        Ok(done)
+    }
+
+    /// What is ours in a node's namespace, and what the host has besides.
+    pub fn observe_node(&self, knobs: &[Knob]) -> Result<Observed, Error> {
+        let read = |what| move |error| Error::Read { what, error };
+        let mut observed = self.with(observe_routing).map_err(read("links and routes"))?;
+        {
+            let mut links = self.links.lock().expect(POISONED);
+            links.clear();
+            links.extend(
+                observed
+                    .0
+                    .links
+                    .iter()
+                    .map(|link| (link.index, (link.dev.clone(), Mtu::from_kernel(link.mtu)))),
+            );
+        }
+        *self.hops.lock().expect(POISONED) = observed.1;
+        for knob in knobs {
+            if let Some(value) = read_knob(knob) {
+                observed.0.ours.put(Object::Sysctl { knob: knob.clone(), value });
+            }
+        }
+        if let Some(nft) = &self.nft {
+            match nft.observe()? {
+                nft::Seen::Absent => {}
+                nft::Seen::Ours(ruleset) => observed.0.ours.put(Object::Table { ruleset }),
+                // Differs from whatever is wanted, so it is written anew.
+                nft::Seen::Altered => {
+                    observed.0.ours.put(Object::Table { ruleset: Ruleset::default() });
+                }
+            }
+        }
+        Ok(observed.0)
+    }
+
+    /// What a pod's namespace holds of the link `dev`.
+    pub fn observe_pod(&self, dev: &IfName) -> Result<State, Error> {
+        self.with(|socket| {
+            let links = observe::links(socket)?;
+            let lo = links.iter().find(|link| link.loopback && link.up);
+            let mut state: State =
+                lo.map(|lo| Object::Up { dev: lo.dev.clone() }).into_iter().collect();
+            let Some(link) = links.iter().find(|link| link.dev == *dev) else { return Ok(state) };
+            state.extend(link.ours.clone().map(Object::Link));
+            state.extend(link.up.then(|| Object::Up { dev: dev.clone() }));
+            let names: BTreeMap<u32, IfName> = [(link.index, dev.clone())].into();
+            let addrs = observe::addrs(socket)?.into_iter().filter(|(at, _)| *at == link.index);
+            state.extend(addrs.map(|(_, addr)| Object::Addr { dev: dev.clone(), addr }));
+            state.extend(observe::neighbours(socket, &names)?);
+            for route in observe::routes(socket, &names, &Hops::default())? {
+                if let Found::Ours(route) = route {
+                    state.put(Object::Route(route));
+                }
+            }
+            Ok(state)
+        })
+        .map_err(|error| Error::Read { what: "pod namespace", error })
+    }
+
+    /// Carries out the changes in their order, as few sends as their dependencies allow. One
+    /// refusal never stops the rest.
+    pub fn apply(&self, changes: &[Change]) -> Vec<Refusal> {
+        let applied = self.with(|socket| {
+            let mut hops = self.hops.lock().expect(POISONED);
+            let mut writer = Writer::new(socket, &mut hops, self.nft.as_ref());
+            changes.iter().for_each(|change| writer.change(change));
+            Ok(writer.finish())
+        });
+        applied.unwrap_or_else(|error| {
+            vec![Refusal {
+                what: "talk to the kernel".into(),
+                errno: error.raw_os_error().unwrap_or(libc::EIO),
+                text: String::new(),
+            }]
+        })
+    }
+
+    /// Makes both ends of a pod's link in one message, the pod's end in its own namespace.
+    pub fn birth(&self, host: &Link, pod: &Link, netns: &Netns) -> Result<(), Refusal> {
+        let what = || format!("link {} veth peer {}", host.dev, pod.dev);
+        let refused = |error: &io::Error| Refusal {
+            what: what(),
+            errno: error.raw_os_error().unwrap_or(libc::EIO),
+            text: String::new(),
+        };
+        let answers = self.with(|socket| {
+            let master = match &host.master {
+                Some(master) => socket.index_of(master)?,
+                None => 0,
+            };
+            let mut batch = socket.batch();
+            encode::create_pair(&mut batch, host, pod, netns.as_fd().as_raw_fd(), master);
+            socket.send(batch)
+        });
+        match answers.map_err(|error| refused(&error))?.into_iter().next() {
+            None => Ok(()),
+            Some(Answer { errno, text, .. }) => Err(Refusal { what: what(), errno, text }),
+        }
+    }
+
+    /// Marks links as doomed and, with `down`, stops their traffic at once.
+    pub fn doom(&self, devs: &[IfName], down: bool) -> Vec<Refusal> {
+        let changes = self.with(|socket| {
+            let mut batch = socket.batch();
+            devs.iter().for_each(|dev| encode::doom(&mut batch, dev, down));
+            socket.send(batch)
+        });
+        let refusal = |errno, text| Refusal { what: "doom links".into(), errno, text };
+        match changes {
+            Ok(answers) => {
+                let real = answers.into_iter().filter(|answer| answer.errno != libc::ENODEV);
+                real.map(|answer| refusal(answer.errno, answer.text)).collect()
+            }
+            Err(error) => vec![refusal(error.raw_os_error().unwrap_or(libc::EIO), String::new())],
+        }
+    }
+
+    /// Frees all doomed links in one message, and waits until they are gone.
+    pub fn reap(&self) -> io::Result<()> {
+        let answers = self.with(|socket| {
+            let mut batch = socket.batch();
+            encode::delete_group(&mut batch, mark::DOOMED_GROUP);
+            socket.send(batch)
+        })?;
+        match answers.first() {
+            Some(answer) if answer.errno != libc::ENODEV => {
+                Err(io::Error::from_raw_os_error(answer.errno))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    pub fn link_exists(&self, dev: &IfName) -> io::Result<bool> {
+        self.with(|socket| match socket.index_of(dev) {
+            Ok(_) => Ok(true),
+            Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(false),
+            Err(error) => Err(error),
+        })
+    }
+
+    /// `ip route get` for each; none where there is no route, or the address is our own.
+    pub fn route_to(&self, ips: &[IpAddr]) -> Vec<Option<RouteTo>> {
+        let links = self.links.lock().expect(POISONED).clone();
+        let mut routes = Vec::with_capacity(ips.len());
+        for chunk in ips.chunks(BATCH_MAX as usize / 4) {
+            let asked = self.with(|socket| {
+                let mut batch = socket.batch();
+                chunk.iter().for_each(|ip| encode::route_lookup(&mut batch, *ip));
+                socket.ask(&batch, |message| observe::route_to(message, &links))
+            });
+            routes.extend(asked.unwrap_or_else(|_| vec![None; chunk.len()]));
+        }
+        routes
+    }
+
+    /// True if another program translates destination addresses on this host.
+    pub fn foreign_nat(&self) -> Result<bool, Error> {
+        Ok(self.nft.as_ref().map(Nft::foreign_nat).transpose()?.unwrap_or(false))
+    }
+
+    /// Chains of other tables that drop what pods forward.
+    pub fn foreign_firewall(&self) -> Result<Vec<Finding>, Error> {
+        Ok(self.nft.as_ref().map(Nft::foreign_firewall).transpose()?.unwrap_or_default())
+    }
+
+    /// Every link of the namespace.
+    pub fn host_links(&self) -> Result<Vec<HostLink>, Error> {
+        self.with(observe::links).map_err(|error| Error::Read { what: "links", error })
+    }
+}
+
+fn observe_routing(socket: &mut socket::Link) -> io::Result<(Observed, Hops)> {
+    let mut observed = Observed { links: observe::links(socket)?, ..Observed::default() };
+    let names: BTreeMap<u32, IfName> =
+        observed.links.iter().map(|link| (link.index, link.dev.clone())).collect();
+    let addrs = observe::addrs(socket)?;
+    let mut ours = BTreeMap::new();
+    for link in &mut observed.links {
+        let own = addrs.iter().filter(|(index, _)| *index == link.index).map(|(_, addr)| *addr);
+        link.addrs = own.collect();
+        if !link.dev.is_ours() {
+            continue;
+        }
+        match link.group {
+            mark::DOOMED_GROUP => observed.doomed.push(link.dev.clone()),
+            mark::LINK_GROUP => {
+                ours.insert(link.index, link.dev.clone());
+                observed.ours.extend(link.ours.clone().map(Object::Link));
+                observed.ours.extend(link.up.then(|| Object::Up { dev: link.dev.clone() }));
+                let addrs = link.addrs.iter();
+                observed
+                    .ours
+                    .extend(addrs.map(|addr| Object::Addr { dev: link.dev.clone(), addr: *addr }));
+                if link.kind == "vxlan" {
+                    observed.ours.extend(observe::fdb(socket, link.index, &link.dev)?);
+                }
+            }
+            _ => {}
+        }
+    }
+    observed.ours.extend(observe::neighbours(socket, &ours)?);
+    let hops = observe::hops(socket, &names)?;
+    observed
+        .ours
+        .extend(hops.ids.keys().map(|(dev, via)| Object::NextHop { dev: dev.clone(), via: *via }));
+    for found in observe::routes(socket, &names, &hops)? {
+        match found {
+            Found::Ours(route) => observed.ours.put(Object::Route(route)),
+            Found::Foreign(route) => {
+                if route.dst.prefix_len() == 0
+                    && let Some(link) =
+                        observed.links.iter_mut().find(|link| Some(&link.dev) == route.dev.as_ref())
+                {
+                    link.default_route = true;
+                    link.ra_route |= route.protocol == RTPROT_RA;
+                }
+                observed.foreign.push(route);
+            }
+        }
+    }
+    Ok((observed, hops))
+}
+
+fn read_knob(knob: &Knob) -> Option<u8> {
+    let text = fs::read_to_string(format!("/proc/sys/{}", knob.path())).ok()?;
+    text.trim().parse().ok()
+}

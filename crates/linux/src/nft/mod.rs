@@ -1,0 +1,340 @@
+//! Our one nftables table, spoken in nfnetlink (include/uapi/linux/netfilter/nf_tables.h), and
+//! what other tables do that concerns pods. The shapes of rules are a closed list, in core.
+
+mod shape;
+
+use std::{fmt, io, sync::Mutex};
+
+use netlink_sys::protocols;
+use serde::Serialize;
+use weft_core::{
+    mark,
+    policy::{Rule, Ruleset},
+};
+
+use crate::{
+    socket,
+    wire::{self, Batch, Message},
+};
+
+const SUBSYSTEM: u16 = 10;
+const BATCH_BEGIN: u16 = 0x10;
+const BATCH_END: u16 = 0x11;
+const NEWTABLE: u16 = SUBSYSTEM << 8;
+const GETTABLE: u16 = NEWTABLE + 1;
+const DELTABLE: u16 = NEWTABLE + 2;
+const NEWCHAIN: u16 = NEWTABLE + 3;
+const GETCHAIN: u16 = NEWTABLE + 4;
+const NEWRULE: u16 = NEWTABLE + 6;
+const GETRULE: u16 = NEWTABLE + 7;
+
+const TABLE_NAME: u16 = 1;
+const CHAIN_TABLE: u16 = 1;
+const CHAIN_NAME: u16 = 3;
+const CHAIN_HOOK: u16 = 4;
+const CHAIN_POLICY: u16 = 5;
+const CHAIN_TYPE: u16 = 7;
+const HOOK_NUMBER: u16 = 1;
+const HOOK_PRIORITY: u16 = 2;
+const RULE_TABLE: u16 = 1;
+const RULE_CHAIN: u16 = 2;
+const RULE_EXPRESSIONS: u16 = 4;
+const RULE_USERDATA: u16 = 7;
+const LIST_ELEM: u16 = 1;
+
+const UNSPEC: u8 = 0;
+const INET: u8 = 1;
+const NLM_F_CREATE: u16 = 0x400;
+const NLM_F_APPEND: u16 = 0x800;
+const PREROUTING: u32 = 0;
+const FORWARD: u32 = 2;
+const OUTPUT: u32 = 3;
+const POSTROUTING: u32 = 4;
+const DROP: u32 = 0;
+
+const POISONED: &str = "no code that holds this lock panics";
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("open an nftables socket: {0}")]
+    Open(io::Error),
+    #[error("read the nftables {what}: {error}")]
+    Read { what: &'static str, error: io::Error },
+    #[error("write table inet {table}: {error} {text}")]
+    Write { table: &'static str, error: io::Error, text: String },
+}
+
+/// Our table as it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Seen {
+    Absent,
+    Ours(Ruleset),
+    /// It holds what we never write.
+    Altered,
+}
+
+/// Something another program's rules do to pod packets.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    pub family: &'static str,
+    pub table: String,
+    pub chain: String,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { family, table, chain } = self;
+        write!(
+            f,
+            "a foreign firewall may drop pod packets: table {family} {table} chain {chain} has \
+             policy drop; let its owner accept the pods' ranges there (`nft list chain {family} \
+             {table} {chain}` shows it), an accept in another table does not outvote it"
+        )
+    }
+}
+
+/// One socket for life: closing one after a transaction that deleted something blocks for an RCU
+/// grace period.
+pub(crate) struct Nft {
+    socket: Mutex<socket::Link>,
+    port: u32,
+}
+
+/// A chain of ours, by what it does.
+struct Chain {
+    name: &'static str,
+    kind: &'static str,
+    hook: u32,
+    priority: i32,
+}
+
+const RAW: [Chain; 2] = [
+    Chain { name: "raw-prerouting", kind: "filter", hook: PREROUTING, priority: -300 },
+    Chain { name: "raw-output", kind: "filter", hook: OUTPUT, priority: -300 },
+];
+const NAT: Chain = Chain { name: "source-nat", kind: "nat", hook: POSTROUTING, priority: 100 };
+
+impl Nft {
+    pub(crate) fn open() -> Result<Self, Error> {
+        let socket = socket::Link::open(protocols::NETLINK_NETFILTER).map_err(Error::Open)?;
+        Ok(Self { port: socket.port, socket: Mutex::new(socket) })
+    }
+
+    pub(crate) fn port(&self) -> u32 {
+        self.port
+    }
+
+    /// Replaces the whole table in one transaction: no packet meets half of it.
+    pub(crate) fn replace(&self, ruleset: &Ruleset) -> Result<(), Error> {
+        self.transact(|batch| {
+            table(batch, NEWTABLE, NLM_F_CREATE);
+            table(batch, DELTABLE, 0);
+            table(batch, NEWTABLE, NLM_F_CREATE);
+            for chain in RAW.iter().filter(|_| !ruleset.raw.is_empty()) {
+                add_chain(batch, chain);
+                ruleset.raw.iter().for_each(|rule| add_rule(batch, chain.name, rule));
+            }
+            // A nat chain turns connection tracking on, which costs: none without need.
+            if !ruleset.nat.is_empty() {
+                add_chain(batch, &NAT);
+                ruleset.nat.iter().for_each(|rule| add_rule(batch, NAT.name, rule));
+            }
+        })
+    }
+
+    pub(crate) fn remove(&self) -> Result<(), Error> {
+        self.transact(|batch| {
+            table(batch, NEWTABLE, NLM_F_CREATE);
+            table(batch, DELTABLE, 0);
+        })
+    }
+
+    fn transact(&self, write: impl FnOnce(&mut Batch)) -> Result<(), Error> {
+        let mut socket = self.socket.lock().expect(POISONED);
+        let mut batch = socket.batch();
+        // `struct nfgenmsg`: the subsystem in network order.
+        let whole = [UNSPEC, 0, 0, SUBSYSTEM.to_be_bytes()[1]];
+        batch.begin(BATCH_BEGIN, 0, &whole).end();
+        write(&mut batch);
+        batch.acknowledge_last();
+        let last = batch.last_seq();
+        batch.begin(BATCH_END, 0, &whole).end();
+        let failed = |error, text| Error::Write { table: mark::TABLE, error, text };
+        let answers =
+            socket.exchange(&batch, last).map_err(|error| failed(error, String::new()))?;
+        match answers.into_iter().next() {
+            None => Ok(()),
+            Some(answer) => Err(failed(io::Error::from_raw_os_error(answer.errno), answer.text)),
+        }
+    }
+
+    pub(crate) fn observe(&self) -> Result<Seen, Error> {
+        let mut socket = self.socket.lock().expect(POISONED);
+        let read = |what| move |error| Error::Read { what, error };
+        let tables = socket.dump(
+            GETTABLE,
+            &header(INET),
+            |_| {},
+            |message| text_of(message, TABLE_NAME).filter(|name| name == mark::TABLE),
+        );
+        if tables.map_err(read("tables"))?.is_empty() {
+            return Ok(Seen::Absent);
+        }
+        let chains: Vec<Base> = chains(&mut socket)
+            .map_err(read("chains"))?
+            .into_iter()
+            .filter(|chain| chain.family == INET && chain.table == mark::TABLE)
+            .collect();
+        let rules = socket.dump(
+            GETRULE,
+            &header(INET),
+            |batch| drop(batch.attr_str(RULE_TABLE, mark::TABLE)),
+            |message| {
+                (text_of(message, RULE_TABLE)? == mark::TABLE).then(|| {
+                    let chain = text_of(message, RULE_CHAIN).unwrap_or_default();
+                    (chain, value_of(message, RULE_EXPRESSIONS).and_then(shape::decode))
+                })
+            },
+        );
+        Ok(seen(&chains, &rules.map_err(read("rules"))?))
+    }
+
+    pub(crate) fn foreign_nat(&self) -> Result<bool, Error> {
+        Ok(self.foreign_chains()?.iter().any(|chain| {
+            chain.kind == "nat" && [PREROUTING, OUTPUT].map(Some).contains(&chain.hook)
+        }))
+    }
+
+    pub(crate) fn foreign_firewall(&self) -> Result<Vec<Finding>, Error> {
+        let dropping = self
+            .foreign_chains()?
+            .into_iter()
+            .filter(|chain| chain.hook == Some(FORWARD) && chain.policy == Some(DROP));
+        Ok(dropping
+            .filter_map(|chain| {
+                let family = [(1, "inet"), (2, "ip"), (7, "bridge"), (10, "ip6")]
+                    .into_iter()
+                    .find(|(number, _)| *number == chain.family)?
+                    .1;
+                Some(Finding { family, table: chain.table, chain: chain.name })
+            })
+            .collect())
+    }
+
+    fn foreign_chains(&self) -> Result<Vec<Base>, Error> {
+        let mut socket = self.socket.lock().expect(POISONED);
+        let chains =
+            chains(&mut socket).map_err(|error| Error::Read { what: "chains", error })?.into_iter();
+        Ok(chains.filter(|c| c.family != INET || c.table != mark::TABLE).collect())
+    }
+}
+
+/// A chain as dumped.
+struct Base {
+    family: u8,
+    table: String,
+    name: String,
+    kind: String,
+    hook: Option<u32>,
+    priority: Option<i32>,
+    policy: Option<u32>,
+}
+
+fn chains(socket: &mut socket::Link) -> io::Result<Vec<Base>> {
+    socket.dump(
+        GETCHAIN,
+        &header(UNSPEC),
+        |_| {},
+        |message| {
+            let hook = value_of(message, CHAIN_HOOK).unwrap_or_default();
+            let number = |of: u16| {
+                let value = wire::attrs(hook).find(|(kind, _)| *kind == of)?.1;
+                value.try_into().ok().map(u32::from_be_bytes)
+            };
+            let policy = value_of(message, CHAIN_POLICY);
+            Some(Base {
+                family: *message.body.first()?,
+                table: text_of(message, CHAIN_TABLE)?,
+                name: text_of(message, CHAIN_NAME)?,
+                kind: text_of(message, CHAIN_TYPE).unwrap_or_default(),
+                hook: number(HOOK_NUMBER),
+                priority: number(HOOK_PRIORITY).map(u32::cast_signed),
+                policy: policy.and_then(|value| value.try_into().ok()).map(u32::from_be_bytes),
+            })
+        },
+    )
+}
+
+/// What the dumped chains and rules amount to.
+fn seen(chains: &[Base], rules: &[(String, Option<Rule>)]) -> Seen {
+    let known = |chain: &Chain| {
+        chains.iter().any(|base| {
+            base.name == chain.name
+                && base.kind == chain.kind
+                && base.hook == Some(chain.hook)
+                && base.priority == Some(chain.priority)
+        })
+    };
+    let of = |name: &str| -> Option<Vec<Rule>> {
+        rules.iter().filter(|(chain, _)| chain == name).map(|(_, rule)| rule.clone()).collect()
+    };
+    let (Some(pre), Some(out), Some(nat)) = (of(RAW[0].name), of(RAW[1].name), of(NAT.name)) else {
+        return Seen::Altered;
+    };
+    let expected: Vec<&Chain> = [(&RAW[0], &pre), (&RAW[1], &out), (&NAT, &nat)]
+        .into_iter()
+        .filter(|(_, rules)| !rules.is_empty())
+        .map(|(chain, _)| chain)
+        .collect();
+    let whole = expected.iter().all(|chain| known(chain))
+        && expected.len() == chains.len()
+        && pre.len() + out.len() + nat.len() == rules.len()
+        && pre == out;
+    if whole { Seen::Ours(Ruleset { raw: pre, nat }) } else { Seen::Altered }
+}
+
+fn header(family: u8) -> [u8; 4] {
+    [family, 0, 0, 0]
+}
+
+fn table(batch: &mut Batch, kind: u16, flags: u16) {
+    batch.begin(kind, flags, &header(INET)).attr_str(TABLE_NAME, mark::TABLE).end();
+}
+
+fn add_chain(batch: &mut Batch, chain: &Chain) {
+    batch
+        .begin(NEWCHAIN, NLM_F_CREATE, &header(INET))
+        .attr_str(CHAIN_TABLE, mark::TABLE)
+        .attr_str(CHAIN_NAME, chain.name)
+        .nest(CHAIN_HOOK, |batch| {
+            batch
+                .attr_be32(HOOK_NUMBER, chain.hook)
+                .attr_be32(HOOK_PRIORITY, chain.priority.cast_unsigned());
+        })
+        .attr_str(CHAIN_TYPE, chain.kind)
+        .end();
+}
+
+fn add_rule(batch: &mut Batch, chain: &str, rule: &Rule) {
+    batch
+        .begin(NEWRULE, NLM_F_CREATE | NLM_F_APPEND, &header(INET))
+        .attr_str(RULE_TABLE, mark::TABLE)
+        .attr_str(RULE_CHAIN, chain)
+        .nest(RULE_EXPRESSIONS, |batch| shape::encode(batch, rule))
+        .attr(RULE_USERDATA, &comment("weft"))
+        .end();
+}
+
+/// What `nft list` shows as the rule's comment: one TLV of type 0.
+fn comment(text: &str) -> Vec<u8> {
+    let length = u8::try_from(text.len() + 1).unwrap_or(u8::MAX);
+    [&[0, length], text.as_bytes(), &[0]].concat()
+}
+
+fn value_of<'a>(message: &Message<'a>, of: u16) -> Option<&'a [u8]> {
+    wire::attrs(message.body.get(4..)?).find(|(kind, _)| *kind == of).map(|(_, value)| value)
+}
+
+fn text_of(message: &Message<'_>, of: u16) -> Option<String> {
+    value_of(message, of).map(wire::text)
+}

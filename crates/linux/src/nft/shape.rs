@@ -1,0 +1,245 @@
+//! Each shape of rule as nftables expressions, and back. What can't be read back is not ours.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use weft_core::policy::Rule;
+
+use super::LIST_ELEM;
+use crate::wire::{self, Batch};
+
+const EXPR_NAME: u16 = 1;
+const EXPR_DATA: u16 = 2;
+const META_DREG: u16 = 1;
+const META_KEY: u16 = 2;
+const META_NFPROTO: u32 = 15;
+const CMP_SREG: u16 = 1;
+const CMP_OP: u16 = 2;
+const CMP_DATA: u16 = 3;
+const CMP_EQ: u32 = 0;
+const PAYLOAD_DREG: u16 = 1;
+const PAYLOAD_BASE: u16 = 2;
+const PAYLOAD_OFFSET: u16 = 3;
+const PAYLOAD_LEN: u16 = 4;
+const NETWORK_HEADER: u32 = 1;
+const BITWISE_SREG: u16 = 1;
+const BITWISE_DREG: u16 = 2;
+const BITWISE_LEN: u16 = 3;
+const BITWISE_MASK: u16 = 4;
+const BITWISE_XOR: u16 = 5;
+const IMMEDIATE_DREG: u16 = 1;
+const IMMEDIATE_DATA: u16 = 2;
+const DATA_VALUE: u16 = 1;
+const DATA_VERDICT: u16 = 2;
+const VERDICT_CODE: u16 = 1;
+const REG_VERDICT: u32 = 0;
+const REG_1: u32 = 1;
+const RETURN: i32 = -5;
+const IPV4: u8 = 2;
+const IPV6: u8 = 10;
+
+/// Where an address stands in its header.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Field {
+    Source,
+    Destination,
+}
+
+pub(super) fn encode(batch: &mut Batch, rule: &Rule) {
+    let (from, to) = match rule {
+        Rule::NoTrack { from, to } | Rule::Keep { from, to } => (from, Some(to)),
+        Rule::Masquerade { from } => (from, None),
+    };
+    let family = if from.addr().is_ipv4() { IPV4 } else { IPV6 };
+    expression(batch, "meta", |batch| {
+        batch.attr_be32(META_KEY, META_NFPROTO).attr_be32(META_DREG, REG_1);
+    });
+    compare(batch, &[family]);
+    prefix(batch, Field::Source, from);
+    to.into_iter().for_each(|to| prefix(batch, Field::Destination, to));
+    match rule {
+        Rule::NoTrack { .. } => expression(batch, "notrack", |_| {}),
+        Rule::Masquerade { .. } => expression(batch, "masq", |_| {}),
+        Rule::Keep { .. } => expression(batch, "immediate", |batch| {
+            batch.attr_be32(IMMEDIATE_DREG, REG_VERDICT).nest(IMMEDIATE_DATA, |batch| {
+                batch.nest(DATA_VERDICT, |batch| {
+                    batch.attr_be32(VERDICT_CODE, RETURN.cast_unsigned());
+                });
+            });
+        }),
+    }
+}
+
+fn expression(batch: &mut Batch, name: &str, data: impl FnOnce(&mut Batch)) {
+    batch.nest(LIST_ELEM, |batch| {
+        batch.attr_str(EXPR_NAME, name).nest(EXPR_DATA, data);
+    });
+}
+
+fn compare(batch: &mut Batch, value: &[u8]) {
+    expression(batch, "cmp", |batch| {
+        batch.attr_be32(CMP_SREG, REG_1).attr_be32(CMP_OP, CMP_EQ).nest(CMP_DATA, |batch| {
+            batch.attr(DATA_VALUE, value);
+        });
+    });
+}
+
+fn offset(field: Field, ipv4: bool) -> u32 {
+    match (field, ipv4) {
+        (Field::Source, true) => 12,
+        (Field::Destination, true) => 16,
+        (Field::Source, false) => 8,
+        (Field::Destination, false) => 24,
+    }
+}
+
+fn prefix(batch: &mut Batch, field: Field, net: &IpNet) {
+    if net.prefix_len() == 0 {
+        return;
+    }
+    let (value, mask) = (octets(net.network()), octets(net.netmask()));
+    let length = u32::try_from(value.len()).unwrap_or(16);
+    expression(batch, "payload", |batch| {
+        batch
+            .attr_be32(PAYLOAD_DREG, REG_1)
+            .attr_be32(PAYLOAD_BASE, NETWORK_HEADER)
+            .attr_be32(PAYLOAD_OFFSET, offset(field, net.addr().is_ipv4()))
+            .attr_be32(PAYLOAD_LEN, length);
+    });
+    if net.prefix_len() < net.max_prefix_len() {
+        expression(batch, "bitwise", |batch| {
+            batch
+                .attr_be32(BITWISE_SREG, REG_1)
+                .attr_be32(BITWISE_DREG, REG_1)
+                .attr_be32(BITWISE_LEN, length)
+                .nest(BITWISE_MASK, |batch| drop(batch.attr(DATA_VALUE, &mask)))
+                .nest(BITWISE_XOR, |batch| drop(batch.attr(DATA_VALUE, &vec![0; mask.len()])));
+        });
+    }
+    compare(batch, &value);
+}
+
+fn octets(ip: IpAddr) -> Vec<u8> {
+    match ip {
+        IpAddr::V4(ip) => ip.octets().to_vec(),
+        IpAddr::V6(ip) => ip.octets().to_vec(),
+    }
+}
+
+/// What a row of expressions was found to match so far.
+#[derive(Default)]
+struct Reading {
+    ipv4: Option<bool>,
+    /// What the register holds.
+    loaded: Option<Loaded>,
+    mask: Option<Vec<u8>>,
+    from: Option<IpNet>,
+    to: Option<IpNet>,
+    rule: Option<Rule>,
+}
+
+enum Loaded {
+    Family,
+    Address(Field),
+}
+
+pub(super) fn decode(expressions: &[u8]) -> Option<Rule> {
+    let mut reading = Reading::default();
+    for (_, expression) in wire::attrs(expressions) {
+        let mut name = String::new();
+        let mut data: &[u8] = &[];
+        for (kind, value) in wire::attrs(expression) {
+            match kind {
+                EXPR_NAME => name = wire::text(value),
+                EXPR_DATA => data = value,
+                _ => {}
+            }
+        }
+        reading.rule.is_none().then_some(())?;
+        reading.take(&name, data)?;
+    }
+    reading.rule
+}
+
+impl Reading {
+    fn take(&mut self, name: &str, data: &[u8]) -> Option<()> {
+        match name {
+            "meta" => {
+                (number(data, META_KEY)? == META_NFPROTO).then_some(())?;
+                self.loaded = Some(Loaded::Family);
+            }
+            "payload" => {
+                (number(data, PAYLOAD_BASE)? == NETWORK_HEADER).then_some(())?;
+                let (at, ipv4) = (number(data, PAYLOAD_OFFSET)?, self.ipv4?);
+                let fields = [Field::Source, Field::Destination];
+                let field = fields.into_iter().find(|field| offset(*field, ipv4) == at)?;
+                self.loaded = Some(Loaded::Address(field));
+                self.mask = None;
+            }
+            "bitwise" => self.mask = Some(value(data, BITWISE_MASK)?.to_vec()),
+            "cmp" => {
+                (number(data, CMP_OP)? == CMP_EQ).then_some(())?;
+                self.compare(value(data, CMP_DATA)?)?;
+            }
+            "notrack" => {
+                let (from, to) = self.ends()?;
+                self.rule = Some(Rule::NoTrack { from, to });
+            }
+            "masq" => {
+                self.to.is_none().then_some(())?;
+                self.rule = Some(Rule::Masquerade { from: self.ends()?.0 });
+            }
+            "immediate" => {
+                let verdict = nested(data, IMMEDIATE_DATA)?;
+                let code = number(nested(verdict, DATA_VERDICT)?, VERDICT_CODE)?;
+                (code.cast_signed() == RETURN).then_some(())?;
+                let (from, to) = self.ends()?;
+                self.rule = Some(Rule::Keep { from, to });
+            }
+            _ => return None,
+        }
+        Some(())
+    }
+
+    fn compare(&mut self, value: &[u8]) -> Option<()> {
+        match self.loaded.take()? {
+            Loaded::Family => match *value.first()? {
+                IPV4 => self.ipv4 = Some(true),
+                IPV6 => self.ipv4 = Some(false),
+                _ => return None,
+            },
+            Loaded::Address(field) => {
+                let length = if self.ipv4? { 4 } else { 16 };
+                let mut bytes = value.to_vec();
+                // `nft` loads only as many bytes as a prefix has.
+                let mask = self.mask.take().unwrap_or_else(|| vec![0xff; value.len()]);
+                bytes.resize(length, 0);
+                let bits: u32 = mask.iter().map(|byte| byte.count_ones()).sum();
+                let net = IpNet::new(wire::ip(&bytes)?, u8::try_from(bits).ok()?).ok()?;
+                match field {
+                    Field::Source => self.from = Some(net),
+                    Field::Destination => self.to = Some(net),
+                }
+            }
+        }
+        Some(())
+    }
+
+    /// A prefix that is not compared is the whole family.
+    fn ends(&self) -> Option<(IpNet, IpNet)> {
+        let all: IpNet = if self.ipv4? { "0.0.0.0/0" } else { "::/0" }.parse().ok()?;
+        Some((self.from.unwrap_or(all), self.to.unwrap_or(all)))
+    }
+}
+
+fn nested(data: &[u8], of: u16) -> Option<&[u8]> {
+    wire::attrs(data).find(|(kind, _)| *kind == of).map(|(_, value)| value)
+}
+
+fn number(data: &[u8], of: u16) -> Option<u32> {
+    nested(data, of)?.try_into().ok().map(u32::from_be_bytes)
+}
+
+fn value(data: &[u8], of: u16) -> Option<&[u8]> {
+    nested(nested(data, of)?, DATA_VALUE)
+}

@@ -1,0 +1,345 @@
+//! Reading the kernel: dumps of what is ours, and of what the host has besides.
+
+use std::{collections::BTreeMap, fmt, io, net::IpAddr};
+
+use ipnet::IpNet;
+use serde::Serialize;
+use weft_core::{
+    mark,
+    name::{IfName, Mac, Mtu, Vni},
+    state::{Hop, Kind, Link, Object, Route, State},
+};
+
+use crate::{
+    socket,
+    uapi::*,
+    wire::{self, Message, u16_at, u32_at},
+};
+
+/// A node's namespace at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct Observed {
+    pub ours: State,
+    /// Links whose pod is gone and that are about to be freed.
+    pub doomed: Vec<IfName>,
+    /// Routes of the main table that are not ours.
+    pub foreign: Vec<ForeignRoute>,
+    pub links: Vec<HostLink>,
+}
+
+/// A link of the host, ours included.
+#[derive(Clone, Debug, Serialize)]
+pub struct HostLink {
+    pub dev: IfName,
+    pub index: u32,
+    pub mtu: u32,
+    pub up: bool,
+    pub loopback: bool,
+    pub group: u32,
+    pub kind: String,
+    pub addrs: Vec<IpNet>,
+    /// A default route leaves by it.
+    pub default_route: bool,
+    /// Its default route came by a router advertisement.
+    pub ra_route: bool,
+    #[serde(skip)]
+    pub(crate) ours: Option<Link>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ForeignRoute {
+    pub dst: IpNet,
+    pub protocol: u8,
+    pub metric: u32,
+    pub dev: Option<IfName>,
+    pub via: Option<IpAddr>,
+}
+
+impl fmt::Display for ForeignRoute {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "route {}", self.dst)?;
+        self.via.iter().try_for_each(|via| write!(f, " via {via}"))?;
+        self.dev.iter().try_for_each(|dev| write!(f, " dev {dev}"))?;
+        write!(f, " proto {} metric {}", self.protocol, self.metric)
+    }
+}
+
+/// Nexthop objects: ours by device and address, and every number in use.
+#[derive(Default)]
+pub(crate) struct Hops {
+    pub(crate) ids: BTreeMap<(IfName, IpAddr), u32>,
+    pub(crate) used: std::collections::BTreeSet<u32>,
+}
+
+pub(crate) fn links(socket: &mut socket::Link) -> io::Result<Vec<HostLink>> {
+    let links = socket.dump(RTM_GETLINK, &ifinfomsg(0, 0, 0), |_| {}, |message| link(message))?;
+    let names: BTreeMap<u32, IfName> =
+        links.iter().map(|(link, _)| (link.index, link.dev.clone())).collect();
+    let named = links.into_iter().map(|(mut link, master)| {
+        if let Some(ours) = &mut link.ours {
+            ours.master = master.and_then(|index| names.get(&index).cloned());
+        }
+        link
+    });
+    Ok(named.collect())
+}
+
+/// The link and its master's index.
+pub(crate) fn link(message: &Message<'_>) -> Option<(HostLink, Option<u32>)> {
+    let (index, flags) = (u32_at(message.body, 4)?, u32_at(message.body, 8)?);
+    let mut link = HostLink {
+        dev: IfName::new("lo"),
+        index,
+        mtu: 0,
+        up: flags & IFF_UP != 0,
+        loopback: flags & IFF_LOOPBACK != 0,
+        group: 0,
+        kind: String::new(),
+        addrs: Vec::new(),
+        default_route: false,
+        ra_route: false,
+        ours: None,
+    };
+    let (mut mac, mut master, mut vxlan) = (Mac([0; 6]), None, None);
+    for (kind, value) in wire::attrs(message.body.get(16..)?) {
+        match kind {
+            IFLA_IFNAME => link.dev = wire::text(value).parse().ok()?,
+            IFLA_MTU => link.mtu = u32_at(value, 0)?,
+            IFLA_GROUP => link.group = u32_at(value, 0)?,
+            IFLA_ADDRESS => mac = value.try_into().map_or(mac, Mac),
+            IFLA_MASTER => master = u32_at(value, 0),
+            IFLA_LINKINFO => {
+                for (kind, value) in wire::attrs(value) {
+                    match kind {
+                        IFLA_INFO_KIND => link.kind = wire::text(value),
+                        IFLA_INFO_DATA => vxlan = vxlan_kind(value),
+                        _ => {}
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    let kind = match link.kind.as_str() {
+        "vxlan" => vxlan,
+        "bridge" => Some(Kind::Bridge),
+        "veth" => Some(Kind::Veth),
+        _ => None,
+    };
+    let (dev, mtu) = (link.dev.clone(), Mtu::from_kernel(link.mtu));
+    link.ours = kind.map(|kind| Link { dev, kind, mtu, mac, master: None });
+    Some((link, master))
+}
+
+fn vxlan_kind(data: &[u8]) -> Option<Kind> {
+    let (mut vni, mut port, mut local) = (None, 0, None);
+    for (kind, value) in wire::attrs(data) {
+        match kind {
+            IFLA_VXLAN_ID => vni = Vni::try_from(u64::from(u32_at(value, 0)?)).ok(),
+            IFLA_VXLAN_PORT => port = u16::from_be(u16_at(value, 0)?),
+            IFLA_VXLAN_LOCAL | IFLA_VXLAN_LOCAL6 => local = wire::ip(value),
+            _ => {}
+        }
+    }
+    Some(Kind::Vxlan { vni: vni?, port, local: local? })
+}
+
+/// Addresses with the index of their link; IPv6 link-local ones left out.
+pub(crate) fn addrs(socket: &mut socket::Link) -> io::Result<Vec<(u32, IpNet)>> {
+    socket.dump(
+        RTM_GETADDR,
+        &ifaddrmsg(0, 0, 0),
+        |_| {},
+        |message| {
+            let (prefix, index) = (*message.body.get(1)?, u32_at(message.body, 4)?);
+            let mut addr = None;
+            for (kind, value) in wire::attrs(message.body.get(8..)?) {
+                match kind {
+                    IFA_LOCAL => addr = wire::ip(value),
+                    IFA_ADDRESS if addr.is_none() => addr = wire::ip(value),
+                    _ => {}
+                }
+            }
+            let link_local = matches!(addr?, IpAddr::V6(ip) if ip.is_unicast_link_local());
+            if link_local {
+                return None;
+            }
+            Some((index, IpNet::new(addr?, prefix).ok()?))
+        },
+    )
+}
+
+pub(crate) fn neighbours(
+    socket: &mut socket::Link,
+    names: &BTreeMap<u32, IfName>,
+) -> io::Result<Vec<Object>> {
+    socket.dump(RTM_GETNEIGH, &ndmsg(0, 0, 0, 0), |_| {}, |message| neighbour(message, names))
+}
+
+/// A permanent entry on a link that `names` knows.
+pub(crate) fn neighbour(message: &Message<'_>, names: &BTreeMap<u32, IfName>) -> Option<Object> {
+    let dev = names.get(&u32_at(message.body, 4)?)?;
+    if u16_at(message.body, 8)? & NUD_PERMANENT == 0 {
+        return None;
+    }
+    let (mut ip, mut mac) = (None, None);
+    for (kind, value) in wire::attrs(message.body.get(12..)?) {
+        match kind {
+            NDA_DST => ip = wire::ip(value),
+            NDA_LLADDR => mac = value.try_into().ok().map(Mac),
+            _ => {}
+        }
+    }
+    Some(Object::Neigh { dev: dev.clone(), ip: ip?, mac: mac? })
+}
+
+pub(crate) fn fdb(socket: &mut socket::Link, index: u32, dev: &IfName) -> io::Result<Vec<Object>> {
+    socket.dump(
+        RTM_GETNEIGH,
+        &ndmsg(AF_BRIDGE, index, 0, 0),
+        |_| {},
+        |message| {
+            if u32_at(message.body, 4)? != index {
+                return None;
+            }
+            let (mut dst, mut mac) = (None, None);
+            for (kind, value) in wire::attrs(message.body.get(12..)?) {
+                match kind {
+                    NDA_DST => dst = wire::ip(value),
+                    NDA_LLADDR => mac = value.try_into().ok().map(Mac),
+                    _ => {}
+                }
+            }
+            let mac = mac.filter(|mac| mac.0 != [0; 6])?;
+            Some(Object::Fdb { dev: dev.clone(), mac, dst: dst? })
+        },
+    )
+}
+
+pub(crate) fn hops(socket: &mut socket::Link, names: &BTreeMap<u32, IfName>) -> io::Result<Hops> {
+    let mut hops = Hops::default();
+    let read = |message: &Message<'_>| {
+        let protocol = *message.body.get(2)?;
+        let (mut id, mut oif, mut via) = (None, None, None);
+        for (kind, value) in wire::attrs(message.body.get(8..)?) {
+            match kind {
+                NHA_ID => id = u32_at(value, 0),
+                NHA_OIF => oif = u32_at(value, 0),
+                NHA_GATEWAY => via = wire::ip(value),
+                _ => {}
+            }
+        }
+        let ours = (protocol == mark::PROTOCOL).then_some((oif, via));
+        Some((id?, ours))
+    };
+    for (id, ours) in socket.dump(RTM_GETNEXTHOP, &nhmsg(0, 0, 0), |_| {}, read)? {
+        hops.used.insert(id);
+        if let Some((Some(oif), Some(via))) = ours
+            && let Some(dev) = names.get(&oif)
+        {
+            hops.ids.insert((dev.clone(), via), id);
+        }
+    }
+    Ok(hops)
+}
+
+/// A route of the main table: ours, or somebody else's.
+pub(crate) enum Found {
+    Ours(Route),
+    Foreign(ForeignRoute),
+}
+
+pub(crate) fn routes(
+    socket: &mut socket::Link,
+    names: &BTreeMap<u32, IfName>,
+    hops: &Hops,
+) -> io::Result<Vec<Found>> {
+    let by_id: BTreeMap<u32, &(IfName, IpAddr)> = hops.ids.iter().map(|(k, id)| (*id, k)).collect();
+    let mut routes = Vec::new();
+    for family in [libc::AF_INET, libc::AF_INET6] {
+        let body = rtmsg(u8::try_from(family).unwrap_or(0), 0, 0, 0, 0, 0);
+        let read = |message: &Message<'_>| route(message, names, &by_id);
+        routes.extend(socket.dump(RTM_GETROUTE, &body, |_| {}, read)?);
+    }
+    Ok(routes)
+}
+
+fn route(
+    message: &Message<'_>,
+    names: &BTreeMap<u32, IfName>,
+    hops: &BTreeMap<u32, &(IfName, IpAddr)>,
+) -> Option<Found> {
+    let [family, prefix, _, _, table, protocol, _, kind] =
+        <[u8; 8]>::try_from(message.body.get(..8)?).ok()?;
+    if table != RT_TABLE_MAIN || protocol == RTPROT_KERNEL {
+        return None;
+    }
+    let any: IpAddr = if i32::from(family) == libc::AF_INET {
+        std::net::Ipv4Addr::UNSPECIFIED.into()
+    } else {
+        std::net::Ipv6Addr::UNSPECIFIED.into()
+    };
+    let (mut dst, mut dev, mut via, mut metric, mut mtu, mut hop) =
+        (any, None, None, 0, None, None);
+    for (kind, value) in wire::attrs(message.body.get(12..)?) {
+        match kind {
+            RTA_DST => dst = wire::ip(value)?,
+            RTA_OIF => dev = names.get(&u32_at(value, 0)?).cloned(),
+            RTA_GATEWAY => via = wire::ip(value),
+            RTA_VIA => via = wire::ip(value.get(2..)?),
+            RTA_PRIORITY => metric = u32_at(value, 0)?,
+            RTA_NH_ID => hop = u32_at(value, 0),
+            RTA_METRICS => {
+                let found = wire::attrs(value).find(|(kind, _)| *kind == RTAX_MTU);
+                mtu = found.and_then(|(_, value)| u32_at(value, 0)).map(Mtu::from_kernel);
+            }
+            _ => {}
+        }
+    }
+    let dst = IpNet::new(dst, prefix).ok()?;
+    if protocol != mark::PROTOCOL || metric != mark::METRIC {
+        return Some(Found::Foreign(ForeignRoute { dst, protocol, metric, dev, via }));
+    }
+    let to = match (kind, hop, via) {
+        (RTN_BLACKHOLE, ..) => Hop::Blackhole,
+        (_, Some(id), _) => hops.get(&id).map(|(dev, via)| Hop::NextHop(dev.clone(), *via))?,
+        (_, None, Some(via)) => Hop::Gateway(dev?, via),
+        (_, None, None) => Hop::Link(dev?),
+    };
+    Some(Found::Ours(Route { dst, to, mtu }))
+}
+
+/// What the kernel answers when asked for the way to an address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RouteTo {
+    pub dev: IfName,
+    /// None: on-link.
+    pub gateway: Option<IpAddr>,
+    pub src: Option<IpAddr>,
+    pub mtu: Mtu,
+}
+
+pub(crate) fn route_to(
+    message: &Message<'_>,
+    links: &BTreeMap<u32, (IfName, Mtu)>,
+) -> Option<RouteTo> {
+    if *message.body.get(7)? == RTN_LOCAL {
+        return None;
+    }
+    let (mut found, mut gateway, mut src, mut mtu) = (None, None, None, None);
+    for (kind, value) in wire::attrs(message.body.get(12..)?) {
+        match kind {
+            RTA_OIF => found = links.get(&u32_at(value, 0)?).cloned(),
+            RTA_GATEWAY => gateway = wire::ip(value),
+            RTA_VIA => gateway = wire::ip(value.get(2..)?),
+            RTA_PREFSRC => src = wire::ip(value),
+            RTA_METRICS => {
+                let found = wire::attrs(value).find(|(kind, _)| *kind == RTAX_MTU);
+                mtu = found.and_then(|(_, value)| u32_at(value, 0)).map(Mtu::from_kernel);
+            }
+            _ => {}
+        }
+    }
+    let (dev, link_mtu) = found?;
+    Some(RouteTo { dev, gateway, src, mtu: mtu.map_or(link_mtu, |mtu| mtu.min(link_mtu)) })
+}

@@ -1,0 +1,256 @@
+//! Changes on their way to the kernel: gathered while nothing stands in the way of sending them
+//! together, as a device without a number yet, a sysctl or the table does.
+
+use std::{collections::BTreeMap, fs, io};
+
+use weft_core::{
+    mark,
+    name::IfName,
+    plan::Change,
+    state::{Hop, Key, Kind, Link, Object, Route},
+};
+
+use crate::{encode, kernel::Refusal, nft::Nft, observe::Hops, socket, wire::Batch};
+
+/// Requests in one send; beyond it the answers might not fit the socket's buffer.
+const BATCH_MAX: u32 = 1024;
+
+pub(crate) struct Writer<'a> {
+    socket: &'a mut socket::Link,
+    hops: &'a mut Hops,
+    nft: Option<&'a Nft>,
+    batch: Batch,
+    /// The change behind each request of the batch.
+    sent: Vec<&'a Change>,
+    indexes: BTreeMap<IfName, u32>,
+    refusals: Vec<Refusal>,
+}
+
+impl<'a> Writer<'a> {
+    pub(crate) fn new(
+        socket: &'a mut socket::Link,
+        hops: &'a mut Hops,
+        nft: Option<&'a Nft>,
+    ) -> Self {
+        let batch = socket.batch();
+        let (sent, indexes, refusals) = (Vec::new(), BTreeMap::new(), Vec::new());
+        Self { socket, hops, nft, batch, sent, indexes, refusals }
+    }
+
+    pub(crate) fn finish(mut self) -> Vec<Refusal> {
+        self.flush();
+        self.refusals
+    }
+
+    pub(crate) fn change(&mut self, change: &'a Change) {
+        let done = match change {
+            Change::Put(object) => self.put(object),
+            Change::Drop(key) => self.take(key),
+            Change::Recreate { object, .. } => {
+                self.take(&object.key()).and_then(|()| self.put(object))
+            }
+        };
+        if let Err(error) = done {
+            self.refuse(change, error.raw_os_error().unwrap_or(libc::EIO), error_text(&error));
+        }
+        while self.sent.len() < self.batch.count as usize {
+            self.sent.push(change);
+        }
+        if self.batch.count >= BATCH_MAX {
+            self.flush();
+        }
+    }
+
+    fn put(&mut self, object: &Object) -> io::Result<()> {
+        match object {
+            Object::Link(link) => return self.put_link(link),
+            Object::Up { dev } => {
+                if dev.as_str() != "lo" {
+                    encode::no_own_addresses(&mut self.batch, dev);
+                }
+                encode::set_up(&mut self.batch, dev, true);
+            }
+            Object::Sysctl { knob, value } => {
+                self.flush();
+                return fs::write(format!("/proc/sys/{}", knob.path()), value.to_string());
+            }
+            Object::Table { ruleset } => {
+                self.flush();
+                return self.nft()?.replace(ruleset).map_err(io::Error::other);
+            }
+            Object::Addr { dev, addr } => {
+                let index = self.index(dev)?;
+                encode::addr(&mut self.batch, true, index, addr);
+            }
+            Object::Neigh { dev, ip, mac } => {
+                let index = self.index(dev)?;
+                encode::neigh(&mut self.batch, index, *ip, Some(mac));
+            }
+            Object::Fdb { dev, mac, dst } => {
+                let index = self.index(dev)?;
+                encode::fdb(&mut self.batch, index, mac, Some(*dst));
+            }
+            Object::NextHop { dev, via } => {
+                let index = self.index(dev)?;
+                let id = self.hop_id(dev, *via);
+                encode::nexthop(&mut self.batch, id, index, *via, dev.is_ours());
+            }
+            Object::Route(route) => {
+                let through = self.through(route)?;
+                encode::route(&mut self.batch, route, through);
+            }
+        }
+        Ok(())
+    }
+
+    fn put_link(&mut self, link: &Link) -> io::Result<()> {
+        let master = match &link.master {
+            Some(master) => self.index(master)?,
+            None => 0,
+        };
+        // Whether it is there must be asked of the kernel as it will be after what was gathered.
+        self.flush();
+        match self.socket.index_of(&link.dev) {
+            Ok(index) => encode::edit_link(&mut self.batch, link, index, master),
+            Err(_) if link.kind == Kind::Veth => {
+                return Err(io::Error::other("a pod's link is made by attach alone"));
+            }
+            Err(_) => encode::create_link(&mut self.batch, link, master),
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, key: &Key) -> io::Result<()> {
+        match key {
+            Key::Link(dev) => {
+                self.indexes.remove(dev);
+                encode::delete_link(&mut self.batch, dev);
+            }
+            Key::Up(dev) => encode::set_up(&mut self.batch, dev, false),
+            Key::Sysctl(_) => {}
+            Key::Table => {
+                self.flush();
+                return self.nft()?.remove().map_err(io::Error::other);
+            }
+            Key::Addr(dev, addr) => {
+                if let Ok(index) = self.index(dev) {
+                    encode::addr(&mut self.batch, false, index, addr);
+                }
+            }
+            Key::Neigh(dev, ip) => {
+                if let Ok(index) = self.index(dev) {
+                    encode::neigh(&mut self.batch, index, *ip, None);
+                }
+            }
+            Key::Fdb(dev, mac) => {
+                if let Ok(index) = self.index(dev) {
+                    encode::fdb(&mut self.batch, index, mac, None);
+                }
+            }
+            Key::NextHop(dev, via) => {
+                if let Some(id) = self.hops.ids.remove(&(dev.clone(), *via)) {
+                    encode::delete_nexthop(&mut self.batch, id);
+                }
+            }
+            Key::Route(dst) => encode::delete_route(&mut self.batch, dst),
+        }
+        Ok(())
+    }
+
+    /// The device's number. One that is only being made has none yet, so what makes it goes first.
+    fn index(&mut self, dev: &IfName) -> io::Result<u32> {
+        if let Some(index) = self.indexes.get(dev) {
+            return Ok(*index);
+        }
+        self.flush();
+        let index = self.socket.index_of(dev)?;
+        self.indexes.insert(dev.clone(), index);
+        Ok(index)
+    }
+
+    /// The number of the nexthop object of this device and address: as observed, or a free one.
+    fn hop_id(&mut self, dev: &IfName, via: std::net::IpAddr) -> u32 {
+        let key = (dev.clone(), via);
+        if let Some(id) = self.hops.ids.get(&key) {
+            return *id;
+        }
+        let highest = self.hops.used.range(mark::NEXTHOP_BASE..mark::NEXTHOP_BASE + 0xff_fffe);
+        let id = highest.last().map_or(mark::NEXTHOP_BASE, |id| id + 1);
+        self.hops.used.insert(id);
+        self.hops.ids.insert(key, id);
+        id
+    }
+
+    fn through(&mut self, route: &Route) -> io::Result<u32> {
+        match &route.to {
+            Hop::Blackhole => Ok(0),
+            Hop::Link(dev) | Hop::Gateway(dev, _) => self.index(dev),
+            Hop::NextHop(dev, via) => {
+                let id = self.hops.ids.get(&(dev.clone(), *via)).copied();
+                id.ok_or_else(|| io::Error::other("its nexthop object is not there"))
+            }
+        }
+    }
+
+    fn nft(&self) -> io::Result<&'a Nft> {
+        self.nft.ok_or_else(|| io::Error::other("this namespace has no table of ours"))
+    }
+
+    fn flush(&mut self) {
+        let next = self.socket.batch();
+        let batch = std::mem::replace(&mut self.batch, next);
+        let first = batch.last_seq().wrapping_sub(batch.count.saturating_sub(1));
+        let mut sent = std::mem::take(&mut self.sent);
+        if batch.count == 0 {
+            self.sent = sent;
+            return;
+        }
+        // The requests of the change in hand are not yet in `sent`.
+        let in_hand = batch.count as usize - sent.len();
+        match self.socket.send(batch) {
+            Ok(answers) => {
+                for answer in answers {
+                    let at = answer.seq.wrapping_sub(first) as usize;
+                    if let Some(change) = sent.get(at).copied() {
+                        if !benign(change, answer.errno) {
+                            self.refuse(change, answer.errno, answer.text);
+                        }
+                    } else if in_hand > 0 && answer.errno != libc::ENODEV {
+                        self.refusals.push(Refusal {
+                            what: "make a link anew".into(),
+                            errno: answer.errno,
+                            text: answer.text,
+                        });
+                    }
+                }
+            }
+            Err(error) => {
+                let errno = error.raw_os_error().unwrap_or(libc::EIO);
+                sent.dedup();
+                sent.into_iter().for_each(|change| self.refuse(change, errno, String::new()));
+            }
+        }
+        self.batch = self.socket.batch();
+    }
+
+    fn refuse(&mut self, change: &Change, errno: i32, text: String) {
+        self.refusals.push(Refusal { what: change.to_string(), errno, text });
+    }
+}
+
+/// What was refused because it is so already.
+fn benign(change: &Change, errno: i32) -> bool {
+    match change {
+        Change::Drop(_) => {
+            matches!(errno, libc::ENOENT | libc::ESRCH | libc::ENODEV | libc::EADDRNOTAVAIL)
+        }
+        // A host without IPv6 has no IPv6 addresses to forbid.
+        Change::Put(Object::Up { .. }) => errno == libc::EAFNOSUPPORT,
+        Change::Put(_) => errno == libc::EEXIST,
+        Change::Recreate { .. } => errno == libc::ENODEV,
+    }
+}
+
+fn error_text(error: &io::Error) -> String {
+    if error.raw_os_error().is_some() { String::new() } else { error.to_string() }
+}
