@@ -1,0 +1,148 @@
+//! The agent's configuration file. Each field's comment here is its documentation: `weft config`
+//! prints it.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, bail};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use weft_core::{
+    name::{IfName, NodeName},
+    network::unknown_fields,
+};
+
+use crate::store::StoreConfig;
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Config {
+    #[serde(default)]
+    pub node: Option<NodeName>,
+    pub store: StoreConfig,
+    #[serde(default = "run_dir")]
+    pub run_dir: PathBuf,
+    #[serde(default = "cache_dir")]
+    pub cache_dir: PathBuf,
+    #[serde(default)]
+    pub underlay: Underlay,
+    #[serde(default)]
+    pub metrics: Option<SocketAddr>,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Underlay {
+    #[serde(default)]
+    pub device: Option<IfName>,
+    #[serde(default)]
+    pub addresses: Vec<IpAddr>,
+}
+
+/// What `weft config` prints: a complete file with every field said.
+pub const REFERENCE: &str = "\
+# weft agent --config FILE. Only `store` is required.
+
+# This node's name in the cluster: a DNS name, as Kubernetes has it. Default: the host name.
+node: node-a
+
+# Where the cluster's networks and nodes are kept. One of:
+store:
+  # A directory: for one machine and the lab.
+  file: {dir: /var/lib/weft/store}
+  # etcd v3. `tls` and `user` may be left out.
+  # etcd:
+  #   endpoints: [https://192.0.2.1:2379, https://192.0.2.2:2379]
+  #   prefix: /weft
+  #   tls: {ca: /etc/weft/ca.pem, cert: /etc/weft/cert.pem, key: /etc/weft/key.pem}
+  #   user: weft
+  #   passwordFile: /etc/weft/password
+
+# Sockets and the ledger of pods: what lives as long as the namespaces do, until the next boot.
+# The plugin looks for RUNDIR/cni.sock, the command line for RUNDIR/control.sock.
+runDir: /run/weft
+
+# The last view of the cluster, for a start while the store is away; old values of sysctls.
+cacheDir: /var/lib/weft
+
+# The node's address on the underlay. Default: the device of the default route and the first
+# address of each family on it.
+underlay:
+  device: eth0
+  # addresses: [192.0.2.1, '2001:db8::1']
+
+# Where to serve Prometheus metrics (/metrics) and health (/healthz, /readyz). Default: nowhere
+# but on the control socket.
+metrics: 127.0.0.1:9473
+";
+
+fn run_dir() -> PathBuf {
+    "/run/weft".into()
+}
+fn cache_dir() -> PathBuf {
+    "/var/lib/weft".into()
+}
+
+impl Config {
+    pub fn read(path: &Path) -> anyhow::Result<Self> {
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("read the agent's configuration {}", path.display()))?;
+        from_yaml(&text).with_context(|| {
+            format!("configuration {}: see `weft config` for every field", path.display())
+        })
+    }
+
+    pub fn cni_socket(&self) -> PathBuf {
+        self.run_dir.join("cni.sock")
+    }
+    pub fn control_socket(&self) -> PathBuf {
+        self.run_dir.join("control.sock")
+    }
+
+    /// The node's name: as configured, else the host's.
+    pub fn node_name(&self) -> anyhow::Result<NodeName> {
+        if let Some(name) = &self.node {
+            return Ok(name.clone());
+        }
+        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").context("read the host name")?;
+        host.trim()
+            .to_lowercase()
+            .parse()
+            .context("the host name cannot be this node's name; set `node` in the configuration")
+    }
+}
+
+/// Reads what a person wrote: a field that nobody knows is an error, with the choices.
+pub fn from_yaml<T: DeserializeOwned + Serialize>(text: &str) -> anyhow::Result<T> {
+    let written: serde_json::Value = serde_saphyr::from_str(text).context("not YAML")?;
+    from_value(written)
+}
+
+pub fn from_value<T: DeserializeOwned + Serialize>(written: serde_json::Value) -> anyhow::Result<T> {
+    let read: T = serde_json::from_value(written.clone())?;
+    let unknown = unknown_fields(&written, &read);
+    if !unknown.is_empty() {
+        bail!("unknown field {}", unknown.join("; unknown field "));
+    }
+    Ok(read)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reference_is_a_configuration() {
+        let config: Config = from_yaml(REFERENCE).unwrap();
+        assert_eq!(config.run_dir, run_dir());
+        assert_eq!(config.underlay.device.unwrap().as_str(), "eth0");
+    }
+
+    #[test]
+    fn a_misspelt_field_is_answered_with_the_choices() {
+        let error = from_yaml::<Config>("store: {file: {dir: /x}}\nunderlay: {dev: eth0}\n");
+        let said = format!("{:#}", error.unwrap_err());
+        assert!(said.contains("underlay.dev (known here: addresses, device)"), "{said}");
+    }
+}

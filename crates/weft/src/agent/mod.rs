@@ -1,0 +1,229 @@
+//! The agent: the only writer to a node's kernel.
+//!
+//! `node.rs` is the loop (observe, plan, apply), `pods.rs` the CNI verbs, `claims.rs` and
+//! `publish.rs` what it tells the store, `watch.rs` what it hears from it. None of them decides:
+//! deciding is core's.
+
+mod claims;
+pub mod config;
+mod fault;
+mod ledger;
+mod node;
+mod pods;
+mod publish;
+mod reap;
+mod serve;
+mod sysctls;
+mod uninstall;
+mod underlay;
+mod wake;
+mod watch;
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::Path,
+    sync::{Arc, Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard},
+};
+
+use anyhow::{Context, bail};
+use ipnet::IpNet;
+use weft_core::{
+    attachment::AttachmentId,
+    desired::{Host, Served},
+    name::{Mtu, NetworkName, NodeName},
+    network::Network,
+    paths::{Nic, Stage},
+    view::View,
+};
+use weft_linux::Kernel;
+
+pub use config::Config;
+pub use uninstall::uninstall;
+
+use crate::store::Store;
+
+/// What every part of the agent shares.
+pub struct Agent {
+    pub config: Config,
+    pub node: NodeName,
+    pub boot: String,
+    pub kernel: Kernel,
+    pub store: Store,
+    shown: RwLock<Shown>,
+    ledger: Mutex<ledger::Ledger>,
+    /// Held shared by whatever makes or ends one pod's link, alone by the loop: it must not take a
+    /// link that is being born for one that nobody wants.
+    gate: RwLock<()>,
+    serving: RwLock<Arc<Serving>>,
+    /// Told when `serving` or an address became available.
+    progress: (Mutex<u64>, Condvar),
+    wake: wake::Wake,
+    publication: tokio::sync::watch::Sender<publish::Publication>,
+    /// Networks that ran out of addresses and want one more block.
+    hungry: Mutex<BTreeMap<NetworkName, bool>>,
+    claimer: tokio::sync::Notify,
+    doomed: wake::Wake,
+    pub counters: Counters,
+}
+
+/// The view of the cluster, and how far to trust it.
+#[derive(Default)]
+pub struct Shown {
+    pub view: View,
+    /// A full list came from the store since this process began. Only then may anything be swept.
+    pub synced: bool,
+    /// Why the store can't be reached, as long as it can't.
+    pub away: Option<String>,
+}
+
+/// What the last round of the loop found and decided.
+#[derive(Clone, Default)]
+pub struct Serving {
+    pub networks: BTreeMap<NetworkName, NetworkHere>,
+    pub host: Host,
+    pub nics: Vec<Nic>,
+    /// The plan was empty at the end of the last round.
+    pub converged: bool,
+    /// What the kernel refused, what contradicts us, what the operator should know.
+    pub problems: Vec<String>,
+    /// Pods' links by what was last written inside them.
+    pub applied: BTreeMap<AttachmentId, (Mtu, Mtu)>,
+    pub rounds: u64,
+}
+
+/// One network as this node serves it.
+#[derive(Clone)]
+pub struct NetworkHere {
+    pub network: Network,
+    pub blocks: Vec<IpNet>,
+    pub stage: Stage,
+}
+
+#[derive(Default)]
+pub struct Counters {
+    pub adds: std::sync::atomic::AtomicU64,
+    pub dels: std::sync::atomic::AtomicU64,
+    pub errors: std::sync::atomic::AtomicU64,
+    pub rounds: std::sync::atomic::AtomicU64,
+    pub changes: std::sync::atomic::AtomicU64,
+    pub refusals: std::sync::atomic::AtomicU64,
+}
+
+impl Serving {
+    pub fn served(&self) -> Vec<Served<'_>> {
+        self.networks
+            .iter()
+            .map(|(name, net)| Served {
+                name,
+                network: &net.network,
+                blocks: &net.blocks,
+                stage: &net.stage,
+            })
+            .collect()
+    }
+}
+
+const POISONED: &str = "a thread that panics aborts the agent, so no lock is ever poisoned";
+
+impl Agent {
+    pub fn shown(&self) -> RwLockReadGuard<'_, Shown> {
+        self.shown.read().expect(POISONED)
+    }
+    fn shown_mut(&self) -> RwLockWriteGuard<'_, Shown> {
+        self.shown.write().expect(POISONED)
+    }
+    pub fn ledger(&self) -> MutexGuard<'_, ledger::Ledger> {
+        self.ledger.lock().expect(POISONED)
+    }
+    pub fn serving(&self) -> Arc<Serving> {
+        self.serving.read().expect(POISONED).clone()
+    }
+    fn set_serving(&self, serving: Serving) {
+        *self.serving.write().expect(POISONED) = Arc::new(serving);
+        self.tell_progress();
+    }
+    fn tell_progress(&self) {
+        *self.progress.0.lock().expect(POISONED) += 1;
+        self.progress.1.notify_all();
+    }
+}
+
+/// Runs until a signal ends it. What is in the kernel stays: pods keep talking.
+pub fn run(config: Config) -> anyhow::Result<()> {
+    let node = config.node_name()?;
+    for dir in [&config.run_dir, &config.cache_dir] {
+        fs::create_dir_all(dir).with_context(|| format!("make the directory {}", dir.display()))?;
+    }
+    let _lock = lock(&config.run_dir)?;
+    let boot = boot_id()?;
+    let ledger = ledger::Ledger::open(&config.run_dir)?;
+    let kernel = Kernel::here().context("open netlink sockets (CAP_NET_ADMIN is needed)")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("start the asynchronous runtime")?;
+    let store = runtime.block_on(Store::open(&config.store)).context("open the store")?;
+    let view = watch::cached(&config.cache_dir);
+    let agent = Arc::new(Agent {
+        node,
+        boot,
+        kernel,
+        store,
+        shown: RwLock::new(Shown { view, ..Shown::default() }),
+        ledger: Mutex::new(ledger),
+        gate: RwLock::new(()),
+        serving: RwLock::default(),
+        progress: (Mutex::new(0), Condvar::new()),
+        wake: wake::Wake::default(),
+        publication: tokio::sync::watch::Sender::default(),
+        hungry: Mutex::default(),
+        claimer: tokio::sync::Notify::new(),
+        doomed: wake::Wake::default(),
+        counters: Counters::default(),
+        config,
+    });
+    tracing::info!(node = %agent.node, "agent starts");
+    runtime.spawn(watch::run(agent.clone()));
+    runtime.spawn(publish::run(agent.clone()));
+    runtime.spawn(claims::run(agent.clone()));
+    node::spawn(&agent)?;
+    reap::spawn(&agent)?;
+    serve::spawn(&agent)?;
+    crate::control::spawn(&agent, &runtime)?;
+    runtime.block_on(ended());
+    tracing::info!("agent ends; what it made stays");
+    let _ = fs::remove_file(agent.config.cni_socket());
+    let _ = fs::remove_file(agent.config.control_socket());
+    // Threads that wait on the kernel have no other end.
+    std::process::exit(0)
+}
+
+async fn ended() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut term), Ok(mut int)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        return std::future::pending().await;
+    };
+    tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
+}
+
+fn boot_id() -> anyhow::Result<String> {
+    let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").context("read the boot id")?;
+    Ok(id.trim().to_owned())
+}
+
+/// One agent per run directory: two would each take the other's pods for strangers.
+fn lock(run_dir: &Path) -> anyhow::Result<nix::fcntl::Flock<fs::File>> {
+    let path = run_dir.join("agent.lock");
+    let file = fs::File::create(&path).with_context(|| format!("make {}", path.display()))?;
+    match nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => Ok(lock),
+        Err((_, nix::errno::Errno::EWOULDBLOCK)) => {
+            bail!("another agent runs with {}; stop it first", run_dir.display())
+        }
+        Err((_, errno)) => bail!("lock {}: {errno}", path.display()),
+    }
+}

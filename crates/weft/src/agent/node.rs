@@ -1,0 +1,341 @@
+//! The loop: observe, plan, apply, observe, until the plan is empty. An event only wakes it.
+//!
+//! One round holds the gate alone, so no pod's link is half born while it looks.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    net::IpAddr,
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use weft_core::{
+    attachment::Phase,
+    desired::{self, Host},
+    name::{IfName, NetworkName},
+    network::SCHEMA,
+    paths::{Nic, Reach, Sender, Situation, acknowledged, stage},
+    plan::{Change, plan},
+    state::{Key, Knob, Object, State},
+    view::NodeRecord,
+};
+use weft_linux::{Event, HostLink, Observed, Refusal, Watch};
+
+use super::{
+    Agent, NetworkHere, POISONED, Serving, publish::Publication, sysctls::Found, underlay,
+    wake::Reasons,
+};
+
+/// Looked at anew even if nothing was heard.
+const LOOK_ANEW: Duration = Duration::from_secs(60);
+/// Events that come together are one wake; sabotage is healed well within a second.
+const GATHER: Duration = Duration::from_millis(10);
+/// How soon to try again what the kernel refused.
+const RETRY: Duration = Duration::from_secs(1);
+/// Looks per round before the rest is left to the next.
+const LOOKS_MAX: usize = 4;
+/// How long a withdrawn path is held for a peer that does not acknowledge.
+const ACK_WAIT_MAX: Duration = Duration::from_secs(60);
+
+/// What the loop remembers between rounds. All of it can be learnt anew.
+struct Memory {
+    reach: BTreeMap<IpAddr, Option<Reach>>,
+    nics: Vec<Nic>,
+    found: Found,
+    /// Since when each network waits for acknowledgements.
+    waiting: BTreeMap<NetworkName, Instant>,
+}
+
+pub fn spawn(agent: &Arc<Agent>) -> anyhow::Result<()> {
+    let watch = Watch::new(&agent.kernel)?;
+    let ears = agent.clone();
+    std::thread::Builder::new().name("kernel-watch".into()).spawn(move || listen(&ears, watch))?;
+    let agent = agent.clone();
+    std::thread::Builder::new().name("node".into()).spawn(move || run(&agent))?;
+    Ok(())
+}
+
+fn listen(agent: &Agent, mut watch: Watch) {
+    loop {
+        match watch.next() {
+            Ok(Event::Changed(what)) => {
+                tracing::debug!(%what, "the kernel changed");
+                agent.wake.ring(Reasons::KERNEL);
+            }
+            Ok(Event::Overrun) => agent.wake.ring(Reasons::KERNEL),
+            Err(error) => {
+                tracing::warn!(%error, "listening to the kernel failed");
+                agent.wake.ring(Reasons::KERNEL);
+                std::thread::sleep(RETRY);
+            }
+        }
+    }
+}
+
+fn run(agent: &Agent) {
+    let mut memory = Memory {
+        reach: BTreeMap::new(),
+        nics: Vec::new(),
+        found: Found::read(&agent.config.cache_dir, &agent.boot),
+        waiting: BTreeMap::new(),
+    };
+    let mut why = Reasons::KERNEL;
+    loop {
+        let serving = round(agent, &mut memory, why);
+        let clean = serving.converged;
+        agent.counters.rounds.fetch_add(1, Ordering::Relaxed);
+        let waiting = !memory.waiting.is_empty();
+        publish(agent, &serving, &memory);
+        agent.set_serving(serving);
+        why = agent.wake.wait(if clean && !waiting { LOOK_ANEW } else { RETRY }, GATHER);
+        if !why.any() {
+            why = Reasons::KERNEL;
+        }
+    }
+}
+
+fn round(agent: &Agent, memory: &mut Memory, why: Reasons) -> Serving {
+    let _gate = agent.gate.write().expect(POISONED);
+    let mut serving = Serving::clone(&agent.serving());
+    serving.rounds += 1;
+    serving.converged = false;
+    for look in 0..LOOKS_MAX {
+        serving.problems.clear();
+        let observed = match agent.kernel.observe_node(&knobs(&serving)) {
+            Ok(observed) => observed,
+            Err(error) => {
+                serving.problems.push(format!("observe the kernel: {error}"));
+                return serving;
+            }
+        };
+        if why.kernel && look == 0 {
+            memory.reach.clear();
+        }
+        decide(agent, memory, &observed, &mut serving);
+        super::pods::bury(agent, &observed);
+        super::pods::resize(agent, &mut serving, super::pods::Resize::BeforeRoutes);
+        let changes = changes(agent, &serving, &observed);
+        if changes.is_empty() {
+            super::pods::resize(agent, &mut serving, super::pods::Resize::AfterRoutes);
+            serving.converged = serving.problems.is_empty();
+            report(&observed, &mut serving, agent);
+            return serving;
+        }
+        let refusals = apply(agent, memory, &serving, &changes);
+        serving.problems.extend(refusals);
+    }
+    serving
+}
+
+/// Everything that follows from the view and what was observed.
+fn decide(agent: &Agent, memory: &mut Memory, observed: &Observed, serving: &mut Serving) {
+    match underlay::find(&observed.links, &agent.config.underlay) {
+        Ok(nics) => {
+            if memory.nics != nics {
+                memory.reach.clear();
+            }
+            memory.nics.clone_from(&nics);
+            serving.nics = nics;
+        }
+        // Without an underlay the paths that are there stay: it may come back.
+        Err(why) => serving.problems.push(why),
+    }
+    serving.host = host(agent, &observed.links, &serving.nics);
+    let shown = agent.shown();
+    let peers = shown.view.nodes.iter().filter(|(name, _)| **name != agent.node);
+    let addrs = peers.flat_map(|(_, node)| node.record.underlay.iter().copied());
+    let unknown: Vec<IpAddr> = addrs.filter(|addr| !memory.reach.contains_key(addr)).collect();
+    for (addr, route) in unknown.iter().zip(agent.kernel.route_to(&unknown)) {
+        let reach = route.filter(|route| !route.dev.is_ours()).map(|route| Reach {
+            dev: route.dev,
+            gateway: route.gateway,
+            mtu: route.mtu,
+        });
+        memory.reach.insert(*addr, reach);
+    }
+    let reach: BTreeMap<IpAddr, Reach> =
+        memory.reach.iter().filter_map(|(addr, reach)| Some((*addr, reach.clone()?))).collect();
+    let conflicts = shown.view.conflicts();
+    let mut networks = BTreeMap::new();
+    for (name, network) in &shown.view.networks {
+        let beside = serving.nics.iter().find_map(|nic| network.check_underlay(name, &nic.addr).err());
+        if let Some(why) = conflicts.get(name).cloned().or(beside.map(|bad| bad.to_string())) {
+            serving.problems.push(format!("not served: {why}"));
+            continue;
+        }
+        let blocks: Vec<_> = shown.view.claims_of(&agent.node, name).collect();
+        let situation = Situation {
+            node: &agent.node,
+            name,
+            network,
+            sender: Sender { underlay: &serving.nics, reach: &reach },
+            blocks: &blocks,
+            view: &shown.view,
+            patience_over: memory
+                .waiting
+                .get(name)
+                .is_some_and(|since| since.elapsed() > ACK_WAIT_MAX),
+        };
+        let stage = stage(&situation);
+        if stage.waiting.is_empty() {
+            memory.waiting.remove(name);
+        } else {
+            memory.waiting.entry(name.clone()).or_insert_with(Instant::now);
+        }
+        agent.ledger().set_blocks(name, &blocks);
+        networks.insert(name.clone(), NetworkHere { network: network.clone(), blocks, stage });
+    }
+    drop(shown);
+    serving.networks = networks;
+}
+
+fn host(agent: &Agent, links: &[HostLink], nics: &[Nic]) -> Host {
+    let nic_of = |dev: &IfName| nics.iter().any(|nic| nic.dev == *dev);
+    let strict = |dev: &IfName| {
+        let value = |of: &str| {
+            let path = format!("/proc/sys/net/ipv4/conf/{of}/rp_filter");
+            fs::read_to_string(path).ok().and_then(|v| v.trim().parse::<u8>().ok()).unwrap_or(0)
+        };
+        value("all").max(value(dev.as_str())) == 1
+    };
+    Host {
+        ra_devices: links.iter().filter(|l| l.ra_route).map(|link| link.dev.clone()).collect(),
+        strict_devices: links
+            .iter()
+            .filter(|link| nic_of(&link.dev) && strict(&link.dev))
+            .map(|link| link.dev.clone())
+            .collect(),
+        foreign_nat: agent.kernel.foreign_nat().unwrap_or(true),
+        wire: nics.iter().map(|nic| nic.mtu).min(),
+    }
+}
+
+/// The sysctls whose values the next look must read.
+fn knobs(serving: &Serving) -> Vec<Knob> {
+    let mut knobs = vec![Knob::Forward4, Knob::Forward6];
+    let host = &serving.host;
+    knobs.extend(host.ra_devices.iter().cloned().map(Knob::AcceptRa));
+    knobs.extend(host.strict_devices.iter().cloned().map(Knob::RpFilter));
+    let tunnels = serving.networks.values().flat_map(|net| &net.stage.hold);
+    knobs.extend(tunnels.filter_map(|receive| receive.device()).map(Knob::RpFilter));
+    knobs
+}
+
+pub fn desired(agent: &Agent, serving: &Serving) -> State {
+    let ledger = agent.ledger();
+    desired::node(&agent.node, &serving.host, &serving.served(), ledger.attachments())
+}
+
+/// What is to be done. A view that was never listed in full may add, but takes nothing away.
+pub fn changes(agent: &Agent, serving: &Serving, observed: &Observed) -> Vec<Change> {
+    let desired = desired(agent, serving);
+    let synced = agent.shown().synced;
+    // What a sysctl of a link of ours is can be read only once the link is there.
+    let mut actual = observed.ours.clone();
+    for object in desired.objects() {
+        if let Object::Sysctl { knob, value } = object
+            && actual.get(&object.key()).is_none()
+            && knob.dev().is_some_and(|dev| actual.link(dev).is_some())
+            && read_knob(knob) == Some(*value)
+        {
+            actual.put(object.clone());
+        }
+    }
+    let mut changes = plan(&desired, &actual);
+    changes.retain(|change| synced || !matches!(change, Change::Drop(_)));
+    changes
+}
+
+fn read_knob(knob: &Knob) -> Option<u8> {
+    let text = fs::read_to_string(format!("/proc/sys/{}", knob.path())).ok()?;
+    text.trim().parse().ok()
+}
+
+fn apply(
+    agent: &Agent,
+    memory: &mut Memory,
+    serving: &Serving,
+    changes: &[Change],
+) -> Vec<String> {
+    let mut problems = Vec::new();
+    for change in changes {
+        tracing::debug!(%change, "apply");
+        if let Change::Put(Object::Sysctl { knob, .. }) = change
+            && let Err(error) = memory.found.note(&agent.config.cache_dir, knob)
+        {
+            problems.push(format!("record the old value of {knob}: {error}"));
+        }
+    }
+    let (births, rest): (Vec<_>, Vec<_>) =
+        changes.iter().cloned().partition(|change| pod_link(agent, change));
+    for birth in births {
+        if let Change::Put(Object::Link(link)) = birth {
+            problems.extend(super::pods::rebirth(agent, serving, &link.dev).err());
+        }
+    }
+    agent.counters.changes.fetch_add(rest.len() as u64, Ordering::Relaxed);
+    let refusals = agent.kernel.apply(&rest);
+    agent.counters.refusals.fetch_add(refusals.len() as u64, Ordering::Relaxed);
+    problems.extend(refusals.iter().map(Refusal::to_string));
+    problems
+}
+
+/// A pod's link that is not there can only be born together with its other end.
+fn pod_link(agent: &Agent, change: &Change) -> bool {
+    let Change::Put(Object::Link(link)) = change else { return false };
+    let ledger = agent.ledger();
+    let absent = agent.kernel.link_exists(&link.dev).is_ok_and(|exists| !exists);
+    link.kind == weft_core::state::Kind::Veth
+        && absent
+        && ledger.attachments().any(|a| a.host_end == link.dev && a.phase == Phase::Attached)
+}
+
+/// Notes what stands in our way but is not ours to change.
+fn report(observed: &Observed, serving: &mut Serving, agent: &Agent) {
+    let desired = desired(agent, serving);
+    for foreign in &observed.foreign {
+        if desired.contains(&Key::Route(foreign.dst)) {
+            serving.problems.push(format!(
+                "a foreign route stands beside ours and was left: {foreign}; \
+                 remove it, or packets to {} follow it",
+                foreign.dst
+            ));
+        }
+    }
+    if let Ok(findings) = agent.kernel.foreign_firewall() {
+        serving.problems.extend(findings.iter().map(ToString::to_string));
+    }
+    let shown = agent.shown();
+    serving.problems.extend(shown.view.said.iter().map(|(key, said)| format!("store: {key}: {said}")));
+    let ledger = agent.ledger();
+    let unread = ledger.unread().map(|(path, why)| format!("ledger: {}: {why}", path.display()));
+    serving.problems.extend(unread);
+}
+
+fn publish(agent: &Agent, serving: &Serving, memory: &Memory) {
+    if !serving.converged || memory.nics.is_empty() {
+        return;
+    }
+    let shown = agent.shown();
+    let own = shown.view.nodes.get(&agent.node);
+    let parts = serving.networks.iter().map(|(name, net)| (name.clone(), net.stage.part.clone()));
+    let record = NodeRecord {
+        schema: SCHEMA,
+        boot: agent.boot.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        underlay: memory.nics.iter().map(|nic| nic.addr.addr()).collect(),
+        mtu: memory.nics.iter().map(|nic| nic.mtu).min().unwrap_or(weft_core::name::Mtu::ETHERNET),
+        networks: parts.collect(),
+        extra: own.map(|node| node.record.extra.clone()).unwrap_or_default(),
+    };
+    let stages = serving.networks.iter().map(|(name, net)| (name, &net.stage));
+    let ack = acknowledged(&agent.node, &shown.view, stages);
+    drop(shown);
+    let publication = Publication { record: Some(record), ack };
+    agent.publication.send_if_modified(|known| {
+        let news = *known != publication;
+        *known = publication;
+        news
+    });
+}

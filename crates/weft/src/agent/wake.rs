@@ -1,0 +1,60 @@
+//! A bell: rung by many, heard by one. What was rung while nobody listened is heard once.
+
+use std::{
+    sync::{Condvar, Mutex},
+    time::{Duration, Instant},
+};
+
+use super::POISONED;
+
+/// Why the loop should look again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reasons {
+    pub view: bool,
+    /// A stranger changed links, addresses, routes or rules: what was learnt of the host is stale.
+    pub kernel: bool,
+    pub other: bool,
+}
+
+impl Reasons {
+    pub const VIEW: Self = Self { view: true, kernel: false, other: false };
+    pub const KERNEL: Self = Self { view: false, kernel: true, other: false };
+    pub const OTHER: Self = Self { view: false, kernel: false, other: true };
+
+    pub fn any(self) -> bool {
+        self.view || self.kernel || self.other
+    }
+}
+
+#[derive(Default)]
+pub struct Wake {
+    rung: Mutex<Reasons>,
+    bell: Condvar,
+}
+
+impl Wake {
+    pub fn ring(&self, why: Reasons) {
+        let mut rung = self.rung.lock().expect(POISONED);
+        rung.view |= why.view;
+        rung.kernel |= why.kernel;
+        rung.other |= why.other;
+        self.bell.notify_one();
+    }
+
+    /// Waits until rung, for at most `longest`; then for `gather` more, so that many rings that
+    /// come together are one. Returns why; nothing if the time ran out.
+    pub fn wait(&self, longest: Duration, gather: Duration) -> Reasons {
+        let end = Instant::now() + longest;
+        let mut rung = self.rung.lock().expect(POISONED);
+        while !rung.any() {
+            let Some(left) = end.checked_duration_since(Instant::now()) else { break };
+            rung = self.bell.wait_timeout(rung, left).expect(POISONED).0;
+        }
+        if rung.any() && !gather.is_zero() {
+            drop(rung);
+            std::thread::sleep(gather);
+            rung = self.rung.lock().expect(POISONED);
+        }
+        std::mem::take(&mut rung)
+    }
+}
