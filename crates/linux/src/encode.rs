@@ -36,8 +36,12 @@ pub(crate) fn create_link(batch: &mut Batch, link: &Link, master: u32) {
                     .attr_u8(IFLA_VXLAN_LEARNING, 0);
             });
         }
-        Kind::Bridge => drop(batch.attr(IFLA_INFO_KIND, b"bridge")),
-        Kind::Veth => drop(batch.attr(IFLA_INFO_KIND, b"veth")),
+        Kind::Bridge => {
+            batch.attr(IFLA_INFO_KIND, b"bridge");
+        }
+        Kind::Veth => {
+            batch.attr(IFLA_INFO_KIND, b"veth");
+        }
     });
     batch.end();
 }
@@ -205,8 +209,12 @@ pub(crate) fn route(batch: &mut Batch, route: &Route, through: u32) {
         .attr_u32(RTA_PRIORITY, mark::METRIC);
     match &route.to {
         Hop::Blackhole => {}
-        Hop::Link(_) => drop(batch.attr_u32(RTA_OIF, through)),
-        Hop::NextHop(..) => drop(batch.attr_u32(RTA_NH_ID, through)),
+        Hop::Link(_) => {
+            batch.attr_u32(RTA_OIF, through);
+        }
+        Hop::NextHop(..) => {
+            batch.attr_u32(RTA_NH_ID, through);
+        }
         Hop::Gateway(_, via) => {
             if via.is_ipv4() == ip.is_ipv4() {
                 batch.attr_ip(RTA_GATEWAY, *via);

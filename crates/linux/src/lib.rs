@@ -6,13 +6,16 @@ mod kernel;
 mod netns;
 mod nft;
 mod observe;
+pub mod rig;
+pub mod sandbox;
 mod socket;
+pub mod sockets;
 mod uapi;
 mod wire;
 mod writer;
 
 pub use events::{Event, Watch};
 pub use kernel::{Error, Kernel, Refusal};
-pub use netns::{Netns, cookie_here};
+pub use netns::{Netns, cookie_here, own};
 pub use nft::Finding;
 pub use observe::{ForeignRoute, HostLink, Observed, RouteTo};

@@ -98,3 +98,13 @@ impl AsFd for Netns {
         self.0.as_fd()
     }
 }
+
+/// Takes charge of a descriptor that was received with a message and belongs to nobody yet.
+pub fn own(fd: std::os::fd::RawFd) -> OwnedFd {
+    use std::os::fd::FromRawFd;
+    // SAFETY: `recvmsg` has just made it for us, and hands it over as a bare number.
+    #[allow(unsafe_code)]
+    unsafe {
+        OwnedFd::from_raw_fd(fd)
+    }
+}

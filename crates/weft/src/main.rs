@@ -1,1 +1,5 @@
-fn main() {}
+//! `weft`: see `weft --help`.
+
+fn main() -> std::process::ExitCode {
+    weft::cli::main()
+}

@@ -188,7 +188,9 @@ impl Nft {
         let rules = socket.dump(
             GETRULE,
             &header(INET),
-            |batch| drop(batch.attr_str(RULE_TABLE, mark::TABLE)),
+            |batch| {
+                batch.attr_str(RULE_TABLE, mark::TABLE);
+            },
             |message| {
                 (text_of(message, RULE_TABLE)? == mark::TABLE).then(|| {
                     let chain = text_of(message, RULE_CHAIN).unwrap_or_default();

@@ -112,8 +112,12 @@ fn prefix(batch: &mut Batch, field: Field, net: &IpNet) {
                 .attr_be32(BITWISE_SREG, REG_1)
                 .attr_be32(BITWISE_DREG, REG_1)
                 .attr_be32(BITWISE_LEN, length)
-                .nest(BITWISE_MASK, |batch| drop(batch.attr(DATA_VALUE, &mask)))
-                .nest(BITWISE_XOR, |batch| drop(batch.attr(DATA_VALUE, &vec![0; mask.len()])));
+                .nest(BITWISE_MASK, |batch| {
+                    batch.attr(DATA_VALUE, &mask);
+                })
+                .nest(BITWISE_XOR, |batch| {
+                    batch.attr(DATA_VALUE, &vec![0; mask.len()]);
+                });
         });
     }
     compare(batch, &value);

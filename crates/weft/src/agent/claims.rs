@@ -56,7 +56,9 @@ fn missing(agent: &Agent) -> Vec<(NetworkName, Network, IpNet)> {
     let hungry = agent.hungry.lock().expect(POISONED).clone();
     let conflicts = shown.view.conflicts();
     let mut missing = Vec::new();
-    for (name, network) in shown.view.networks.iter().filter(|(name, _)| !conflicts.contains_key(*name)) {
+    for (name, network) in
+        shown.view.networks.iter().filter(|(name, _)| !conflicts.contains_key(*name))
+    {
         for range in &network.ranges {
             let ipv4 = range.addr().is_ipv4();
             let has = shown.view.claims_of(&agent.node, name).any(|block| range.contains(&block));

@@ -105,7 +105,8 @@ impl Config {
         if let Some(name) = &self.node {
             return Ok(name.clone());
         }
-        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").context("read the host name")?;
+        let host =
+            std::fs::read_to_string("/proc/sys/kernel/hostname").context("read the host name")?;
         host.trim()
             .to_lowercase()
             .parse()
@@ -119,7 +120,9 @@ pub fn from_yaml<T: DeserializeOwned + Serialize>(text: &str) -> anyhow::Result<
     from_value(written)
 }
 
-pub fn from_value<T: DeserializeOwned + Serialize>(written: serde_json::Value) -> anyhow::Result<T> {
+pub fn from_value<T: DeserializeOwned + Serialize>(
+    written: serde_json::Value,
+) -> anyhow::Result<T> {
     let read: T = serde_json::from_value(written.clone())?;
     let unknown = unknown_fields(&written, &read);
     if !unknown.is_empty() {

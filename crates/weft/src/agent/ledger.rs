@@ -52,11 +52,14 @@ impl Ledger {
                 continue;
             }
             match read(&path) {
-                Ok(attachment) => drop(ledger.attachments.insert(attachment.id.clone(), attachment)),
+                Ok(attachment) => {
+                    drop(ledger.attachments.insert(attachment.id.clone(), attachment))
+                }
                 Err(why) => drop(ledger.unread.insert(path, why)),
             }
         }
-        let networks: BTreeSet<_> = ledger.attachments.values().map(|a| a.network.clone()).collect();
+        let networks: BTreeSet<_> =
+            ledger.attachments.values().map(|a| a.network.clone()).collect();
         for network in networks {
             let ours = ledger.attachments.values().filter(|a| a.network == network);
             let pool = Pool::new(ours.flat_map(|attachment| attachment.addrs.iter().copied()));
@@ -123,7 +126,9 @@ impl Ledger {
 
     pub fn set_phase(&mut self, id: &AttachmentId, phase: Phase) -> Result<(), LedgerError> {
         match self.attachments.get(id) {
-            Some(known) if known.phase != phase => self.record(Attachment { phase, ..known.clone() }),
+            Some(known) if known.phase != phase => {
+                self.record(Attachment { phase, ..known.clone() })
+            }
             _ => Ok(()),
         }
     }

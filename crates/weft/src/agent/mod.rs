@@ -14,8 +14,8 @@ mod publish;
 mod reap;
 mod serve;
 mod sysctls;
-mod uninstall;
 mod underlay;
+mod uninstall;
 mod wake;
 mod watch;
 
@@ -39,6 +39,7 @@ use weft_core::{
 use weft_linux::Kernel;
 
 pub use config::Config;
+pub use serve::listen;
 pub use uninstall::uninstall;
 
 use crate::store::Store;

@@ -159,7 +159,8 @@ fn decide(agent: &Agent, memory: &mut Memory, observed: &Observed, serving: &mut
     let conflicts = shown.view.conflicts();
     let mut networks = BTreeMap::new();
     for (name, network) in &shown.view.networks {
-        let beside = serving.nics.iter().find_map(|nic| network.check_underlay(name, &nic.addr).err());
+        let beside =
+            serving.nics.iter().find_map(|nic| network.check_underlay(name, &nic.addr).err());
         if let Some(why) = conflicts.get(name).cloned().or(beside.map(|bad| bad.to_string())) {
             serving.problems.push(format!("not served: {why}"));
             continue;
@@ -252,12 +253,7 @@ fn read_knob(knob: &Knob) -> Option<u8> {
     text.trim().parse().ok()
 }
 
-fn apply(
-    agent: &Agent,
-    memory: &mut Memory,
-    serving: &Serving,
-    changes: &[Change],
-) -> Vec<String> {
+fn apply(agent: &Agent, memory: &mut Memory, serving: &Serving, changes: &[Change]) -> Vec<String> {
     let mut problems = Vec::new();
     for change in changes {
         tracing::debug!(%change, "apply");
@@ -307,7 +303,9 @@ fn report(observed: &Observed, serving: &mut Serving, agent: &Agent) {
         serving.problems.extend(findings.iter().map(ToString::to_string));
     }
     let shown = agent.shown();
-    serving.problems.extend(shown.view.said.iter().map(|(key, said)| format!("store: {key}: {said}")));
+    serving
+        .problems
+        .extend(shown.view.said.iter().map(|(key, said)| format!("store: {key}: {said}")));
     let ledger = agent.ledger();
     let unread = ledger.unread().map(|(path, why)| format!("ledger: {}: {why}", path.display()));
     serving.problems.extend(unread);
@@ -338,4 +336,13 @@ fn publish(agent: &Agent, serving: &Serving, memory: &Memory) {
         *known = publication;
         news
     });
+}
+
+impl Agent {
+    /// What a round would do now.
+    pub fn planned(&self) -> Result<Vec<Change>, weft_linux::Error> {
+        let serving = self.serving();
+        let observed = self.kernel.observe_node(&knobs(&serving))?;
+        Ok(changes(self, &serving, &observed))
+    }
 }

@@ -17,10 +17,9 @@ impl Found {
     pub fn read(cache_dir: &Path, boot: &str) -> Self {
         let read = fs::read(cache_dir.join(FILE)).ok();
         let found: Option<Self> = read.and_then(|text| serde_json::from_slice(&text).ok());
-        found.filter(|found| found.boot == boot).unwrap_or_else(|| Self {
-            boot: boot.to_owned(),
-            values: BTreeMap::new(),
-        })
+        found
+            .filter(|found| found.boot == boot)
+            .unwrap_or_else(|| Self { boot: boot.to_owned(), values: BTreeMap::new() })
     }
 
     /// To be called before the first write to `knob`. Knobs of our own links go with them.

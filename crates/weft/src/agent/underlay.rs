@@ -10,7 +10,10 @@ use super::config::Underlay;
 /// At most one per family, IPv4 first.
 pub fn find(links: &[HostLink], config: &Underlay) -> Result<Vec<Nic>, String> {
     let usable = |link: &&HostLink| {
-        link.up && !link.loopback && link.group != mark::LINK_GROUP && link.group != mark::DOOMED_GROUP
+        link.up
+            && !link.loopback
+            && link.group != mark::LINK_GROUP
+            && link.group != mark::DOOMED_GROUP
     };
     let mut nics = Vec::new();
     for ipv4 in [true, false] {

@@ -72,10 +72,18 @@ pub struct Entry {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// All there is. Always the first event, and again whenever changes may have been missed.
-    Snapshot { entries: Vec<Entry>, revision: u64 },
+    Snapshot {
+        entries: Vec<Entry>,
+        revision: u64,
+    },
     Put(Entry),
-    Delete { key: String, revision: u64 },
-    Away { why: String },
+    Delete {
+        key: String,
+        revision: u64,
+    },
+    Away {
+        why: String,
+    },
     Back,
 }
 
@@ -149,7 +157,12 @@ impl Store {
         each!(self, store => store.create(key, value).await)
     }
     /// Writes it if what stands there still has revision `was`.
-    pub async fn replace(&self, key: &str, value: Vec<u8>, was: u64) -> Result<Replaced, StoreError> {
+    pub async fn replace(
+        &self,
+        key: &str,
+        value: Vec<u8>,
+        was: u64,
+    ) -> Result<Replaced, StoreError> {
         each!(self, store => store.replace(key, value, was).await)
     }
     /// True if something was removed.

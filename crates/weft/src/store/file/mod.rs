@@ -69,7 +69,12 @@ impl FileStore {
         .await
     }
 
-    pub async fn replace(&self, key: &str, value: Vec<u8>, was: u64) -> Result<Replaced, StoreError> {
+    pub async fn replace(
+        &self,
+        key: &str,
+        value: Vec<u8>,
+        was: u64,
+    ) -> Result<Replaced, StoreError> {
         let key = key.to_owned();
         self.blocking(move |store| {
             let _lock = store.lock(FlockArg::LockExclusive)?;
@@ -92,7 +97,8 @@ impl FileStore {
             }
             store.next_revision()?;
             let path = store.dir.join(&key);
-            fs::remove_file(&path).map_err(|error| store.failed(&format!("remove {key}"), error))?;
+            fs::remove_file(&path)
+                .map_err(|error| store.failed(&format!("remove {key}"), error))?;
             Ok(true)
         })
         .await
@@ -166,7 +172,8 @@ impl FileStore {
         }
         let mut bytes = format!("{revision}\n").into_bytes();
         bytes.extend_from_slice(value);
-        self.replace_file(&path, &bytes).map_err(|error| self.failed(&format!("write {key}"), error))?;
+        self.replace_file(&path, &bytes)
+            .map_err(|error| self.failed(&format!("write {key}"), error))?;
         Ok(revision)
     }
 

@@ -1,0 +1,143 @@
+//! The lab's own wire: links, bridges, addresses and routes in namespaces that it made. Never used
+//! on a node; what an agent owns goes through `Kernel`.
+
+use std::{
+    fs, io,
+    net::IpAddr,
+    os::fd::{AsFd, AsRawFd},
+};
+
+use ipnet::IpNet;
+use weft_core::{mark, name::IfName};
+
+use crate::{encode, netns::Netns, socket, uapi::*, wire::Batch};
+
+/// One request in the calling thread's namespace.
+fn ask(write: impl FnOnce(&mut Batch, &mut socket::Link) -> io::Result<()>) -> io::Result<()> {
+    let mut socket = socket::Link::route()?;
+    let mut batch = socket.batch();
+    write(&mut batch, &mut socket)?;
+    match socket.send(batch)?.first() {
+        Some(answer) => Err(io::Error::from_raw_os_error(answer.errno)),
+        None => Ok(()),
+    }
+}
+
+fn name(dev: &str) -> io::Result<IfName> {
+    dev.parse().map_err(io::Error::other)
+}
+
+pub fn up_here(dev: &str) -> io::Result<()> {
+    let dev = name(dev)?;
+    ask(|batch, _| {
+        encode::set_up(batch, &dev, true);
+        Ok(())
+    })
+}
+
+/// A veth pair between two namespaces; both ends up.
+pub fn pair(a: &Netns, a_dev: &str, b: &Netns, b_dev: &str, mtu: u32) -> io::Result<()> {
+    let there = b.as_fd().as_raw_fd();
+    a.run(|| {
+        ask(|batch, _| {
+            batch.begin(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &ifinfomsg(0, 0, 0));
+            batch.attr_str(IFLA_IFNAME, a_dev).attr_u32(IFLA_MTU, mtu);
+            batch.nest(IFLA_LINKINFO, |batch| {
+                batch.attr(IFLA_INFO_KIND, b"veth").nest(IFLA_INFO_DATA, |batch| {
+                    batch.nest(VETH_INFO_PEER, |batch| {
+                        batch
+                            .raw(&ifinfomsg(0, 0, 0))
+                            .attr_str(IFLA_IFNAME, b_dev)
+                            .attr_u32(IFLA_MTU, mtu)
+                            .attr(IFLA_NET_NS_FD, &there.to_ne_bytes());
+                    });
+                });
+            });
+            batch.end();
+            Ok(())
+        })?;
+        up_here(a_dev)
+    })??;
+    b.run(|| up_here(b_dev))?
+}
+
+/// A switch: a bridge that is up.
+pub fn bridge(netns: &Netns, dev: &str) -> io::Result<()> {
+    netns.run(|| {
+        ask(|batch, _| {
+            batch.begin(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &ifinfomsg(0, 0, 0));
+            batch.attr_str(IFLA_IFNAME, dev).nest(IFLA_LINKINFO, |batch| {
+                batch.attr(IFLA_INFO_KIND, b"bridge");
+            });
+            batch.end();
+            Ok(())
+        })?;
+        up_here(dev)
+    })?
+}
+
+pub fn port(netns: &Netns, dev: &str, bridge: &str) -> io::Result<()> {
+    netns.run(|| {
+        ask(|batch, socket| {
+            let (port, master) = (socket.index_of(&name(dev)?)?, socket.index_of(&name(bridge)?)?);
+            batch.begin(RTM_NEWLINK, 0, &ifinfomsg(port, 0, 0)).attr_u32(IFLA_MASTER, master).end();
+            Ok(())
+        })
+    })?
+}
+
+pub fn addr(netns: &Netns, dev: &str, addr: IpNet) -> io::Result<()> {
+    netns.run(|| {
+        ask(|batch, socket| {
+            let index = socket.index_of(&name(dev)?)?;
+            encode::addr(batch, true, index, &addr);
+            Ok(())
+        })
+    })?
+}
+
+pub fn remove_addr(netns: &Netns, dev: &str, addr: IpNet) -> io::Result<()> {
+    netns.run(|| {
+        ask(|batch, socket| {
+            let index = socket.index_of(&name(dev)?)?;
+            encode::addr(batch, false, index, &addr);
+            Ok(())
+        })
+    })?
+}
+
+/// A route as an administrator would add it (protocol static).
+pub fn route(netns: &Netns, dst: IpNet, via: IpAddr) -> io::Result<()> {
+    const RTPROT_STATIC: u8 = 4;
+    netns.run(|| {
+        ask(|batch, _| {
+            let body = rtmsg(family(via), dst.prefix_len(), RTPROT_STATIC, 0, RTN_UNICAST, 0);
+            batch.begin(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, &body);
+            batch.attr_ip(RTA_DST, dst.addr()).attr_ip(RTA_GATEWAY, via).end();
+            Ok(())
+        })
+    })?
+}
+
+pub fn delete_link(netns: &Netns, dev: &str) -> io::Result<()> {
+    netns.run(|| {
+        ask(|batch, _| {
+            encode::delete_link(batch, &name(dev)?);
+            Ok(())
+        })
+    })?
+}
+
+pub fn sysctl(netns: &Netns, path: &str, value: &str) -> io::Result<()> {
+    netns.run(|| fs::write(format!("/proc/sys/{path}"), value))?
+}
+
+/// True if the namespace has no link of ours left.
+pub fn is_clean(netns: &Netns) -> io::Result<bool> {
+    netns.run(|| {
+        let links = crate::observe::links(&mut socket::Link::route()?)?;
+        Ok(!links
+            .iter()
+            .any(|link| link.group == mark::LINK_GROUP || link.group == mark::DOOMED_GROUP))
+    })?
+}

@@ -1,0 +1,142 @@
+//! A place apart: own network, mount and PID namespace, and own user namespace where the caller
+//! isn't root. Nothing inside outlives the process that entered, however that ends.
+//!
+//! Root gets no user namespace: he needs none, and `/proc` can be mounted in more places without.
+
+use std::{fs, io, process};
+
+use nix::{
+    mount::{MsFlags, mount},
+    sched::{CloneFlags, unshare},
+    sys::{
+        prctl,
+        signal::{SigHandler, Signal, signal},
+        wait::{WaitStatus, waitpid},
+    },
+    unistd::{ForkResult, Pid, fork, getegid, geteuid},
+};
+
+#[derive(Debug, thiserror::Error)]
+pub enum SandboxError {
+    #[error("a sandbox is entered by a process with one thread, this one has {0}")]
+    Threads(usize),
+    #[error("make own namespaces: {error}{advice}")]
+    Forbidden { error: nix::errno::Errno, advice: String },
+    #[error("map this user to root inside: write {path}: {error}{advice}")]
+    Map { path: &'static str, error: io::Error, advice: String },
+    #[error(
+        "mount {what}: {error}; in a container, /proc must not be masked \
+         (docker: --security-opt systempaths=unconfined --security-opt apparmor=unconfined)"
+    )]
+    Mount { what: &'static str, error: nix::errno::Errno },
+    #[error("{what}: {error}")]
+    System { what: &'static str, error: nix::errno::Errno },
+}
+
+/// Returns inside. The process that called waits outside, and ends as what returned here ends.
+pub fn enter() -> Result<(), SandboxError> {
+    let threads = fs::read_dir("/proc/self/task").map_or(1, Iterator::count);
+    if threads != 1 {
+        return Err(SandboxError::Threads(threads));
+    }
+    let (uid, gid) = (geteuid(), getegid());
+    let mut flags = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWPID;
+    let mapped = !uid.is_root() || unshare(flags).is_err();
+    if mapped {
+        flags |= CloneFlags::CLONE_NEWUSER;
+        unshare(flags).map_err(|error| SandboxError::Forbidden { error, advice: advice() })?;
+        map("/proc/self/setgroups", "deny")?;
+        map("/proc/self/uid_map", &format!("0 {uid} 1"))?;
+        map("/proc/self/gid_map", &format!("0 {gid} 1"))?;
+    }
+    // Outside waits; inside, the first process only collects the dead; the second goes on.
+    if let Some(child) = split()? {
+        // A keyboard's interrupt is for what runs inside.
+        let ignore = |name| {
+            // SAFETY: ignoring a signal runs no code of ours.
+            #[allow(unsafe_code)]
+            let _ = unsafe { signal(name, SigHandler::SigIgn) };
+        };
+        ignore(Signal::SIGINT);
+        ignore(Signal::SIGQUIT);
+        process::exit(wait_for(child));
+    }
+    mounts()?;
+    if let Some(child) = split()? {
+        process::exit(wait_for(child));
+    }
+    loopback_up()
+}
+
+fn map(path: &'static str, text: &str) -> Result<(), SandboxError> {
+    fs::write(path, text).map_err(|error| SandboxError::Map { path, error, advice: advice() })
+}
+
+/// The child's number for the parent. The child dies with its parent.
+fn split() -> Result<Option<Pid>, SandboxError> {
+    // SAFETY: the process has one thread, so the child may do whatever the parent might.
+    #[allow(unsafe_code)]
+    let forked = unsafe { fork() };
+    match forked.map_err(|error| SandboxError::System { what: "fork", error })? {
+        ForkResult::Parent { child } => Ok(Some(child)),
+        ForkResult::Child => {
+            prctl::set_pdeathsig(Signal::SIGKILL)
+                .map_err(|error| SandboxError::System { what: "tie child to parent", error })?;
+            Ok(None)
+        }
+    }
+}
+
+/// Collects whoever ends until `child` does; its exit code, as a shell gives it.
+fn wait_for(child: Pid) -> i32 {
+    loop {
+        match waitpid(None, None) {
+            Ok(WaitStatus::Exited(pid, code)) if pid == child => return code,
+            Ok(WaitStatus::Signaled(pid, signal, _)) if pid == child => return 128 + signal as i32,
+            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+            Err(_) => return 1,
+        }
+    }
+}
+
+fn mounts() -> Result<(), SandboxError> {
+    let none = None::<&str>;
+    let failed = |what| move |error| SandboxError::Mount { what, error };
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)
+        .map_err(failed("/ as private"))?;
+    let bare = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    mount(Some("proc"), "/proc", Some("proc"), bare, none).map_err(failed("/proc"))?;
+    let plain = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    mount(Some("tmpfs"), "/run", Some("tmpfs"), plain, Some("mode=0755"))
+        .map_err(failed("a tmpfs on /run"))?;
+    // Only tools that look into /sys/class/net would miss it.
+    let _ = mount(Some("sysfs"), "/sys", Some("sysfs"), bare, none);
+    Ok(())
+}
+
+fn loopback_up() -> Result<(), SandboxError> {
+    crate::rig::up_here("lo").map_err(|error| SandboxError::System {
+        what: "set lo up",
+        error: nix::errno::Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)),
+    })
+}
+
+/// Which setting of this host forbids it, and how to change that.
+fn advice() -> String {
+    let settings = [
+        ("kernel/unprivileged_userns_clone", "0", "1"),
+        ("user/max_user_namespaces", "0", "15000"),
+        ("kernel/apparmor_restrict_unprivileged_userns", "1", "0"),
+    ];
+    for (path, forbids, allows) in settings {
+        let value = fs::read_to_string(format!("/proc/sys/{path}")).unwrap_or_default();
+        if value.trim() == forbids {
+            let name = path.replace('/', ".");
+            return format!(
+                "; this host has {name} = {forbids}: `sudo sysctl {name}={allows}` allows it"
+            );
+        }
+    }
+    "; this host forbids it by other means (in a container: its seccomp profile), or run as root"
+        .into()
+}

@@ -1,0 +1,58 @@
+//! Frees the links of pods that are gone, many in one message: most of a deletion is one wait for
+//! an RCU grace period, however many links it frees. Their addresses are free only after that.
+
+use std::{sync::Arc, time::Duration};
+
+use weft_core::attachment::{AttachmentId, Phase};
+
+use super::Agent;
+
+/// Deletions that come within this are one.
+const GATHER: Duration = Duration::from_millis(5);
+const RETRY: Duration = Duration::from_secs(1);
+const EVER: Duration = Duration::from_secs(3600);
+
+pub fn spawn(agent: &Arc<Agent>) -> anyhow::Result<()> {
+    let agent = agent.clone();
+    std::thread::Builder::new().name("reap".into()).spawn(move || run(&agent))?;
+    Ok(())
+}
+
+fn run(agent: &Agent) {
+    // What an agent before us left doomed.
+    let mut wait = Duration::ZERO;
+    loop {
+        agent.doomed.wait(wait, GATHER);
+        wait = match reap(agent) {
+            Ok(()) => EVER,
+            Err(error) => {
+                tracing::warn!(%error, "could not free links; will try again");
+                RETRY
+            }
+        };
+    }
+}
+
+fn reap(agent: &Agent) -> anyhow::Result<()> {
+    let gone: Vec<_> = {
+        let ledger = agent.ledger();
+        let doomed = ledger.attachments().filter(|pod| pod.phase == Phase::Doomed);
+        doomed.map(|pod| (pod.id.clone(), pod.host_end.clone())).collect()
+    };
+    // One that died between its ledger's word and the kernel's is marked now.
+    let devs: Vec<_> = gone.iter().map(|(_, dev)| dev.clone()).collect();
+    agent.kernel.doom(&devs, false);
+    agent.kernel.reap()?;
+    super::fault::point("del.after-reap");
+    let ids: Vec<AttachmentId> = gone
+        .into_iter()
+        .filter(|(_, dev)| agent.kernel.link_exists(dev).is_ok_and(|exists| !exists))
+        .map(|(id, _)| id)
+        .collect();
+    let closed = {
+        let mut ledger = agent.ledger();
+        ids.iter().try_for_each(|id| ledger.close(id))
+    };
+    agent.tell_progress();
+    Ok(closed?)
+}

@@ -1,0 +1,135 @@
+//! The plugin's door: a Unix socket, one call a connection, a thread each. The namespace comes as
+//! a descriptor beside the first byte, so a path that has since changed its meaning is no danger.
+
+use std::{
+    fs,
+    io::{self, IoSliceMut, Read, Write},
+    os::{
+        fd::AsRawFd,
+        unix::net::{UnixListener, UnixStream},
+    },
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::Context;
+use nix::{
+    cmsg_space,
+    sys::socket::{ControlMessageOwned, MsgFlags, recvmsg},
+};
+use weft_core::cni::{
+    CniError, Code, Request,
+    wire::{self, HEAD, Reply},
+};
+use weft_linux::Netns;
+
+use super::{Agent, pods};
+
+/// Calls served at once; more wait in the socket's backlog.
+const CALLS_MAX: usize = 64;
+const READ_MAX: Duration = Duration::from_secs(10);
+
+pub fn spawn(agent: &Arc<Agent>) -> anyhow::Result<()> {
+    let path = agent.config.cni_socket();
+    let listener = listen(&path)?;
+    let agent = agent.clone();
+    std::thread::Builder::new().name("cni".into()).spawn(move || accept(&agent, &listener))?;
+    Ok(())
+}
+
+/// Only root may call. The new socket takes the place of one that a dead agent left.
+pub fn listen(path: &Path) -> anyhow::Result<UnixListener> {
+    use std::os::unix::fs::PermissionsExt;
+    let _ = fs::remove_file(path);
+    let listener =
+        UnixListener::bind(path).with_context(|| format!("listen on {}", path.display()))?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+fn accept(agent: &Arc<Agent>, listener: &UnixListener) {
+    let busy = Arc::new(AtomicUsize::new(0));
+    for stream in listener.incoming() {
+        let Ok(stream) = stream else { continue };
+        while busy.load(Ordering::Acquire) >= CALLS_MAX {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        busy.fetch_add(1, Ordering::AcqRel);
+        let (agent, busy) = (agent.clone(), busy.clone());
+        std::thread::spawn(move || {
+            if let Err(error) = serve(&agent, stream) {
+                tracing::warn!(%error, "a call broke off");
+            }
+            busy.fetch_sub(1, Ordering::AcqRel);
+        });
+    }
+}
+
+fn serve(agent: &Agent, mut stream: UnixStream) -> anyhow::Result<()> {
+    stream.set_read_timeout(Some(READ_MAX))?;
+    let (request, netns) = match receive(&mut stream) {
+        Ok(received) => received,
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+            let error = CniError::new(Code::Decode, "talk to the agent", error.to_string());
+            return reply(&mut stream, 1, error.render("1.1.0").to_string());
+        }
+        Err(error) => return Err(error).context("read a call"),
+    };
+    let answered = request.parse().and_then(|call| pods::answer(agent, &call, netns));
+    match answered {
+        Ok(result) => {
+            let stdout = result.map_or_else(String::new, |result| result.to_string());
+            reply(&mut stream, 0, stdout)
+        }
+        Err(error) => {
+            tracing::warn!(command = request.command, container = request.container, %error, "refused");
+            reply(&mut stream, 1, error.render(&request.version_said()).to_string())
+        }
+    }
+}
+
+fn reply(stream: &mut UnixStream, exit: u8, stdout: String) -> anyhow::Result<()> {
+    stream.write_all(&wire::encode(&Reply { exit, stdout })?)?;
+    Ok(())
+}
+
+fn receive(stream: &mut UnixStream) -> io::Result<(Request, Option<Netns>)> {
+    let mut bytes = vec![0; 64 * 1024];
+    let (mut length, netns) = first(stream, &mut bytes)?;
+    while length < HEAD {
+        match stream.read(&mut bytes[length..])? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            more => length += more,
+        }
+    }
+    let invalid = |error| io::Error::new(io::ErrorKind::InvalidData, error);
+    let head = bytes[..HEAD].try_into().map_err(io::Error::other)?;
+    let whole = HEAD + wire::length(head).map_err(invalid)?;
+    bytes.resize(whole.max(length), 0);
+    if whole > length {
+        stream.read_exact(&mut bytes[length..whole])?;
+    }
+    let request = wire::decode(&bytes[HEAD..whole]).map_err(invalid)?;
+    Ok((request, netns))
+}
+
+/// The first bytes, and the descriptor that came with them.
+fn first(stream: &UnixStream, bytes: &mut [u8]) -> io::Result<(usize, Option<Netns>)> {
+    let mut space = cmsg_space!(std::os::fd::RawFd);
+    let mut into = [IoSliceMut::new(bytes)];
+    let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+    let received = recvmsg::<()>(stream.as_raw_fd(), &mut into, Some(&mut space), flags)?;
+    let mut netns = None;
+    for message in received.cmsgs()? {
+        if let ControlMessageOwned::ScmRights(fds) = message {
+            for fd in fds {
+                netns = Some(Netns::from_fd(weft_linux::own(fd)));
+            }
+        }
+    }
+    Ok((received.bytes, netns))
+}

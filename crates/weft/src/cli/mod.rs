@@ -1,0 +1,257 @@
+//! The command line: one tree of commands. What is printed by default is for people, in
+//! iproute2's words; `--json` for programs. Exit codes: 0 yes, 1 error, 2 there is something to do.
+
+pub mod client;
+pub mod text;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::Context;
+use clap::{Args, Parser, Subcommand};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::{Value, json};
+use weft_core::name::{NetworkName, NodeName};
+
+use crate::{
+    agent::{self, Config, config},
+    control::report,
+    lab,
+};
+
+/// A pod network of every model: overlay (VXLAN) and underlay (host-gw), chosen per peer.
+#[derive(Parser)]
+#[command(name = "weft", version, about, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Build a whole cluster on this machine, without root, show every model, leave nothing behind
+    Lab(lab::Lab),
+    /// Run the agent of this node (fields of the file: `weft config`)
+    Agent(AgentFile),
+    /// Print the agent's configuration with every field said
+    Config,
+    /// Show how this node is: problems first, networks, underlay, store
+    Status(Asked),
+    /// Show what the agent would change in the kernel now (exit code 2 if there is something)
+    Plan(Asked),
+    /// List the pods of this node
+    Pods(Asked),
+    /// List address blocks, and how full this node's are
+    Ipam(Asked),
+    /// Show which path this node takes to each peer, and why
+    Paths(Asked),
+    /// Follow a packet from a pod of this node, hop by hop, and say why it goes that way
+    Explain(Explain),
+    /// List, define, change or delete networks
+    #[command(subcommand)]
+    Network(NetworkCommand),
+    /// Free what a node that will not come back has claimed
+    #[command(subcommand)]
+    Node(NodeCommand),
+    /// Take everything of weft's out of this node's kernel and put sysctls back (agent stopped)
+    Uninstall(AgentFile),
+}
+
+#[derive(Args)]
+struct AgentFile {
+    /// The configuration file (YAML)
+    #[arg(long, default_value = "/etc/weft/agent.yaml")]
+    config: PathBuf,
+}
+
+#[derive(Args)]
+struct Asked {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    agent: Control,
+}
+
+#[derive(Args)]
+struct Control {
+    /// The agent's control socket
+    #[arg(long, env = "WEFT_CONTROL", default_value = "/run/weft/control.sock")]
+    control: PathBuf,
+}
+
+#[derive(Args)]
+struct Explain {
+    /// A pod of this node: its name, container or address
+    from: String,
+    /// Another pod of this node, or any address
+    to: String,
+    #[command(flatten)]
+    asked: Asked,
+}
+
+#[derive(Subcommand)]
+enum NetworkCommand {
+    /// List the cluster's networks
+    List(Asked),
+    /// Define a network, or change it, from a file (YAML; `-` is standard input)
+    Apply {
+        name: NetworkName,
+        #[arg(short, long)]
+        file: PathBuf,
+        #[command(flatten)]
+        agent: Control,
+    },
+    /// Change how nodes are joined on the running network, without losing a packet
+    Join {
+        name: NetworkName,
+        /// vxlan, host-gw or auto
+        join: String,
+        #[command(flatten)]
+        agent: Control,
+    },
+    /// Delete a network that has no pods
+    Delete {
+        name: NetworkName,
+        #[command(flatten)]
+        agent: Control,
+    },
+}
+
+#[derive(Subcommand)]
+enum NodeCommand {
+    /// Free the node's blocks and forget its record
+    Forget {
+        name: NodeName,
+        #[command(flatten)]
+        agent: Control,
+    },
+}
+
+const NO: u8 = 1;
+const SOMETHING_TO_DO: u8 = 2;
+
+pub fn main() -> ExitCode {
+    // The lab has the plugin's program too: this one, under the plugin's name.
+    let name = std::env::args_os().next().map(PathBuf::from);
+    if name.and_then(|name| name.file_name().map(|n| n == "weft-cni")) == Some(true) {
+        return weft_cni::main();
+    }
+    match run(Cli::parse().command) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            eprintln!("weft: {error:#}");
+            ExitCode::from(NO)
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<u8> {
+    match command {
+        Command::Lab(lab) => return lab::run(lab),
+        Command::Agent(AgentFile { config }) => {
+            log();
+            agent::run(Config::read(&config)?)?;
+        }
+        Command::Config => print!("{}", config::REFERENCE),
+        Command::Status(asked) => {
+            let status: report::Status = show(&asked, "/v1/status", text::status)?;
+            return Ok(if status.converged { 0 } else { SOMETHING_TO_DO });
+        }
+        Command::Plan(asked) => {
+            let plan: report::Plan = show(&asked, "/v1/plan", text::plan)?;
+            return Ok(if plan.changes.is_empty() { 0 } else { SOMETHING_TO_DO });
+        }
+        Command::Pods(asked) => {
+            drop(show::<Vec<report::Pod>>(&asked, "/v1/pods", |pods| text::pods(pods))?)
+        }
+        Command::Ipam(asked) => {
+            drop(show::<Vec<report::Block>>(&asked, "/v1/ipam", |b| text::ipam(b))?)
+        }
+        Command::Paths(asked) => {
+            drop(show::<Vec<report::PeerPath>>(&asked, "/v1/paths", |p| text::paths(p))?)
+        }
+        Command::Explain(Explain { from, to, asked }) => {
+            let path =
+                format!("/v1/explain?from={}&to={}", client::quote(&from), client::quote(&to));
+            let explained: Value = show(&asked, &path, text::explain)?;
+            return Ok(if explained["works"] == true { 0 } else { NO });
+        }
+        Command::Network(command) => network(command)?,
+        Command::Node(NodeCommand::Forget { name, agent }) => {
+            let done =
+                client::ask(&agent.control, "POST", &format!("/v1/nodes/{name}/forget"), None)?;
+            println!("node {name} forgotten; freed {}", done["freed"]);
+        }
+        Command::Uninstall(AgentFile { config }) => agent::uninstall(&Config::read(&config)?)?,
+    }
+    Ok(0)
+}
+
+/// Asks the agent, prints the answer, returns it.
+fn show<T: DeserializeOwned + Serialize>(
+    asked: &Asked,
+    path: &str,
+    text: impl FnOnce(&T) -> String,
+) -> anyhow::Result<T> {
+    let value = client::ask(&asked.agent.control, "GET", path, None)?;
+    let answer: T =
+        serde_json::from_value(value.clone()).context("an answer of another version")?;
+    if asked.json {
+        println!("{value}");
+    } else {
+        print!("{}", text(&answer));
+    }
+    Ok(answer)
+}
+
+fn network(command: NetworkCommand) -> anyhow::Result<()> {
+    match command {
+        NetworkCommand::List(asked) => {
+            show::<Value>(&asked, "/v1/networks", text::networks)?;
+        }
+        NetworkCommand::Apply { name, file, agent } => {
+            let text = if file.as_os_str() == "-" {
+                std::io::read_to_string(std::io::stdin())?
+            } else {
+                std::fs::read_to_string(&file)
+                    .with_context(|| format!("read {}", file.display()))?
+            };
+            let written: Value = serde_saphyr::from_str(&text).context("not YAML")?;
+            apply(&name, written, &agent)?;
+        }
+        NetworkCommand::Join { name, join, agent } => {
+            let networks = client::ask(&agent.control, "GET", "/v1/networks", None)?;
+            let mut network = networks[name.as_str()].clone();
+            anyhow::ensure!(network.is_object(), "there is no network {name}");
+            // Settings that the two kinds share, such as the VNI, stay.
+            let mut settings = network["join"].clone();
+            settings["kind"] = json!(join);
+            if join == "host-gw" {
+                settings = json!({"kind": join});
+            }
+            network["join"] = settings;
+            apply(&name, network, &agent)?;
+        }
+        NetworkCommand::Delete { name, agent } => {
+            client::ask(&agent.control, "DELETE", &format!("/v1/networks/{name}"), None)?;
+            println!("network {name} deleted");
+        }
+    }
+    Ok(())
+}
+
+fn apply(name: &NetworkName, network: Value, agent: &Control) -> anyhow::Result<()> {
+    let done = client::ask(&agent.control, "PUT", &format!("/v1/networks/{name}"), Some(network))?;
+    println!("network {name} applied, revision {}", done["revision"]);
+    Ok(())
+}
+
+fn log() {
+    use tracing_subscriber::EnvFilter;
+    let filter = EnvFilter::try_from_env("WEFT_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .init();
+}

@@ -1,0 +1,169 @@
+//! The way of a packet from a pod of this node, hop by hop, and why it goes that way. What the
+//! records say is set beside what the kernel answers: where they differ, that is the news.
+
+use std::net::IpAddr;
+
+use anyhow::{Context, bail};
+use serde::{Deserialize, Serialize};
+use weft_core::{
+    attachment::{Attachment, Phase},
+    join::Receive,
+    name::NetworkName,
+};
+
+use crate::agent::{Agent, NetworkHere};
+
+#[derive(Serialize, Deserialize)]
+pub struct Explained {
+    pub from: String,
+    pub to: String,
+    pub hops: Vec<Hop>,
+    /// The largest packet that goes all the way.
+    pub mtu: Option<u16>,
+    /// False if the packet goes nowhere, or elsewhere than the records say.
+    pub works: bool,
+}
+
+#[derive(Serialize, Deserialize)]
+pub struct Hop {
+    pub at: String,
+    pub text: String,
+}
+
+fn hop(at: impl Into<String>, text: impl Into<String>) -> Hop {
+    Hop { at: at.into(), text: text.into() }
+}
+
+pub fn explain(agent: &Agent, from: &str, to: &str) -> anyhow::Result<Explained> {
+    let pod = find(agent, from).with_context(|| {
+        format!("{from:?} is no pod of node {}: `weft pods` lists them", agent.node)
+    })?;
+    let target = find(agent, to);
+    let addr = address(&pod, target.as_ref(), to)?;
+    let serving = agent.serving();
+    let here = serving.networks.get(&pod.network).context("the pod's network is not served")?;
+    let mut hops = vec![hop(
+        format!("pod {}", pod.label()),
+        format!(
+            "{} sends to {addr} by dev {} of network {} (attach {}, mtu {})",
+            own(&pod, addr),
+            pod.id.ifname,
+            pod.network,
+            pod.attach,
+            here.stage.send
+        ),
+    )];
+    hops.push(hop(format!("node {}", agent.node), format!("arrives on dev {}", pod.host_end)));
+    let local = target.or_else(|| find(agent, &addr.to_string()));
+    let (mtu, works) = match local {
+        Some(target) => {
+            hops.push(hop(
+                format!("node {}", agent.node),
+                format!("route {addr} dev {}: the pod is on this node", target.host_end),
+            ));
+            hops.push(hop(format!("pod {}", target.label()), "received"));
+            (Some(here.stage.accept.get()), true)
+        }
+        None => remote(agent, &pod.network, here, addr, &mut hops),
+    };
+    let mtu = mtu.map(|mtu| mtu.min(here.stage.send.get()));
+    Ok(Explained { from: pod.label(), to: addr.to_string(), hops, mtu, works })
+}
+
+fn remote(
+    agent: &Agent,
+    network: &NetworkName,
+    here: &NetworkHere,
+    addr: IpAddr,
+    hops: &mut Vec<Hop>,
+) -> (Option<u16>, bool) {
+    let node = format!("node {}", agent.node);
+    let peer = here.stage.choices.iter().find_map(|(peer, choice)| {
+        let block = choice.blocks.iter().find(|block| block.contains(&addr))?;
+        let choice = if addr.is_ipv4() { choice.v4.as_ref()? } else { choice.v6.as_ref()? };
+        Some((peer, block, choice))
+    });
+    let Some((peer, block, choice)) = peer else {
+        let inside = here.network.ranges.iter().any(|range| range.contains(&addr));
+        let text = if inside {
+            format!("no node has a block of network {network} with {addr}: the packet is dropped")
+        } else {
+            format!("{addr} is outside network {network}: by the host's routes, masqueraded")
+        };
+        hops.push(hop(node, text));
+        return (None, !inside);
+    };
+    for (way, why) in &choice.refused {
+        hops.push(hop(&node, format!("not {way} to {peer}: {why}")));
+    }
+    let Some(path) = &choice.path else {
+        hops.push(hop(node, format!("no path to {peer}: the packet is dropped")));
+        return (None, false);
+    };
+    let first = if choice.refused.is_empty() { ", the first choice of the join" } else { "" };
+    hops.push(hop(
+        &node,
+        format!("route {block} via {} dev {} ({}{first})", path.via, path.dev, path.way()),
+    ));
+    if let Receive::Vxlan { underlay, vni, port, mac } = &path.receive {
+        hops.push(hop(
+            &node,
+            format!(
+                "vxlan id {vni} dstport {port} to {underlay}, inner lladdr {mac}: {} bytes more",
+                path.overhead
+            ),
+        ));
+    }
+    let works = match agent.kernel.route_to(&[addr]).into_iter().next().flatten() {
+        Some(route) if route.dev == path.dev => {
+            hops.push(hop(&node, format!("the kernel agrees: dev {}", route.dev)));
+            true
+        }
+        Some(route) => {
+            hops.push(hop(&node, format!("but the kernel sends it by dev {}", route.dev)));
+            false
+        }
+        None => {
+            hops.push(hop(&node, "but the kernel has no route"));
+            false
+        }
+    };
+    hops.push(hop(
+        format!("node {peer}"),
+        format!("receives {} at {}", path.way(), path.receive.underlay()),
+    ));
+    hops.push(hop(format!("node {peer}"), format!("delivers to its pod {addr}")));
+    (Some(path.mtu.get()), works)
+}
+
+/// By pod name (`namespace/name` or `name`), container or address.
+fn find(agent: &Agent, name: &str) -> Option<Attachment> {
+    let ledger = agent.ledger();
+    let is = |pod: &&Attachment| {
+        pod.phase == Phase::Attached
+            && (pod.label() == name
+                || pod.id.container == name
+                || pod.pod.as_ref().is_some_and(|pod| pod.name == name)
+                || pod.addrs.iter().any(|addr| addr.to_string() == name))
+    };
+    ledger.attachments().find(is).cloned()
+}
+
+fn address(from: &Attachment, to: Option<&Attachment>, name: &str) -> anyhow::Result<IpAddr> {
+    if let Ok(addr) = name.parse() {
+        return Ok(addr);
+    }
+    let Some(to) = to else {
+        bail!(
+            "{name:?} is neither a pod of this node nor an address; a pod elsewhere is named by its address"
+        )
+    };
+    let common =
+        to.addrs.iter().find(|addr| from.addrs.iter().any(|f| f.is_ipv4() == addr.is_ipv4()));
+    common.copied().context("the two pods have no address family in common")
+}
+
+fn own(pod: &Attachment, addr: IpAddr) -> String {
+    let own = pod.addrs.iter().find(|own| own.is_ipv4() == addr.is_ipv4());
+    own.map_or_else(|| "no address".into(), ToString::to_string)
+}

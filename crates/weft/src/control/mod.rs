@@ -1,0 +1,227 @@
+//! The operator's door: HTTP with JSON on the control socket, for `weft status` and its siblings;
+//! metrics and health also on a TCP address where the configuration names one.
+
+mod explain;
+mod metrics;
+pub mod report;
+
+use std::{collections::HashMap, sync::Arc};
+
+use anyhow::Context;
+use axum::{
+    Json, Router,
+    extract::{Path, Query, State},
+    http::StatusCode,
+    response::{IntoResponse, Response},
+    routing::{get, post, put},
+};
+use serde_json::{Value, json};
+use weft_core::{
+    name::{NetworkName, NodeName},
+    network::Network,
+    view::{ack_key, claim_key, network_key, node_key},
+};
+
+use crate::agent::{Agent, config::from_value};
+
+type Shared = State<Arc<Agent>>;
+
+pub fn spawn(agent: &Arc<Agent>, runtime: &tokio::runtime::Runtime) -> anyhow::Result<()> {
+    let path = agent.config.control_socket();
+    let listener = crate::agent::listen(&path)?;
+    listener.set_nonblocking(true)?;
+    let health = Router::new()
+        .route("/metrics", get(metrics::metrics))
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(metrics::ready));
+    let control = Router::new()
+        .route(
+            "/v1/status",
+            get(|State(agent): Shared| async move { reported(report::status(&agent)) }),
+        )
+        .route(
+            "/v1/plan",
+            get(|State(agent): Shared| async move { off_loop(agent, report::plan).await }),
+        )
+        .route(
+            "/v1/pods",
+            get(|State(agent): Shared| async move { reported(report::pods(&agent)) }),
+        )
+        .route(
+            "/v1/ipam",
+            get(|State(agent): Shared| async move { reported(report::ipam(&agent)) }),
+        )
+        .route(
+            "/v1/paths",
+            get(|State(agent): Shared| async move { reported(report::paths(&agent)) }),
+        )
+        .route("/v1/explain", get(explain))
+        .route(
+            "/v1/networks",
+            get(|State(agent): Shared| async move { reported(report::networks(&agent)) }),
+        )
+        .route("/v1/networks/{name}", put(apply_network).delete(delete_network))
+        .route("/v1/nodes/{name}/forget", post(forget))
+        .merge(health.clone())
+        .with_state(agent.clone());
+    let _inside = runtime.enter();
+    let listener = tokio::net::UnixListener::from_std(listener)?;
+    runtime.spawn(async move { axum::serve(listener, control).await });
+    if let Some(addr) = agent.config.metrics {
+        let listener = runtime
+            .block_on(tokio::net::TcpListener::bind(addr))
+            .with_context(|| format!("serve metrics on {addr}"))?;
+        let health = health.with_state(agent.clone());
+        runtime.spawn(async move { axum::serve(listener, health).await });
+    }
+    Ok(())
+}
+
+fn reported(value: impl serde::Serialize) -> Response {
+    Json(value).into_response()
+}
+
+fn refused(status: StatusCode, why: impl ToString) -> Response {
+    (status, Json(json!({"error": why.to_string()}))).into_response()
+}
+
+/// What asks the kernel must not hold up the runtime's threads.
+async fn off_loop<T: serde::Serialize + Send + 'static>(
+    agent: Arc<Agent>,
+    work: impl FnOnce(&Agent) -> anyhow::Result<T> + Send + 'static,
+) -> Response {
+    match tokio::task::spawn_blocking(move || work(&agent)).await {
+        Ok(Ok(value)) => reported(value),
+        Ok(Err(error)) => refused(StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}")),
+        Err(error) => refused(StatusCode::INTERNAL_SERVER_ERROR, error),
+    }
+}
+
+async fn explain(State(agent): Shared, Query(asked): Query<HashMap<String, String>>) -> Response {
+    let word = |of: &str| asked.get(of).cloned().unwrap_or_default();
+    let (from, to) = (word("from"), word("to"));
+    off_loop(agent, move |agent| explain::explain(agent, &from, &to)).await
+}
+
+/// Checks a network beside all that there is before it is written: nothing is half made.
+async fn apply_network(
+    State(agent): Shared,
+    Path(name): Path<String>,
+    Json(written): Json<Value>,
+) -> Response {
+    let checked = check_network(&agent, &name, written);
+    let (name, value) = match checked {
+        Ok(checked) => checked,
+        Err(why) => return refused(StatusCode::UNPROCESSABLE_ENTITY, format!("{why:#}")),
+    };
+    match agent.store.put(&network_key(&name), value.to_string().into_bytes()).await {
+        Ok(revision) => reported(json!({"network": name, "revision": revision})),
+        Err(error) => refused(StatusCode::SERVICE_UNAVAILABLE, error),
+    }
+}
+
+/// The record to write: as given, plus what a newer version once wrote there.
+fn check_network(
+    agent: &Agent,
+    name: &str,
+    written: Value,
+) -> anyhow::Result<(NetworkName, Value)> {
+    let name: NetworkName = name.parse()?;
+    let network: Network =
+        from_value(written.clone()).with_context(|| format!("network {name}"))?;
+    network.check(&name)?;
+    let shown = agent.shown();
+    for (other, beside) in shown.view.networks.iter().filter(|(other, _)| **other != name) {
+        network.check_beside(&name, other, beside)?;
+    }
+    for node in shown.view.nodes.values() {
+        for addr in &node.record.underlay {
+            network.check_underlay(&name, &(*addr).into())?;
+        }
+    }
+    for nic in &agent.serving().nics {
+        network.check_underlay(&name, &nic.addr)?;
+    }
+    if let Some(was) = shown.view.networks.get(&name) {
+        let used = shown.view.claims.keys().any(|(of, _)| *of == name);
+        anyhow::ensure!(
+            !used || was.attach == network.attach,
+            "network {name} attaches by {}: pods that run can't change to {}; make another network",
+            was.attach,
+            network.attach
+        );
+        anyhow::ensure!(
+            !used
+                || (&was.ranges, was.block_prefix4, was.block_prefix6)
+                    == (&network.ranges, network.block_prefix4, network.block_prefix6),
+            "network {name}: nodes have blocks of its ranges; make another network for other ranges"
+        );
+    }
+    let mut record = serde_json::to_value(&network)?;
+    if let (Some(record), Some(written)) = (record.as_object_mut(), written.as_object()) {
+        for (field, value) in written {
+            record.entry(field.clone()).or_insert_with(|| value.clone());
+        }
+    }
+    Ok((name, record))
+}
+
+async fn delete_network(State(agent): Shared, Path(name): Path<String>) -> Response {
+    let name: NetworkName = match name.parse() {
+        Ok(name) => name,
+        Err(bad) => return refused(StatusCode::UNPROCESSABLE_ENTITY, bad),
+    };
+    let pods = agent.ledger().attachments().filter(|pod| pod.network == name).count();
+    if pods > 0 {
+        let why = format!("network {name} has {pods} pods on this node: delete them first");
+        return refused(StatusCode::CONFLICT, why);
+    }
+    let claims: Vec<_> = {
+        let shown = agent.shown();
+        shown.view.claims.keys().filter(|(of, _)| *of == name).cloned().collect()
+    };
+    let deleted = async {
+        let there = agent.store.delete(&network_key(&name)).await?;
+        for (of, block) in &claims {
+            agent.store.delete(&claim_key(of, block)).await?;
+        }
+        Ok::<_, crate::store::StoreError>(there)
+    };
+    match deleted.await {
+        Ok(true) => reported(json!({"network": name})),
+        Ok(false) => refused(StatusCode::NOT_FOUND, format!("there is no network {name}")),
+        Err(error) => refused(StatusCode::SERVICE_UNAVAILABLE, error),
+    }
+}
+
+/// Frees what a node that will not come back has claimed. Should it come back, it takes new blocks.
+async fn forget(State(agent): Shared, Path(name): Path<String>) -> Response {
+    let name: NodeName = match name.parse() {
+        Ok(name) => name,
+        Err(bad) => return refused(StatusCode::UNPROCESSABLE_ENTITY, bad),
+    };
+    let (known, claims): (bool, Vec<_>) = {
+        let shown = agent.shown();
+        let theirs = shown.view.claims.iter().filter(|(_, claim)| claim.node == name);
+        (shown.view.nodes.contains_key(&name), theirs.map(|(key, _)| key.clone()).collect())
+    };
+    if !known && claims.is_empty() {
+        return refused(StatusCode::NOT_FOUND, format!("there is no node {name}"));
+    }
+    let forgotten = async {
+        // The record first: nobody sends there any more when the block may be claimed again.
+        agent.store.delete(&node_key(&name)).await?;
+        agent.store.delete(&ack_key(&name)).await?;
+        for (network, block) in &claims {
+            agent.store.delete(&claim_key(network, block)).await?;
+        }
+        Ok::<_, crate::store::StoreError>(())
+    };
+    match forgotten.await {
+        Ok(()) => {
+            let blocks: Vec<String> = claims.iter().map(|(_, block)| block.to_string()).collect();
+            reported(json!({"node": name, "freed": blocks}))
+        }
+        Err(error) => refused(StatusCode::SERVICE_UNAVAILABLE, error),
+    }
+}

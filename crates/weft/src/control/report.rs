@@ -1,0 +1,232 @@
+//! What the agent says of itself, as values; the command line makes text of them.
+
+use std::{collections::BTreeMap, sync::atomic::Ordering};
+
+use anyhow::Context;
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use weft_core::{
+    attachment::{AttachmentId, Phase},
+    name::{IfName, Mac, NetworkName, NodeName},
+    network::Network,
+};
+
+use crate::agent::Agent;
+
+#[derive(Serialize, Deserialize)]
+pub struct Status {
+    pub node: NodeName,
+    pub version: String,
+    /// The kernel holds what it should.
+    pub converged: bool,
+    pub problems: Vec<String>,
+    pub store: StoreStatus,
+    pub underlay: Vec<UnderlayStatus>,
+    pub networks: BTreeMap<NetworkName, NetworkStatus>,
+    pub nodes: usize,
+    pub pods: usize,
+    pub rounds: u64,
+    pub changes: u64,
+    pub refusals: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+pub struct StoreStatus {
+    /// A full list came since the agent began.
+    pub synced: bool,
+    pub away: Option<String>,
+    pub revision: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+pub struct UnderlayStatus {
+    pub dev: IfName,
+    pub addr: IpNet,
+    pub mtu: u16,
+}
+
+#[derive(Serialize, Deserialize)]
+pub struct NetworkStatus {
+    pub attach: String,
+    pub join: String,
+    pub blocks: Vec<IpNet>,
+    pub mtu: u16,
+    pub peers: usize,
+    /// Peers to which there is no path, with the reasons.
+    pub unreachable: BTreeMap<NodeName, String>,
+    /// Ways withdrawn, held until the peers named in `waiting` have acknowledged.
+    pub withdrawing: Vec<String>,
+    pub waiting: Vec<NodeName>,
+}
+
+pub fn status(agent: &Agent) -> Status {
+    let serving = agent.serving();
+    let shown = agent.shown();
+    let networks = serving.networks.iter().map(|(name, here)| {
+        let unreachable = here.stage.choices.iter().filter_map(|(peer, choice)| {
+            let cut: Vec<String> = choice
+                .each()
+                .filter(|(_, choice)| choice.path.is_none())
+                .flat_map(|(_, choice)| &choice.refused)
+                .map(|(way, why)| format!("{way}: {why}"))
+                .collect();
+            (!cut.is_empty()).then(|| (peer.clone(), cut.join("; ")))
+        });
+        let status = NetworkStatus {
+            attach: here.network.attach.to_string(),
+            join: here.network.join.to_string(),
+            blocks: here.blocks.clone(),
+            mtu: here.stage.send.get(),
+            peers: here.stage.choices.len(),
+            unreachable: unreachable.collect(),
+            withdrawing: here.stage.part.withdrawing.iter().map(|w| w.way().to_string()).collect(),
+            waiting: here.stage.waiting.clone(),
+        };
+        (name.clone(), status)
+    });
+    let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+    Status {
+        node: agent.node.clone(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        converged: serving.converged,
+        problems: serving.problems.clone(),
+        store: StoreStatus {
+            synced: shown.synced,
+            away: shown.away.clone(),
+            revision: shown.view.revision,
+        },
+        underlay: serving
+            .nics
+            .iter()
+            .map(|nic| UnderlayStatus { dev: nic.dev.clone(), addr: nic.addr, mtu: nic.mtu.get() })
+            .collect(),
+        networks: networks.collect(),
+        nodes: shown.view.nodes.len(),
+        pods: agent.ledger().attachments().count(),
+        rounds: count(&agent.counters.rounds),
+        changes: count(&agent.counters.changes),
+        refusals: count(&agent.counters.refusals),
+    }
+}
+
+/// What would change in the kernel if a round ran now.
+#[derive(Serialize, Deserialize)]
+pub struct Plan {
+    pub changes: Vec<String>,
+}
+
+pub fn plan(agent: &Agent) -> anyhow::Result<Plan> {
+    let changes = agent.planned().context("observe the kernel")?;
+    Ok(Plan { changes: changes.iter().map(ToString::to_string).collect() })
+}
+
+#[derive(Serialize, Deserialize)]
+pub struct Pod {
+    pub pod: String,
+    #[serde(flatten)]
+    pub id: AttachmentId,
+    pub network: NetworkName,
+    pub attach: String,
+    pub host_end: IfName,
+    pub mac: Mac,
+    pub addrs: Vec<std::net::IpAddr>,
+    pub phase: Phase,
+    pub netns: String,
+}
+
+pub fn pods(agent: &Agent) -> Vec<Pod> {
+    let ledger = agent.ledger();
+    ledger
+        .attachments()
+        .map(|pod| Pod {
+            pod: pod.label(),
+            id: pod.id.clone(),
+            network: pod.network.clone(),
+            attach: pod.attach.to_string(),
+            host_end: pod.host_end.clone(),
+            mac: pod.mac,
+            addrs: pod.addrs.clone(),
+            phase: pod.phase,
+            netns: pod.netns.clone(),
+        })
+        .collect()
+}
+
+#[derive(Serialize, Deserialize)]
+pub struct Block {
+    pub network: NetworkName,
+    pub block: IpNet,
+    pub node: NodeName,
+    /// Addresses taken and in all; known of this node's blocks alone.
+    pub taken: Option<usize>,
+    pub size: Option<u128>,
+}
+
+pub fn ipam(agent: &Agent) -> Vec<Block> {
+    let shown = agent.shown();
+    let ledger = agent.ledger();
+    let blocks = shown.view.claims.iter().map(|((network, block), claim)| {
+        let ours = claim.node == agent.node;
+        let held = || {
+            let addrs = ledger.attachments().flat_map(|pod| &pod.addrs);
+            addrs.filter(|addr| block.contains(*addr)).count()
+        };
+        let size = || {
+            let mut pool = weft_core::ipam::Pool::default();
+            pool.set_blocks(std::slice::from_ref(block));
+            pool.size(block.addr().is_ipv4())
+        };
+        Block {
+            network: network.clone(),
+            block: *block,
+            node: claim.node.clone(),
+            taken: ours.then(held),
+            size: ours.then(size),
+        }
+    });
+    blocks.collect()
+}
+
+#[derive(Serialize, Deserialize)]
+pub struct PeerPath {
+    pub network: NetworkName,
+    pub peer: NodeName,
+    pub family: String,
+    pub path: String,
+    pub way: String,
+    pub mtu: u16,
+    pub why: String,
+}
+
+/// Which path this node takes to each peer.
+pub fn paths(agent: &Agent) -> Vec<PeerPath> {
+    let serving = agent.serving();
+    let mut paths = Vec::new();
+    for (network, here) in &serving.networks {
+        for (peer, choice) in &here.stage.choices {
+            for (ipv4, choice) in choice.each() {
+                let refused: Vec<String> =
+                    choice.refused.iter().map(|(way, why)| format!("not {way}: {why}")).collect();
+                let path = choice.path.as_ref();
+                paths.push(PeerPath {
+                    network: network.clone(),
+                    peer: peer.clone(),
+                    family: if ipv4 { "ipv4" } else { "ipv6" }.into(),
+                    path: path.map_or_else(|| "none".into(), ToString::to_string),
+                    way: path.map_or_else(|| "none".into(), |path| path.way().to_string()),
+                    mtu: path.map_or(0, |path| path.mtu.get()),
+                    why: if refused.is_empty() {
+                        format!("first choice of join {}", here.network.join)
+                    } else {
+                        refused.join("; ")
+                    },
+                });
+            }
+        }
+    }
+    paths
+}
+
+pub fn networks(agent: &Agent) -> BTreeMap<NetworkName, Network> {
+    agent.shown().view.networks.clone()
+}

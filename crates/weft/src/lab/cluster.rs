@@ -1,0 +1,180 @@
+//! The lab's cluster as one thing: built, asked and changed.
+
+use std::{fs, os::unix::fs::symlink, path::PathBuf};
+
+use anyhow::Context;
+use serde_json::{Value, json};
+use weft_linux::Netns;
+
+use super::{Families, Node, Pod, Topology, Wire};
+
+/// What to build.
+#[derive(Clone)]
+pub struct Plan {
+    pub nodes: usize,
+    pub pods: usize,
+    pub topology: Topology,
+    pub families: Families,
+    pub underlay: Families,
+    pub dir: PathBuf,
+    /// Environment of the agents.
+    pub env: Vec<(String, String)>,
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        Self {
+            nodes: 3,
+            pods: 2,
+            topology: Topology::Segment,
+            families: Families::Dual,
+            underlay: Families::Dual,
+            dir: super::DIR.into(),
+            env: Vec::new(),
+        }
+    }
+}
+
+pub struct Cluster {
+    pub plan: Plan,
+    pub wire: Wire,
+    pub nodes: Vec<Node>,
+}
+
+impl Cluster {
+    /// Nodes on a wire, with the embedded store between them; agents not yet started. `program` is
+    /// `weft` itself, which is the agent, and under another name the plugin.
+    pub fn build(plan: &Plan, program: &std::path::Path) -> anyhow::Result<Self> {
+        let store = json!({"file": {"dir": plan.dir.join("store")}});
+        Self::build_on(plan, program, &store)
+    }
+
+    pub fn build_on(plan: &Plan, program: &std::path::Path, store: &Value) -> anyhow::Result<Self> {
+        let bin = plan.dir.join("bin");
+        fs::create_dir_all(&bin)?;
+        fs::create_dir_all("/run/netns")?;
+        for name in ["weft", "weft-cni"] {
+            symlink(program, bin.join(name)).with_context(|| format!("link {name}"))?;
+        }
+        let wire = Wire::build(plan.topology)?;
+        let mut nodes = Vec::new();
+        for n in 0..plan.nodes {
+            let name = format!("node-{}", letter(n));
+            let netns = Netns::create()?;
+            netns.bind(&PathBuf::from("/run/netns").join(&name))?;
+            let place = wire.place(n, plan.nodes, plan.underlay)?;
+            wire.plug(&netns, &name, &place)?;
+            nodes.push(Node::new(&name, netns, place, &plan.dir, program, store)?);
+        }
+        Ok(Self { plan: plan.clone(), wire, nodes })
+    }
+
+    pub fn start(&self) -> anyhow::Result<()> {
+        for node in &self.nodes {
+            node.start(&self.plan.env)?;
+        }
+        for node in &self.nodes {
+            node.wait_until("started", |node| Ok(node.status()?["store"]["synced"] == true))?;
+        }
+        Ok(())
+    }
+
+    pub fn network(&self, attach: &str, join: &str, number: u8) -> Value {
+        let mut ranges = Vec::new();
+        if self.plan.families.has(true, 2) {
+            ranges.push(format!("10.{number}.0.0/16"));
+        }
+        if self.plan.families.has(false, 2) {
+            ranges.push(format!("fd00:{number}::/64"));
+        }
+        let join = match join {
+            "host-gw" => json!({"kind": join}),
+            _ => json!({"kind": join, "vni": number}),
+        };
+        json!({"attach": attach, "join": join, "ranges": ranges})
+    }
+
+    pub fn apply(&self, name: &str, network: &Value) -> anyhow::Result<()> {
+        let path = format!("/v1/networks/{name}");
+        self.nodes[0].ask("PUT", &path, Some(network.clone()))?;
+        Ok(())
+    }
+
+    /// Waits until every node serves the network by `join` with all its peers, has nothing to do
+    /// and holds nothing that is on its way out.
+    pub fn settled(&self, name: &str, join: &str) -> anyhow::Result<()> {
+        let peers = self.nodes.len() - 1;
+        let settled = |status: &Value| {
+            let network = &status["networks"][name];
+            status["converged"] == true
+                && network["join"] == join
+                && network["peers"] == peers
+                && network["withdrawing"].as_array().is_some_and(Vec::is_empty)
+        };
+        for node in &self.nodes {
+            node.wait_until(&format!("settled in {name} by {join}"), |node| {
+                Ok(settled(&node.status()?) && self.sees_peers(node, name)?)
+            })?;
+        }
+        // One that was settled may have heard of another since.
+        for node in &self.nodes {
+            node.wait_until("without anything to do", |node| {
+                Ok(settled(&node.status()?) && node.plan()?.is_empty())
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Every peer has a block of each family.
+    fn sees_peers(&self, node: &Node, name: &str) -> anyhow::Result<bool> {
+        let families =
+            [true, false].into_iter().filter(|v4| self.plan.families.has(*v4, 2)).count();
+        let paths = node.ask("GET", "/v1/paths", None)?;
+        let ours = paths.as_array().into_iter().flatten().filter(|path| path["network"] == name);
+        Ok(ours.count() == families * (self.nodes.len() - 1))
+    }
+
+    /// `pods` on every node: a1, a2, b1, …
+    pub fn add_pods(&self, network: &str, prefix: &str) -> anyhow::Result<Vec<Pod>> {
+        let mut pods = Vec::new();
+        for (n, node) in self.nodes.iter().enumerate() {
+            for i in 1..=self.plan.pods {
+                pods.push(node.add_pod(&format!("{prefix}{}{i}", letter(n)), network)?);
+            }
+        }
+        Ok(pods)
+    }
+
+    pub fn delete_pods(&self, pods: Vec<Pod>) -> anyhow::Result<()> {
+        for pod in pods {
+            let node = self.nodes.iter().find(|node| node.name == pod.node);
+            node.context("a pod without a node")?.delete_pod(pod)?;
+        }
+        Ok(())
+    }
+
+    /// The path from one node to another as its agent says it: way and reason.
+    pub fn way(
+        &self,
+        from: &str,
+        to: &str,
+        network: &str,
+        ipv4: bool,
+    ) -> anyhow::Result<(String, String)> {
+        if from == to {
+            return Ok(("local".into(), String::new()));
+        }
+        let node = self.nodes.iter().find(|node| node.name == from).context("no such node")?;
+        let paths = node.ask("GET", "/v1/paths", None)?;
+        let family = if ipv4 { "ipv4" } else { "ipv6" };
+        let path = paths.as_array().into_iter().flatten().find(|path| {
+            path["network"] == network && path["peer"] == to && path["family"] == family
+        });
+        let text = |of: &str| path.map_or("", |path| path[of].as_str().unwrap_or("")).to_owned();
+        Ok((text("way"), text("why")))
+    }
+}
+
+pub fn letter(n: usize) -> char {
+    char::from(b'a' + u8::try_from(n % 26).unwrap_or(0))
+}

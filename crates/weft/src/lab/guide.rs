@@ -1,0 +1,230 @@
+//! The guided run: every attach × join in turn on one cluster, each change of join under traffic.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use serde_json::{Value, json};
+
+use super::{
+    Cluster, Flow, FlowKind, Plan, Pod, Report, Responder, Topology, largest, probe::reach,
+    show::Show,
+};
+
+const ATTACHES: [&str; 2] = ["veth", "bridge"];
+/// Every ordered pair of joins, as one walk.
+const WALK: [&str; 7] = ["vxlan", "host-gw", "vxlan", "auto", "host-gw", "auto", "vxlan"];
+/// Flows run so long before and after each change.
+const CALM: Duration = Duration::from_millis(300);
+
+pub fn run(plan: &Plan, json: bool) -> anyhow::Result<u8> {
+    let show = Show { json };
+    let start = Instant::now();
+    let outcome = guided(plan, &show);
+    let (ok, runs, switches) = match outcome {
+        Ok((runs, switches)) => {
+            let reached = runs.iter().all(|run| run["pairs"] == run["reached"]);
+            let kept = switches.iter().all(|s: &Value| s["lost"] == 0 && s["resets"] == 0);
+            (reached && kept, runs, switches)
+        }
+        Err(error) => {
+            show.event(
+                &json!({"event": "error", "text": format!("{error:#}")}),
+                &format!("FAILED: {error:#}"),
+            );
+            (false, Vec::new(), Vec::new())
+        }
+    };
+    let result = json!({"event": "result", "ok": ok, "runs": runs, "switches": switches});
+    let lost: u64 = switches.iter().filter_map(|s| s["lost"].as_u64()).sum();
+    let sent: u64 = switches.iter().filter_map(|s| s["sent"].as_u64()).sum();
+    let verdict = if ok { "All as it should be" } else { "NOT as it should be" };
+    show.event(
+        &result,
+        &format!(
+            "\n{verdict}: {} runs, {} changes of join under traffic, {lost} of {sent} packets lost, in {} s.\n\
+             Nothing is left behind. `weft lab shell` leaves you inside such a cluster.",
+            runs.len(),
+            switches.len(),
+            start.elapsed().as_secs()
+        ),
+    );
+    Ok(u8::from(!ok))
+}
+
+type Outcome = (Vec<Value>, Vec<Value>);
+
+fn guided(plan: &Plan, show: &Show) -> anyhow::Result<Outcome> {
+    let program = std::env::current_exe().context("find this program")?;
+    show.step(&format!(
+        "A cluster of {} nodes ({}), each a namespace with an agent; they share a store directory.",
+        plan.nodes,
+        match plan.topology {
+            Topology::Segment => "one L2 segment",
+            Topology::Routed => "two segments, a router between",
+        }
+    ));
+    let cluster = Cluster::build(plan, &program)?;
+    cluster.start()?;
+    let (mut runs, mut switches) = (Vec::new(), Vec::new());
+    for (attach, number) in ATTACHES.into_iter().zip(1..) {
+        let first = first_join(plan);
+        show.step(&format!("\n== attach {attach}: network {attach}, join {first}"));
+        cluster.apply(attach, &cluster.network(attach, first, number))?;
+        cluster.settled(attach, first)?;
+        let pods = cluster.add_pods(attach, "")?;
+        show.step(&format!("   {} pods attached through the CNI plugin", pods.len()));
+        let responders: Vec<Responder> =
+            pods.iter().map(Responder::start).collect::<Result<_, _>>()?;
+        let mut seen = Vec::new();
+        let walk = if plan.topology == Topology::Segment {
+            &WALK[..]
+        } else {
+            &["vxlan", "auto", "vxlan"]
+        };
+        for (step, join) in walk.iter().enumerate() {
+            if step > 0 {
+                let from = walk[step - 1];
+                switches.push(switch(&cluster, show, &pods, attach, (from, join), number)?);
+            }
+            if !seen.contains(join) {
+                seen.push(*join);
+                runs.extend(measure(&cluster, show, &pods, attach, join)?);
+            }
+        }
+        if plan.topology == Topology::Routed {
+            refused(&cluster, show, attach, number)?;
+        }
+        drop(responders);
+        cluster.delete_pods(pods)?;
+        cluster.nodes[0].wait_until("free of pods", |node| Ok(node.status()?["pods"] == 0))?;
+        cluster.nodes[0].ask("DELETE", &format!("/v1/networks/{attach}"), None)?;
+        for node in &cluster.nodes {
+            node.wait_until("clean", |node| {
+                Ok(node.plan()?.is_empty() && weft_linux::rig::is_clean(&node.netns)?)
+            })?;
+        }
+        show.step(&format!(
+            "   pods and network deleted; every node's plan is empty, no link is left"
+        ));
+    }
+    Ok((runs, switches))
+}
+
+fn first_join(_plan: &Plan) -> &'static str {
+    WALK[0]
+}
+
+/// Who reaches whom, over which path, how fast and how large.
+fn measure(
+    cluster: &Cluster,
+    show: &Show,
+    pods: &[Pod],
+    attach: &str,
+    join: &str,
+) -> anyhow::Result<Vec<Value>> {
+    let mut runs = Vec::new();
+    let mut rows = Vec::new();
+    for (family, ipv4) in [("ipv4", true), ("ipv6", false)] {
+        if pods.iter().all(|pod| pod.addr(ipv4).is_none()) {
+            continue;
+        }
+        let (mut pairs, mut reached) = (0, 0);
+        for from in pods {
+            for to in pods.iter().filter(|to| to.name != from.name) {
+                let Some(addr) = to.addr(ipv4) else { continue };
+                pairs += 1;
+                let time = reach(&from.netns, addr);
+                let mtu = largest(&from.netns, addr);
+                reached += u32::from(time.is_some() && mtu.is_some());
+                // One row for each pair of nodes, and every pair that fails.
+                let first =
+                    from.name.ends_with('1') && (to.name.ends_with('1') || from.node == to.node);
+                if first || time.is_none() || mtu.is_none() {
+                    let (way, _) = cluster.way(&from.node, &to.node, attach, ipv4)?;
+                    let time =
+                        time.map_or("none".into(), |time| format!("{} µs", time.as_micros()));
+                    let mtu = mtu.map_or("none".into(), |mtu| mtu.to_string());
+                    rows.push(vec![
+                        format!("{} ({})", from.name, from.node),
+                        format!("{} ({})", to.name, to.node),
+                        family.into(),
+                        way,
+                        time,
+                        mtu,
+                    ]);
+                }
+            }
+        }
+        let run = json!({"attach": attach, "join": join, "family": family, "pairs": pairs, "reached": reached});
+        show.event(
+            &json!({"event": "run", "run": run}),
+            &format!("   {attach} × {join}, {family}: {reached} of {pairs} pairs reached, full-size packets too"),
+        );
+        runs.push(run);
+    }
+    show.rows(&["FROM", "TO", "FAMILY", "PATH", "LATENCY", "MTU"], rows);
+    Ok(runs)
+}
+
+/// Changes the join under traffic and counts what that costs.
+pub fn switch(
+    cluster: &Cluster,
+    show: &Show,
+    pods: &[Pod],
+    network: &str,
+    (from, to): (&str, &str),
+    number: u8,
+) -> anyhow::Result<Value> {
+    let ipv4 = pods[0].addr(true).is_some();
+    let per_node = cluster.plan.pods;
+    let (a, b) = (&pods[0], &pods[per_node]);
+    let c = pods.get(2 * per_node).unwrap_or(a);
+    let flows = [
+        Flow::start(FlowKind::Small, a, b, ipv4)?,
+        Flow::start(FlowKind::Full, b, c, ipv4)?,
+        Flow::start(FlowKind::Full, c, b, ipv4)?,
+        Flow::start(FlowKind::Bulk, a, b, ipv4)?,
+    ];
+    std::thread::sleep(CALM);
+    let started = Instant::now();
+    cluster.apply(network, &cluster.network(network, to, number))?;
+    cluster.settled(network, to)?;
+    let took = started.elapsed();
+    std::thread::sleep(CALM);
+    let mut all = Report::default();
+    let mut kinds = Vec::new();
+    for flow in flows {
+        anyhow::ensure!(flow.arrived() > 0, "a flow never flowed");
+        kinds.push(flow);
+    }
+    // All stop together, so that the time to drain is waited for once.
+    let reports: Vec<Report> = std::thread::scope(|scope| {
+        let stopping: Vec<_> = kinds.into_iter().map(|flow| scope.spawn(|| flow.stop())).collect();
+        stopping.into_iter().map(|thread| thread.join().unwrap_or_default()).collect()
+    });
+    reports.into_iter().for_each(|report| all += report);
+    let value =
+        json!({"from": from, "to": to, "sent": all.sent, "lost": all.lost, "resets": all.resets});
+    show.event(
+        &json!({"event": "switch", "attach": network, "switch": value}),
+        &format!(
+            "   {from} -> {to} under traffic: {} ms, {} packets sent, {} lost, {} connections reset",
+            took.as_millis(),
+            all.sent,
+            all.lost,
+            all.resets
+        ),
+    );
+    Ok(value)
+}
+
+/// Direct routing between segments can't be, and weft says why.
+fn refused(cluster: &Cluster, show: &Show, network: &str, number: u8) -> anyhow::Result<()> {
+    cluster.apply(network, &cluster.network(network, "host-gw", number))?;
+    cluster.settled(network, "host-gw")?;
+    let last = &cluster.nodes[cluster.nodes.len() - 1].name;
+    let (way, why) = cluster.way(&cluster.nodes[0].name, last, network, true)?;
+    anyhow::ensure!(way == "none", "host-gw between segments is not refused: {way}");
+    show.step(&format!("   host-gw between the segments is refused: {why}"));
+    Ok(())
+}

@@ -1,0 +1,128 @@
+//! A whole cluster on this machine, in a sandbox: nodes, pods and the wire between them are
+//! namespaces; agents and the plugin are the real ones. `guide.rs` is the guided run, `shell.rs`
+//! leaves the user inside.
+
+mod cluster;
+mod guide;
+mod node;
+mod probe;
+mod shell;
+mod show;
+mod wire;
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+use clap::{Args, Subcommand, ValueEnum};
+
+pub use cluster::{Cluster, Plan};
+pub use node::{Node, Pod};
+pub use probe::{Flow, FlowKind, Report, Responder, largest, reach, too_big};
+pub use wire::{Topology, Wire};
+
+/// Where the lab keeps everything, inside its own `/run`.
+pub const DIR: &str = "/run/lab";
+
+#[derive(Args)]
+pub struct Lab {
+    #[command(subcommand)]
+    command: Option<LabCommand>,
+    #[command(flatten)]
+    plan: LabPlan,
+    /// Print one JSON object per line as things happen; the last is the result
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args, Clone)]
+pub struct LabPlan {
+    /// How many nodes
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(2..=16))]
+    nodes: u8,
+    /// How many pods on each node
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=50))]
+    pods: u8,
+    /// One L2 segment, or two with a router between
+    #[arg(long, value_enum, default_value_t = Topology::Segment)]
+    topology: Topology,
+    /// Address families of the pods
+    #[arg(long, value_enum, default_value_t = Families::Dual)]
+    families: Families,
+    /// Address families of the underlay
+    #[arg(long, value_enum, default_value_t = Families::Dual)]
+    underlay: Families,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Families {
+    #[value(name = "ipv4")]
+    V4,
+    #[value(name = "ipv6")]
+    V6,
+    Dual,
+    /// One node has IPv4 alone, one IPv6 alone, the rest both (underlay only).
+    Mixed,
+}
+
+impl Families {
+    /// Whether the `n`-th of them has this family.
+    pub fn has(self, ipv4: bool, n: usize) -> bool {
+        match (self, n) {
+            (Self::V4, _) | (Self::Mixed, 0) => ipv4,
+            (Self::V6, _) | (Self::Mixed, 1) => !ipv4,
+            _ => true,
+        }
+    }
+}
+
+#[derive(Subcommand)]
+enum LabCommand {
+    /// Build a cluster and leave you inside, with weft, pods and nodes to play with
+    Shell {
+        #[arg(long, default_value = "veth")]
+        attach: String,
+        #[arg(long, default_value = "vxlan")]
+        join: String,
+        #[command(flatten)]
+        plan: LabPlan,
+    },
+    /// Inside `weft lab shell`: run a command on a node or in a pod
+    Exec {
+        /// A node (node-a) or a pod (a1)
+        place: String,
+        #[arg(trailing_var_arg = true, required = true)]
+        command: Vec<String>,
+    },
+}
+
+pub fn run(lab: Lab) -> anyhow::Result<u8> {
+    match lab.command {
+        Some(LabCommand::Exec { place, command }) => shell::exec(&place, &command),
+        Some(LabCommand::Shell { attach, join, plan }) => {
+            enter()?;
+            shell::shell(&Plan::from(&plan), &attach, &join)
+        }
+        None => {
+            enter()?;
+            guide::run(&Plan::from(&lab.plan), lab.json)
+        }
+    }
+}
+
+fn enter() -> anyhow::Result<()> {
+    weft_linux::sandbox::enter().context("the lab needs namespaces of its own")
+}
+
+impl From<&LabPlan> for Plan {
+    fn from(plan: &LabPlan) -> Self {
+        Self {
+            nodes: plan.nodes.into(),
+            pods: plan.pods.into(),
+            topology: plan.topology,
+            families: plan.families,
+            underlay: plan.underlay,
+            dir: PathBuf::from(DIR),
+            env: Vec::new(),
+        }
+    }
+}
