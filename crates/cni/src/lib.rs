@@ -1,46 +1,37 @@
 //! The CNI plugin. It passes the call and the namespace's descriptor to the agent and prints the
-//! answer; it decides nothing and writes nothing to the kernel. While the agent is away it waits,
-//! within a bound: a call may be sent again, the agent answers a repeated ADD with the same result.
+//! answer; it decides nothing and writes nothing to the kernel.
+//!
+//! `door.rs` is the way to the agent. Answered here are only VERSION, which asks about the program
+//! itself, and what leaves no way to the agent: no command, or a configuration that can't be read.
+
+mod door;
 
 use std::{
-    fs::File,
-    io::{self, Read, Write},
-    os::{
-        fd::{AsRawFd, RawFd},
-        unix::net::UnixStream,
-    },
+    io::{self, IsTerminal, Read, Write},
     process::ExitCode,
-    thread,
     time::{Duration, Instant},
 };
 
-use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
-use serde_json::{Value, json};
+use door::Broken;
 use weft_core::cni::{
-    CniError, Code, Request, VERSIONS,
-    wire::{self, HEAD, Reply},
+    CniError, Code, Endpoint, Request, VERSIONS,
+    wire::{self, Reply},
 };
-
-/// How long a restart of the agent may take before a call fails.
-const WAIT_MAX: Duration = Duration::from_secs(20);
-const RETRY: Duration = Duration::from_millis(20);
-/// How long the agent may work on one call. A kubelet gives up after two minutes.
-const ANSWER_MAX: Duration = Duration::from_secs(60);
 
 pub fn main() -> ExitCode {
     let mut request = from_environment();
-    let input = io::stdin().take(wire::FRAME_MAX as u64).read_to_string(&mut request.config);
-    let reply = match input {
-        Ok(_) => answer(&request),
-        Err(error) => failure(&request, Code::Io, "read the configuration", &error.to_string()),
-    };
+    let reply = answer(&mut request).unwrap_or_else(|error| Reply {
+        exit: 1,
+        stdout: error.render(&request.version_said()).to_string(),
+    });
     // A runtime that no longer reads has no use for the error either.
     let _ = io::stdout().write_all(reply.stdout.as_bytes());
     ExitCode::from(reply.exit)
 }
 
 fn from_environment() -> Request {
-    let var = |name: &str| std::env::var(name).unwrap_or_default();
+    let var =
+        |name: &str| std::env::var_os(name).unwrap_or_default().to_string_lossy().into_owned();
     let parent = format!("/proc/{}/comm", nix::unistd::getppid());
     Request {
         command: var("CNI_COMMAND"),
@@ -53,74 +44,82 @@ fn from_environment() -> Request {
     }
 }
 
-fn answer(request: &Request) -> Reply {
-    if request.command == "VERSION" {
-        let stdout = json!({"cniVersion": "1.1.0", "supportedVersions": VERSIONS}).to_string();
-        return Reply { exit: 0, stdout };
+fn answer(request: &mut Request) -> Result<Reply, CniError> {
+    match request.command.as_str() {
+        "" => {
+            let version = env!("CARGO_PKG_VERSION");
+            eprintln!("CNI plugin weft-cni {version}, speaks CNI {}", VERSIONS.join(", "));
+            return Err(no_command());
+        }
+        // By hand nobody types a configuration.
+        "VERSION" if io::stdin().is_terminal() => {}
+        _ => request.config = configuration(io::stdin())?,
     }
-    let config: Value = serde_json::from_str(&request.config).unwrap_or_default();
-    let socket = config["socket"].as_str().unwrap_or(wire::SOCKET).to_owned();
+    if request.command == "VERSION" {
+        return Ok(Reply { exit: 0, stdout: request.versions()?.to_string() });
+    }
+    let endpoint = Endpoint::parse(&request.config)?;
+    let frame = wire::encode(request)
+        .map_err(|bad| CniError::new(Code::InvalidConfig, "pass the call on", bad.to_string()))?;
+    pass_on(request, &endpoint, &frame)
+}
+
+fn no_command() -> CniError {
+    let details = "CNI_COMMAND is not set; weft-cni is called by a container runtime";
+    CniError::new(Code::InvalidEnvironment, "missing environment variable CNI_COMMAND", details)
+}
+
+/// What is on standard input, within a bound.
+fn configuration(input: impl Read) -> Result<String, CniError> {
+    let mut bytes = Vec::new();
+    let most = wire::CONFIG_MAX as u64;
+    input.take(most + 1).read_to_end(&mut bytes).map_err(|error| {
+        CniError::new(Code::Io, "read the configuration from standard input", error.to_string())
+    })?;
+    let msg = "the network configuration on standard input can't be read";
+    if bytes.len() > wire::CONFIG_MAX {
+        return Err(CniError::new(Code::Decode, msg, format!("it is longer than {most} bytes")));
+    }
+    String::from_utf8(bytes).map_err(|error| CniError::new(Code::Decode, msg, error.to_string()))
+}
+
+/// Asks the agent, and asks again while it is away: a call may be sent twice, see `wire`.
+fn pass_on(request: &Request, endpoint: &Endpoint, frame: &[u8]) -> Result<Reply, CniError> {
     // STATUS asks how it is now.
-    let wait = match config["agentWait"].as_u64() {
-        _ if request.command == "STATUS" => Duration::ZERO,
-        Some(seconds) => Duration::from_secs(seconds),
-        None => WAIT_MAX,
-    };
+    let status = request.command == "STATUS";
+    let wait = if status { Duration::ZERO } else { endpoint.wait };
+    let answer_max = if status { door::STATUS_MAX } else { door::ANSWER_MAX };
+    let netns = door::namespace(request);
     let start = Instant::now();
     loop {
-        let error = match ask(request, &socket) {
-            Ok(reply) => return reply,
-            Err(error) => error,
+        let broken = match door::ask(&endpoint.socket, frame, netns.as_ref(), answer_max) {
+            Ok(reply) => return Ok(reply),
+            Err(broken) => broken,
         };
-        if start.elapsed() >= wait || error.kind() == io::ErrorKind::InvalidData {
-            let code = match request.command.as_str() {
-                "STATUS" => Code::Unavailable,
-                _ => Code::TryAgainLater,
-            };
-            let details = format!(
-                "{socket}: {error}, after {} s; is `weft agent` running on this node, with this socket?",
-                start.elapsed().as_secs()
-            );
-            return failure(request, code, "the weft agent does not answer", &details);
+        if matches!(broken, Broken::Away(_)) && start.elapsed() < wait {
+            std::thread::sleep(door::RETRY);
+            continue;
         }
-        thread::sleep(RETRY);
+        return Err(failure(&broken, status, &endpoint.socket, start.elapsed()));
     }
 }
 
-fn failure(request: &Request, code: Code, msg: &str, details: &str) -> Reply {
-    let error = CniError::new(code, msg, details);
-    Reply { exit: 1, stdout: error.render(&request.version_said()).to_string() }
-}
-
-fn ask(request: &Request, socket: &str) -> io::Result<Reply> {
-    let mut stream = UnixStream::connect(socket)?;
-    stream.set_read_timeout(Some(ANSWER_MAX))?;
-    let frame = wire::encode(request).map_err(invalid)?;
-    // A namespace that is gone is for the agent to judge: DEL succeeds without one.
-    let netns = File::open(&request.netns).ok().filter(|_| !request.netns.is_empty());
-    send(&stream, &frame, netns.as_ref().map(AsRawFd::as_raw_fd))?;
-    let mut head = [0; HEAD];
-    stream.read_exact(&mut head)?;
-    let mut json = vec![0; wire::length(head).map_err(invalid)?];
-    stream.read_exact(&mut json)?;
-    wire::decode(&json).map_err(invalid)
-}
-
-fn send(stream: &UnixStream, frame: &[u8], netns: Option<RawFd>) -> io::Result<()> {
-    let fds: Vec<RawFd> = netns.into_iter().collect();
-    let rights = [ControlMessage::ScmRights(&fds)];
-    let control = if fds.is_empty() { &[][..] } else { &rights[..] };
-    let sent = sendmsg::<()>(
-        stream.as_raw_fd(),
-        &[io::IoSlice::new(frame)],
-        control,
-        MsgFlags::MSG_NOSIGNAL,
-        None,
-    )?;
-    let mut rest = stream;
-    rest.write_all(&frame[sent..])
-}
-
-fn invalid(error: wire::BadFrame) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, error)
+fn failure(broken: &Broken, status: bool, socket: &str, waited: Duration) -> CniError {
+    let hint = "is `weft agent` running on this node, with this socket?";
+    let (code, msg, details) = match broken {
+        Broken::Away(error) => (
+            Code::TryAgainLater,
+            "the weft agent does not answer",
+            format!("{socket}: {error}, for {:.1} s; {hint}", waited.as_secs_f32()),
+        ),
+        Broken::Barred(error) => {
+            (Code::Io, "the weft agent can't be reached", format!("{socket}: {error}; {hint}"))
+        }
+        Broken::Foreign(bad) => (
+            Code::TryAgainLater,
+            "plugin and agent don't understand each other",
+            format!("{socket}: {bad}"),
+        ),
+    };
+    CniError::new(if status { Code::Unavailable } else { code }, msg, details)
 }

@@ -1,6 +1,10 @@
 //! How plugin and agent talk over the agent's socket: one frame there, with the namespace's
 //! descriptor beside its first byte, one frame back. A frame is a version byte, a length of four
 //! bytes in network order, and JSON.
+//!
+//! The agent may see a call twice: a plugin whose connection broke before the whole answer came
+//! sends it again. So every verb must be safe to repeat: ADD answers for what it has already made
+//! in this namespace, and the second DEL, CHECK or GC finds what the first left.
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -8,8 +12,11 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 pub const VERSION: u8 = 1;
 /// Bytes of version and length.
 pub const HEAD: usize = 5;
-/// Longest frame; a `prevResult` is a few kilobytes.
+/// Longest frame: a configuration of [`CONFIG_MAX`] bytes of quotes, each escaped, fits.
 pub const FRAME_MAX: usize = 4 << 20;
+/// Longest configuration that is read; one with a long `prevResult` is a few kilobytes, one of GC
+/// about a hundred bytes per pod.
+pub const CONFIG_MAX: usize = 1 << 20;
 /// Where the agent listens unless it is told otherwise.
 pub const SOCKET: &str = "/run/weft/cni.sock";
 
@@ -33,10 +40,14 @@ pub enum BadFrame {
 }
 
 pub fn encode(message: &impl Serialize) -> Result<Vec<u8>, BadFrame> {
-    let json = serde_json::to_vec(message).map_err(|error| BadFrame::Json(error.to_string()))?;
-    let length = u32::try_from(json.len()).ok().filter(|_| json.len() <= FRAME_MAX);
-    let length = length.ok_or(BadFrame::TooLong(json.len()))?;
-    Ok([&[VERSION], &length.to_be_bytes()[..], &json].concat())
+    let mut frame = vec![VERSION, 0, 0, 0, 0];
+    serde_json::to_writer(&mut frame, message)
+        .map_err(|error| BadFrame::Json(error.to_string()))?;
+    let length = frame.len() - HEAD;
+    let said = u32::try_from(length).ok().filter(|_| length <= FRAME_MAX);
+    let said = said.ok_or(BadFrame::TooLong(length))?;
+    frame[1..HEAD].copy_from_slice(&said.to_be_bytes());
+    Ok(frame)
 }
 
 /// The length of the JSON behind this head.

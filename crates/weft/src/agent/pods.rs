@@ -365,17 +365,20 @@ fn result(pod: &Attachment, ground: &Ground<'_>, link: &Link, call: &Call) -> Ad
     let interface = |link: &Link, sandbox: Option<String>| Interface {
         name: link.dev.to_string(),
         mac: link.mac.to_string(),
-        mtu: Some(link.mtu.get()),
+        mtu: Some(link.mtu.get().into()),
         sandbox,
+        more: Map::new(),
     };
     let ips = pod.addrs.iter().map(|addr| Ip {
         address: kind.pod_addr(*addr, ground),
         gateway: Some(kind.gateway(*addr, ground).0),
         interface: Some(1),
+        more: Map::new(),
     });
     let routes = pod.addrs.iter().flat_map(|addr| {
         let gw = kind.gateway(*addr, ground).0;
-        let out = move |dst| RouteOut { dst, gw: Some(gw), mtu: Some(ground.send.get()) };
+        let mtu = Some(ground.send.get().into());
+        let out = move |dst| RouteOut { dst, gw: Some(gw), mtu, more: Map::new() };
         pod.routes_of(*addr, ground.ranges).into_iter().map(out)
     });
     let ours = AddResult {
@@ -383,6 +386,7 @@ fn result(pod: &Attachment, ground: &Ground<'_>, link: &Link, call: &Call) -> Ad
         ips: ips.collect(),
         routes: routes.collect(),
         dns: call.dns.clone(),
+        more: Map::new(),
     };
     match &call.prev {
         Some(earlier) => ours.behind(earlier.clone()),
