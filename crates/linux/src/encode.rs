@@ -74,14 +74,33 @@ pub(crate) fn create_pair(batch: &mut Batch, host: &Link, pod: &Link, netns: i32
     batch.end();
 }
 
-/// Brings what can be changed on a living link to what `link` says.
-pub(crate) fn edit_link(batch: &mut Batch, link: &Link, index: u32, master: u32) {
+pub(crate) fn get_link(batch: &mut Batch, index: u32) {
+    batch.begin(RTM_GETLINK, 0, &ifinfomsg(index, 0, 0)).end();
+}
+
+/// Brings what can be changed on a living link from `was` to what `link` says, and touches nothing
+/// else: even the same MAC address written again flushes every neighbour, permanent ones too
+/// (net/core/neighbour.c, `neigh_changeaddr`).
+pub(crate) fn edit_link(
+    batch: &mut Batch,
+    link: &Link,
+    was: &Link,
+    index: u32,
+    (master, was_master): (u32, u32),
+) {
     batch.begin(RTM_NEWLINK, 0, &ifinfomsg(index, 0, 0));
-    batch
-        .attr_u32(IFLA_MTU, link.mtu.get().into())
-        .attr(IFLA_ADDRESS, &link.mac.0)
-        .attr_u32(IFLA_MASTER, master);
-    if let Kind::Vxlan { local, .. } = &link.kind {
+    if link.mtu != was.mtu {
+        batch.attr_u32(IFLA_MTU, link.mtu.get().into());
+    }
+    if link.mac != was.mac {
+        batch.attr(IFLA_ADDRESS, &link.mac.0);
+    }
+    if master != was_master {
+        batch.attr_u32(IFLA_MASTER, master);
+    }
+    if let Kind::Vxlan { local, .. } = &link.kind
+        && link.kind != was.kind
+    {
         batch.nest(IFLA_LINKINFO, |batch| {
             batch.attr(IFLA_INFO_KIND, b"vxlan").nest(IFLA_INFO_DATA, |batch| {
                 batch.attr_ip(local_attr(*local), *local);

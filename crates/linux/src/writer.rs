@@ -10,7 +10,14 @@ use weft_core::{
     state::{Hop, Key, Kind, Link, Object, Route},
 };
 
-use crate::{encode, kernel::Refusal, nft::Nft, observe::Hops, socket, wire::Batch};
+use crate::{
+    encode,
+    kernel::Refusal,
+    nft::Nft,
+    observe::{self, Hops, HostLink},
+    socket,
+    wire::Batch,
+};
 
 /// Requests in one send; beyond it the answers might not fit the socket's buffer.
 const BATCH_MAX: u32 = 1024;
@@ -111,7 +118,17 @@ impl<'a> Writer<'a> {
         // Whether it is there must be asked of the kernel as it will be after what was gathered.
         self.flush();
         match self.socket.index_of(&link.dev) {
-            Ok(index) => encode::edit_link(&mut self.batch, link, index, master),
+            Ok(index) => {
+                let mut batch = self.socket.batch();
+                encode::get_link(&mut batch, index);
+                let found = self.socket.ask(&batch, observe::link)?.pop().flatten();
+                self.batch = self.socket.batch();
+                let Some((HostLink { ours: Some(was), .. }, was_master)) = found else {
+                    return Err(io::Error::other("a link of another kind has this name"));
+                };
+                let masters = (master, was_master.unwrap_or(0));
+                encode::edit_link(&mut self.batch, link, &was, index, masters);
+            }
             Err(_) if link.kind == Kind::Veth => {
                 return Err(io::Error::other("a pod's link is made by attach alone"));
             }

@@ -446,6 +446,20 @@ fn thousands_of_peers_are_put_and_read_back() {
 }
 
 #[test]
+fn a_new_mtu_leaves_the_neighbours_alone() {
+    node(|kernel| {
+        let mut desired: State =
+            vxlan(7, "192.0.2.1").into_iter().chain(peer(2, "weftx4-t", "192.0.2.2")).collect();
+        converge(kernel, &desired);
+        let Object::Link(link) = vxlan(7, "192.0.2.1").remove(0) else { unreachable!() };
+        desired.put(Object::Link(Link { mtu: Mtu::try_from(1400).unwrap(), ..link }));
+        let refusals = kernel.apply(&plan(&desired, &observe(kernel, &desired)));
+        assert_eq!(refusals, []);
+        assert_eq!(plan(&desired, &observe(kernel, &desired)), [], "one step, nothing lost by it");
+    });
+}
+
+#[test]
 fn a_link_made_anew_has_everything_on_it_again() {
     node(|kernel| {
         let with = |vni| {

@@ -407,8 +407,7 @@ fn detach(agent: &Agent, id: &AttachmentId) -> Result<(), CniError> {
     };
     agent.ledger().set_phase(id, Phase::Doomed).map_err(failed)?;
     fault::point("del.after-doom");
-    let routes = pod.addrs.iter().map(|addr| Change::Drop(Key::Route((*addr).into())));
-    let refusals = agent.kernel.apply(&routes.collect::<Vec<_>>());
+    let refusals = agent.kernel.apply(&unreachable(agent, &pod));
     fault::point("del.after-routes");
     let bridged = pod.attach.to_string() == "bridge";
     let refusals =
@@ -419,6 +418,20 @@ fn detach(agent: &Agent, id: &AttachmentId) -> Result<(), CniError> {
         Some(refusal) => Err(CniError::new(Code::Refused, "detach the pod", refusal.to_string())),
         None => Ok(()),
     }
+}
+
+/// What makes the pod unreachable: its routes go, and what stands on other links than its own.
+fn unreachable(agent: &Agent, pod: &Attachment) -> Vec<Change> {
+    let serving = agent.serving();
+    let Some(here) = serving.networks.get(&pod.network) else {
+        return pod.addrs.iter().map(|addr| Change::Drop(Key::Route((*addr).into()))).collect();
+    };
+    let served = served(&pod.network, here);
+    let outside = pod.attach.kind().outside(pod, &served.ground(&agent.node, &serving.host));
+    let doomed = outside.objects().filter(|object| {
+        matches!(object, Object::Route(_)) || object.dev() != Some(&pod.host_end)
+    });
+    doomed.map(|object| Change::Drop(object.key())).collect()
 }
 
 fn check(agent: &Agent, call: &Call, netns: Option<Netns>) -> Result<(), CniError> {

@@ -23,7 +23,7 @@ use super::Pod;
 const ECHO: u16 = 7;
 const ANSWER_MAX: Duration = Duration::from_millis(500);
 /// A packet of a flow that is not there so long after the end is lost.
-const DRAIN: Duration = Duration::from_secs(2);
+const DRAIN: Duration = Duration::from_secs(1);
 const TRIES: usize = 4;
 const SAMPLES: usize = 5;
 
