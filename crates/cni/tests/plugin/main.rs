@@ -84,7 +84,16 @@ impl Ended {
     }
 }
 
-fn end(child: Child) -> Ended {
+/// What it left. One that hangs is ended, and has failed.
+fn end(mut child: Child) -> Ended {
+    let start = Instant::now();
+    while child.try_wait().unwrap().is_none() {
+        if start.elapsed() > BOUND {
+            child.kill().unwrap();
+            panic!("the plugin did not end: {:?}", child.wait_with_output());
+        }
+        std::thread::park_timeout(Duration::from_millis(1));
+    }
     let out = child.wait_with_output().unwrap();
     Ended {
         exit: out.status.code().unwrap(),
