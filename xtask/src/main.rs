@@ -1,1 +1,48 @@
-fn main() {}
+//! The one tool for developers: `cargo xtask --help`.
+
+mod bench;
+mod install;
+mod run;
+mod test;
+mod tidy;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Tasks of weft's developers.
+#[derive(Parser)]
+#[command(name = "cargo xtask", max_term_width = 100)]
+enum Task {
+    /// Install what the tests need, check everything, run every test (what CI runs)
+    Test(test::Test),
+    /// Format and lint checks, file sizes, walls between crates, licences
+    Tidy,
+    /// Measure, side by side with rivals and with the kernel's own floor
+    #[command(subcommand)]
+    Bench(Bench),
+    /// Build the plugin as it is released: static, small
+    Plugin,
+}
+
+#[derive(Subcommand)]
+enum Bench {
+    /// ADD and DEL beside the reference plugins and a bare program that does the same netlink work
+    Cni(bench::Rounds),
+}
+
+fn main() -> ExitCode {
+    let done = match Task::parse() {
+        Task::Test(test) => test.run(),
+        Task::Tidy => tidy::all(),
+        Task::Bench(Bench::Cni(rounds)) => bench::cni(&rounds),
+        Task::Plugin => run::plugin().map(|path| println!("{}", path.display())),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

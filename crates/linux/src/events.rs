@@ -57,7 +57,7 @@ impl Watch {
     }
 
     /// Waits for the next change that a stranger made.
-    pub fn next(&mut self) -> io::Result<Event> {
+    pub fn wait(&mut self) -> io::Result<Event> {
         loop {
             {
                 let (route, nft) = (borrow(&self.route), borrow(&self.nft));
@@ -92,9 +92,8 @@ impl Watch {
                 if ports.contains(&message.port) {
                     continue;
                 }
-                match word(message.kind, message.body, routing) {
-                    Some(what) => return Ok(Some(Event::Changed(what))),
-                    None => continue,
+                if let Some(what) = word(message.kind, message.body, routing) {
+                    return Ok(Some(Event::Changed(what)));
                 }
             }
         }

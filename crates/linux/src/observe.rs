@@ -72,7 +72,7 @@ pub(crate) struct Hops {
 }
 
 pub(crate) fn links(socket: &mut socket::Link) -> io::Result<Vec<HostLink>> {
-    let links = socket.dump(RTM_GETLINK, &ifinfomsg(0, 0, 0), |_| {}, |message| link(message))?;
+    let links = socket.dump(RTM_GETLINK, &ifinfomsg(0, 0, 0), |_| {}, link)?;
     let names: BTreeMap<u32, IfName> =
         links.iter().map(|(link, _)| (link.index, link.dev.clone())).collect();
     let named = links.into_iter().map(|(mut link, master)| {

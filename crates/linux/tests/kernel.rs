@@ -1,5 +1,6 @@
 //! The seam against the real kernel: what is put is what is observed, a stranger's things survive,
 //! and a moved route is never absent. Each test makes its own namespaces.
+#![allow(clippy::unwrap_used)]
 
 use std::{
     net::IpAddr,
@@ -346,7 +347,7 @@ fn own_changes_do_not_wake_and_a_strangers_do() {
         let mut heard = Vec::new();
         // The kernel itself speaks of carriers and addresses: as links, never as routes of ours.
         while !heard.contains(&Event::Changed("route")) {
-            heard.push(watch.next().unwrap());
+            heard.push(watch.wait().unwrap());
         }
         assert!(!heard.contains(&Event::Changed("nftables")), "we wrote the table: {heard:?}");
         assert!(!heard.contains(&Event::Changed("nexthop")), "and the nexthops: {heard:?}");

@@ -235,7 +235,7 @@ impl Cluster {
     }
 
     fn ways(&self) -> Vec<Way> {
-        self.machines.iter().flat_map(|m| m.kernel.routes.values().map(|p| p.way())).collect()
+        self.machines.iter().flat_map(|m| m.kernel.routes.values().map(Path::way)).collect()
     }
 }
 
@@ -244,7 +244,9 @@ fn a_change_of_join_cuts_no_path_whatever_the_order_of_events() {
     let joins = ["vxlan", "host-gw", "auto"];
     for seed in 1..=120u64 {
         let mut cluster = Cluster::new(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        cluster.store.put(network_key(&network()), &spec(joins[seed as usize % 3]));
+        cluster
+            .store
+            .put(network_key(&network()), &spec(joins[usize::try_from(seed % 3).unwrap()]));
         cluster.settle();
         assert_eq!(cluster.ways().len(), NODES * (NODES - 1), "seed {seed}: everybody has a path");
         for change in 0..4 {

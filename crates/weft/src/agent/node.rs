@@ -58,7 +58,7 @@ pub fn spawn(agent: &Arc<Agent>) -> anyhow::Result<()> {
 
 fn listen(agent: &Agent, mut watch: Watch) {
     loop {
-        match watch.next() {
+        match watch.wait() {
             Ok(Event::Changed(what)) => {
                 tracing::debug!(%what, "the kernel changed");
                 agent.wake.ring(Reasons::KERNEL);
@@ -219,7 +219,7 @@ fn knobs(serving: &Serving) -> Vec<Knob> {
     knobs.extend(host.ra_devices.iter().cloned().map(Knob::AcceptRa));
     knobs.extend(host.strict_devices.iter().cloned().map(Knob::RpFilter));
     let tunnels = serving.networks.values().flat_map(|net| &net.stage.hold);
-    knobs.extend(tunnels.filter_map(|receive| receive.device()).map(Knob::RpFilter));
+    knobs.extend(tunnels.filter_map(weft_core::join::Receive::device).map(Knob::RpFilter));
     knobs
 }
 

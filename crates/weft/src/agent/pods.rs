@@ -428,9 +428,9 @@ fn unreachable(agent: &Agent, pod: &Attachment) -> Vec<Change> {
     };
     let served = served(&pod.network, here);
     let outside = pod.attach.kind().outside(pod, &served.ground(&agent.node, &serving.host));
-    let doomed = outside.objects().filter(|object| {
-        matches!(object, Object::Route(_)) || object.dev() != Some(&pod.host_end)
-    });
+    let doomed = outside
+        .objects()
+        .filter(|object| matches!(object, Object::Route(_)) || object.dev() != Some(&pod.host_end));
     doomed.map(|object| Change::Drop(object.key())).collect()
 }
 

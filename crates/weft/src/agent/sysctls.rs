@@ -25,7 +25,9 @@ impl Found {
     /// To be called before the first write to `knob`. Knobs of our own links go with them.
     pub fn note(&mut self, cache_dir: &Path, knob: &Knob) -> io::Result<()> {
         let path = knob.path();
-        if knob.dev().is_some_and(|dev| dev.is_ours()) || self.values.contains_key(&path) {
+        if knob.dev().is_some_and(weft_core::name::IfName::is_ours)
+            || self.values.contains_key(&path)
+        {
             return Ok(());
         }
         let value = fs::read_to_string(Path::new("/proc/sys").join(&path))?;

@@ -38,7 +38,8 @@ pub fn status(status: &Status) -> String {
             let _ = writeln!(out, "  no path to {peer}: {why}");
         }
         if !network.withdrawing.is_empty() {
-            let waiting: Vec<&str> = network.waiting.iter().map(|node| node.as_str()).collect();
+            let waiting: Vec<&str> =
+                network.waiting.iter().map(weft_core::name::NodeName::as_str).collect();
             let _ = writeln!(
                 out,
                 "  holds {} until {} acknowledged",

@@ -16,7 +16,7 @@ const WALK: [&str; 7] = ["vxlan", "host-gw", "vxlan", "auto", "host-gw", "auto",
 /// Flows run so long before and after each change.
 const CALM: Duration = Duration::from_millis(300);
 
-pub fn run(plan: &Plan, json: bool) -> anyhow::Result<u8> {
+pub fn run(plan: &Plan, json: bool) -> u8 {
     let show = Show { json };
     let start = Instant::now();
     let outcome = guided(plan, &show);
@@ -48,7 +48,7 @@ pub fn run(plan: &Plan, json: bool) -> anyhow::Result<u8> {
             start.elapsed().as_secs()
         ),
     );
-    Ok(u8::from(!ok))
+    u8::from(!ok)
 }
 
 type Outcome = (Vec<Value>, Vec<Value>);
@@ -103,9 +103,7 @@ fn guided(plan: &Plan, show: &Show) -> anyhow::Result<Outcome> {
                 Ok(node.plan()?.is_empty() && weft_linux::rig::is_clean(&node.netns)?)
             })?;
         }
-        show.step(&format!(
-            "   pods and network deleted; every node's plan is empty, no link is left"
-        ));
+        show.step("   pods and network deleted; every node's plan is empty, no link is left");
     }
     Ok((runs, switches))
 }

@@ -104,7 +104,7 @@ pub fn run(lab: Lab) -> anyhow::Result<u8> {
         }
         None => {
             enter()?;
-            guide::run(&Plan::from(&lab.plan), lab.json)
+            Ok(guide::run(&Plan::from(&lab.plan), lab.json))
         }
     }
 }

@@ -119,7 +119,7 @@ pub enum StoreError {
 pub enum Store {
     File(file::FileStore),
     #[cfg(feature = "etcd")]
-    Etcd(etcd::EtcdStore),
+    Etcd(Box<etcd::EtcdStore>),
 }
 
 macro_rules! each {
@@ -137,7 +137,9 @@ impl Store {
         match config {
             StoreConfig::File(config) => file::FileStore::open(&config.dir).map(Self::File),
             #[cfg(feature = "etcd")]
-            StoreConfig::Etcd(config) => etcd::EtcdStore::open(config).await.map(Self::Etcd),
+            StoreConfig::Etcd(config) => {
+                etcd::EtcdStore::open(config).await.map(|store| Self::Etcd(Box::new(store)))
+            }
             #[cfg(not(feature = "etcd"))]
             StoreConfig::Etcd(_) => Err(StoreError::NotBuilt),
         }

@@ -30,7 +30,8 @@ impl Attaching for Bridge {
 
     fn outside(&self, pod: &Attachment, on: &Ground<'_>) -> State {
         // A bridge without a link-local address can't ask for a pod's (ndisc_send_ns), and need not.
-        let known = pod.addrs.iter().map(|ip| Object::Neigh { dev: device(on), ip: *ip, mac: pod.mac });
+        let known =
+            pod.addrs.iter().map(|ip| Object::Neigh { dev: device(on), ip: *ip, mac: pod.mac });
         let link = Object::Link(self.host_end(pod, on));
         [link, Object::Up { dev: pod.host_end.clone() }].into_iter().chain(known).collect()
     }

@@ -7,6 +7,7 @@ mod watch;
 use std::{
     fs, io,
     io::Write,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
 
@@ -29,7 +30,6 @@ impl FileStore {
     pub fn open(dir: &Path) -> Result<Self, StoreError> {
         let store = Self { dir: dir.to_owned() };
         fs::create_dir_all(dir).map_err(|error| store.failed("make", error))?;
-        use std::os::unix::fs::PermissionsExt;
         fs::set_permissions(dir, fs::Permissions::from_mode(0o700))
             .map_err(|error| store.failed("protect", error))?;
         Ok(store)

@@ -1,0 +1,62 @@
+//! What a bare machine lacks: Debian packages, a target of the toolchain, the test runner.
+
+use std::{path::Path, process::Command};
+
+use anyhow::{Context, bail};
+
+use crate::run::{MUSL, cargo, step};
+
+/// Debian's packages, each with a file that tells whether it is there.
+const PACKAGES: [(&str, &str); 7] = [
+    ("protobuf-compiler", "/usr/bin/protoc"),
+    ("libprotobuf-dev", "/usr/include/google/protobuf/descriptor.proto"),
+    ("etcd-server", "/usr/bin/etcd"),
+    ("containernetworking-plugins", "/usr/lib/cni/bridge"),
+    ("nftables", "/usr/sbin/nft"),
+    ("iproute2", "/usr/sbin/ip"),
+    ("procps", "/usr/bin/pgrep"),
+];
+const NEXTEST: &str = "0.9.143";
+
+pub fn all() -> anyhow::Result<()> {
+    packages()?;
+    let mut rustup = Command::new("rustup");
+    // Where the toolchain did not come by rustup, the build says what is missing.
+    if rustup.arg("--version").output().is_ok() {
+        step("the toolchain's musl target", Command::new("rustup").args(["target", "add", MUSL]))?;
+    }
+    let nextest = cargo().args(["nextest", "--version"]).output();
+    if !nextest.is_ok_and(|out| out.status.success()) {
+        let install = ["install", "cargo-nextest", "--locked", "--version", NEXTEST];
+        step("install cargo-nextest (some minutes, once)", cargo().args(install))?;
+    }
+    Ok(())
+}
+
+fn packages() -> anyhow::Result<()> {
+    let missing: Vec<&str> = PACKAGES
+        .iter()
+        .filter(|(_, file)| !Path::new(file).exists())
+        .map(|(package, _)| *package)
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let list = missing.join(" ");
+    if !Path::new("/usr/bin/apt-get").exists() {
+        bail!("the tests need these Debian packages or their like: {list}");
+    }
+    let root = nix::unistd::geteuid().is_root();
+    let apt = |args: &[&str]| {
+        let mut command = if root { Command::new("apt-get") } else { Command::new("sudo") };
+        if !root {
+            command.args(["-n", "apt-get"]);
+        }
+        command.env("DEBIAN_FRONTEND", "noninteractive").args(args);
+        command
+    };
+    let hint = || format!("as root: apt-get install {list}");
+    step("apt-get update", &mut apt(&["update", "-q"])).with_context(hint)?;
+    let mut install = apt(&["install", "-y", "-q", "--no-install-recommends"]);
+    step(&format!("install {list}"), install.args(&missing)).with_context(hint)
+}

@@ -1,0 +1,47 @@
+//! Running other programs, with a line before and a clear error after.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    time::Instant,
+};
+
+use anyhow::{Context, bail};
+
+/// The root of the checkout.
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new(".")).to_owned()
+}
+
+pub fn cargo() -> Command {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.current_dir(root());
+    cargo
+}
+
+/// Runs it in the foreground.
+pub fn step(what: &str, command: &mut Command) -> anyhow::Result<()> {
+    println!("\n== {what}");
+    let start = Instant::now();
+    let status = command.status().with_context(|| format!("{what}: start {command:?}"))?;
+    if !status.success() {
+        bail!("{what} failed ({status})");
+    }
+    println!("== {what}: {} s", start.elapsed().as_secs());
+    Ok(())
+}
+
+pub const MUSL: &str = "x86_64-unknown-linux-musl";
+
+/// Builds the plugin as it is released.
+pub fn plugin() -> anyhow::Result<PathBuf> {
+    let mut build = cargo();
+    build.args(["build", "--package", "weft-cni", "--profile", "plugin", "--target", MUSL]);
+    step("build the plugin (static, for musl)", &mut build)?;
+    Ok(target().join(MUSL).join("plugin/weft-cni"))
+}
+
+/// Where cargo puts what it builds.
+pub fn target() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
+}
