@@ -189,14 +189,18 @@ pub(crate) fn fdb(batch: &mut Batch, index: u32, mac: &Mac, dst: Option<IpAddr>)
     batch.end();
 }
 
-pub(crate) fn nexthop(batch: &mut Batch, id: u32, index: u32, via: IpAddr, onlink: bool) {
+/// A number that is new to us must be new to everybody: a stranger's is not taken over.
+pub(crate) fn nexthop(
+    batch: &mut Batch,
+    (id, new): (u32, bool),
+    index: u32,
+    via: IpAddr,
+    onlink: bool,
+) {
+    let how = if new { NLM_F_EXCL } else { NLM_F_REPLACE };
     let flags = if onlink { RTNH_F_ONLINK } else { 0 };
     batch
-        .begin(
-            RTM_NEWNEXTHOP,
-            NLM_F_CREATE | NLM_F_REPLACE,
-            &nhmsg(family(via), mark::PROTOCOL, flags),
-        )
+        .begin(RTM_NEWNEXTHOP, NLM_F_CREATE | how, &nhmsg(family(via), mark::PROTOCOL, flags))
         .attr_u32(NHA_ID, id)
         .attr_ip(NHA_GATEWAY, via)
         .attr_u32(NHA_OIF, index)

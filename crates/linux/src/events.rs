@@ -10,11 +10,13 @@ use std::{
 use netlink_sys::{Socket, SocketAddr, protocols};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use weft_core::{mark, name::IfName};
+
 use crate::{
-    kernel::{Error, Kernel, Ports},
+    kernel::{Error, Kernel, Links, Ports},
     socket,
     uapi::*,
-    wire::{self, u16_at},
+    wire::{self, u16_at, u32_at},
 };
 
 /// RTNLGRP_LINK, NEIGH, IPV4_IFADDR, IPV4_ROUTE, IPV6_IFADDR, IPV6_ROUTE, NEXTHOP.
@@ -34,6 +36,7 @@ pub struct Watch {
     route: Socket,
     nft: Socket,
     ports: Ports,
+    links: Links,
     buffer: Mutex<Vec<u8>>,
 }
 
@@ -52,6 +55,7 @@ impl Watch {
             route: open(protocols::NETLINK_ROUTE, &GROUPS).map_err(Error::Open)?,
             nft: open(protocols::NETLINK_NETFILTER, &[NFNLGRP_NFTABLES]).map_err(Error::Open)?,
             ports: kernel.ports.clone(),
+            links: kernel.links.clone(),
             buffer: Mutex::new(vec![0; RECEIVE]),
         })
     }
@@ -89,10 +93,10 @@ impl Watch {
             };
             let ports = self.ports.read().expect("no code that holds this lock panics");
             for message in wire::messages(&buffer[..length]) {
-                if ports.contains(&message.port) {
+                if ports.contains(&(routing, message.port)) {
                     continue;
                 }
-                if let Some(what) = word(message.kind, message.body, routing) {
+                if let Some(what) = self.word(message.kind, message.body, routing) {
                     return Ok(Some(Event::Changed(what)));
                 }
             }
@@ -100,21 +104,34 @@ impl Watch {
     }
 }
 
-/// What kind of thing changed, if it matters.
-fn word(kind: u16, body: &[u8], routing: bool) -> Option<&'static str> {
-    if !routing {
-        return Some("nftables");
-    }
-    match kind {
-        RTM_NEWLINK | RTM_DELLINK => Some("link"),
-        RTM_NEWADDR | RTM_DELADDR => Some("address"),
-        RTM_NEWROUTE | RTM_DELROUTE => Some("route"),
-        RTM_NEWNEXTHOP | RTM_DELNEXTHOP => Some("nexthop"),
-        RTM_NEWNEIGH | RTM_DELNEIGH => {
-            let written = NUD_PERMANENT | NUD_NOARP;
-            (u16_at(body, 8)? & written != 0).then_some("neighbour")
+impl Watch {
+    /// What kind of thing changed, if it matters.
+    fn word(&self, kind: u16, body: &[u8], routing: bool) -> Option<&'static str> {
+        if !routing {
+            return Some("nftables");
         }
-        _ => None,
+        match kind {
+            RTM_NEWLINK | RTM_DELLINK => link(kind, body).then_some("link"),
+            RTM_NEWADDR | RTM_DELADDR => Some("address"),
+            // The local table follows addresses, which are told apart.
+            RTM_NEWROUTE | RTM_DELROUTE => (body.get(4) == Some(&RT_TABLE_MAIN)).then_some("route"),
+            RTM_NEWNEXTHOP | RTM_DELNEXTHOP => Some("nexthop"),
+            RTM_NEWNEIGH | RTM_DELNEIGH => self.neighbour(kind, body).then_some("neighbour"),
+            _ => None,
+        }
+    }
+
+    /// Written entries matter; of those that were only learnt none. What becomes of a written one
+    /// that is deleted is told as failed, so on our own links, where nothing is learnt but by
+    /// bridges, every deletion counts.
+    fn neighbour(&self, kind: u16, body: &[u8]) -> bool {
+        let (Some(index), Some(state)) = (u32_at(body, 4), u16_at(body, 8)) else { return true };
+        if state & NUD_PERMANENT != 0 {
+            return true;
+        }
+        let links = self.links.lock().expect("no code that holds this lock panics");
+        let ours = links.get(&index).is_none_or(|(dev, _)| dev.is_ours());
+        kind == RTM_DELNEIGH && body.first() != Some(&AF_BRIDGE) && ours
     }
 }
 
@@ -124,4 +141,28 @@ fn borrow(socket: &Socket) -> BorrowedFd<'_> {
     unsafe {
         BorrowedFd::borrow_raw(socket.as_raw_fd())
     }
+}
+
+/// Link notifications carry no port, so ours are told by what they say. A pod's link is born down,
+/// comes up and leaves in the group of the doomed: none of that is news. That somebody set it down,
+/// or deleted it before it was doomed, is.
+fn link(kind: u16, body: &[u8]) -> bool {
+    const BORN: u32 = u32::MAX;
+    let (Some(flags), Some(change)) = (u32_at(body, 8), u32_at(body, 12)) else { return true };
+    let (mut pod_end, mut group) = (false, 0);
+    for (kind, value) in wire::attrs(body.get(16..).unwrap_or_default()) {
+        match kind {
+            IFLA_IFNAME => pod_end = is_host_end(&wire::text(value)),
+            IFLA_GROUP => group = u32_at(value, 0).unwrap_or(0),
+            _ => {}
+        }
+    }
+    let set_down = change != BORN && change & IFF_UP != 0 && flags & IFF_UP == 0;
+    group != mark::DOOMED_GROUP && (!pod_end || kind == RTM_DELLINK || set_down)
+}
+
+/// The names that `IfName::host_end` gives.
+fn is_host_end(name: &str) -> bool {
+    let hash = name.strip_prefix(IfName::PREFIX).unwrap_or_default();
+    hash.len() == 11 && hash.bytes().all(|b| b.is_ascii_hexdigit())
 }

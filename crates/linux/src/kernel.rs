@@ -59,14 +59,17 @@ impl fmt::Display for Refusal {
 }
 impl std::error::Error for Refusal {}
 
-/// Port numbers of our own sockets: what they cause need not wake us.
-pub(crate) type Ports = Arc<RwLock<BTreeSet<u32>>>;
+/// Port numbers of our own sockets: what they cause need not wake us. Those of routing sockets
+/// (true) and of nftables ones are counted apart by the kernel.
+pub(crate) type Ports = Arc<RwLock<BTreeSet<(bool, u32)>>>;
+/// Every link by its number, as last observed.
+pub(crate) type Links = Arc<Mutex<BTreeMap<u32, (IfName, Mtu)>>>;
 
 pub struct Kernel {
     netns: Netns,
     pool: Mutex<Vec<socket::Link>>,
     hops: Mutex<Hops>,
-    links: Mutex<BTreeMap<u32, (IfName, Mtu)>>,
+    pub(crate) links: Links,
     nft: Option<Nft>,
     pub(crate) ports: Ports,
 }
@@ -78,7 +81,7 @@ impl Kernel {
         let nft = Nft::open()?;
         let kernel = Self::around(netns, Some(nft));
         if let Some(port) = kernel.nft.as_ref().map(Nft::port) {
-            kernel.ports.write().expect(POISONED).insert(port);
+            kernel.ports.write().expect(POISONED).insert((false, port));
         }
         Ok(kernel)
     }
@@ -93,7 +96,7 @@ impl Kernel {
             netns,
             pool: Mutex::default(),
             hops: Mutex::default(),
-            links: Mutex::default(),
+            links: Links::default(),
             nft,
             ports: Ports::default(),
         }
@@ -105,11 +108,13 @@ impl Kernel {
             Some(socket) => socket,
             None => {
                 let socket = self.netns.run(socket::Link::route)??;
-                self.ports.write().expect(POISONED).insert(socket.port);
+                self.ports.write().expect(POISONED).insert((true, socket.port));
                 socket
             }
         };
-        let done = work(&mut socket)?;
+        let done = work(&mut socket).inspect_err(|_| {
+            self.ports.write().expect(POISONED).remove(&(true, socket.port));
+        })?;
         // A socket whose exchange failed may hold stale answers; only a good one is kept.
         self.pool.lock().expect(POISONED).push(socket);
         Ok(done)

@@ -288,6 +288,8 @@ fn route(
             RTA_GATEWAY => via = wire::ip(value),
             RTA_VIA => via = wire::ip(value.get(2..)?),
             RTA_PRIORITY => metric = u32_at(value, 0)?,
+            // Of several next hops (`struct rtnexthop`) the first names the device.
+            RTA_MULTIPATH => dev = names.get(&u32_at(value, 4)?).cloned(),
             RTA_NH_ID => hop = u32_at(value, 0),
             RTA_METRICS => {
                 let found = wire::attrs(value).find(|(kind, _)| *kind == RTAX_MTU);

@@ -69,6 +69,7 @@ impl Link {
 
     /// Sends a batch and reads until the request `last` is answered. Returns the errors.
     pub(crate) fn exchange(&mut self, batch: &Batch, last: u32) -> io::Result<Vec<Answer>> {
+        let first = self.seq;
         self.seq = batch.last_seq().wrapping_add(1);
         self.socket.send(batch.bytes(), 0)?;
         let mut answers = Vec::new();
@@ -80,6 +81,10 @@ impl Link {
                 }
                 let answer = answer(&message);
                 let seq = answer.seq;
+                // What an exchange that broke off left behind is not ours.
+                if seq.wrapping_sub(first) >= batch.count {
+                    continue;
+                }
                 if answer.errno != 0 {
                     answers.push(answer);
                 }
@@ -130,7 +135,8 @@ impl Link {
                 match message.kind {
                     NLMSG_DONE => {
                         let errno = u32_at(message.body, 0).map_or(0, |code| -code.cast_signed());
-                        if errno != 0 {
+                        // A table that was never used is empty: a namespace whose `lo` is down.
+                        if errno != 0 && errno != libc::ENOENT {
                             return Err(io::Error::from_raw_os_error(errno));
                         }
                         return Ok(whole.then_some(objects));

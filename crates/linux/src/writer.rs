@@ -186,16 +186,18 @@ impl<'a> Writer<'a> {
     }
 
     /// The number of the nexthop object of this device and address: as observed, or a free one.
-    fn hop_id(&mut self, dev: &IfName, via: std::net::IpAddr) -> u32 {
+    fn hop_id(&mut self, dev: &IfName, via: std::net::IpAddr) -> (u32, bool) {
         let key = (dev.clone(), via);
         if let Some(id) = self.hops.ids.get(&key) {
-            return *id;
+            return (*id, false);
         }
-        let highest = self.hops.used.range(mark::NEXTHOP_BASE..mark::NEXTHOP_BASE + 0xff_fffe);
-        let id = highest.last().map_or(mark::NEXTHOP_BASE, |id| id + 1);
+        let ours = mark::NEXTHOP_BASE..mark::NEXTHOP_BASE + 0xff_ffff;
+        let behind = self.hops.used.range(ours.clone()).next_back().map_or(ours.start, |id| id + 1);
+        let gap = || ours.clone().find(|id| !self.hops.used.contains(id));
+        let id = if ours.contains(&behind) { behind } else { gap().unwrap_or(ours.start) };
         self.hops.used.insert(id);
         self.hops.ids.insert(key, id);
-        id
+        (id, true)
     }
 
     fn through(&mut self, route: &Route) -> io::Result<u32> {
@@ -251,6 +253,9 @@ impl<'a> Writer<'a> {
     }
 
     fn refuse(&mut self, change: &Change, errno: i32, text: String) {
+        if let Key::NextHop(dev, via) = change.key() {
+            self.hops.ids.remove(&(dev, via));
+        }
         self.refusals.push(Refusal { what: change.to_string(), errno, text });
     }
 }
@@ -263,6 +268,8 @@ fn benign(change: &Change, errno: i32) -> bool {
         }
         // A host without IPv6 has no IPv6 addresses to forbid.
         Change::Put(Object::Up { .. }) => errno == libc::EAFNOSUPPORT,
+        // The number is a stranger's: the next look finds another.
+        Change::Put(Object::NextHop { .. }) => false,
         Change::Put(_) => errno == libc::EEXIST,
         Change::Recreate { .. } => errno == libc::ENODEV,
     }

@@ -132,14 +132,14 @@ fn best(
 ) -> Result<Path, Refusal> {
     let mut ways: Vec<&Receive> = receives.iter().filter(|r| r.way() == way).collect();
     ways.sort_by_key(|receive| receive.underlay().is_ipv6());
-    let mut refusal = Refusal::NotReceived(way);
+    let mut first = None;
     for receive in ways {
         match receive.path(sender, peer, ipv4) {
             Ok(path) => return Ok(path),
-            Err(why) => refusal = why,
+            Err(why) => first = first.or(Some(why)),
         }
     }
-    Err(refusal)
+    Err(first.unwrap_or(Refusal::NotReceived(way)))
 }
 
 impl Path {

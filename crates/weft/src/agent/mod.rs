@@ -20,7 +20,7 @@ mod wake;
 mod watch;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::Path,
     sync::{Arc, Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard},
@@ -65,6 +65,8 @@ pub struct Agent {
     hungry: Mutex<BTreeMap<NetworkName, bool>>,
     claimer: tokio::sync::Notify,
     doomed: wake::Wake,
+    /// Attachments that a call is about; a second call for one waits.
+    busy: Mutex<BTreeSet<AttachmentId>>,
     pub counters: Counters,
 }
 
@@ -182,6 +184,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
         hungry: Mutex::default(),
         claimer: tokio::sync::Notify::new(),
         doomed: wake::Wake::default(),
+        busy: Mutex::default(),
         counters: Counters::default(),
         config,
     });

@@ -28,12 +28,13 @@ const WAIT_MAX: Duration = Duration::from_secs(10);
 
 /// Carries out a call. Returns what goes to standard output.
 pub fn answer(agent: &Agent, call: &Call, netns: Option<Netns>) -> Result<Option<Value>, CniError> {
+    let _turn = call.id.as_ref().map(|id| Turn::take(agent, id)).transpose()?;
     let done = match call.verb {
         Verb::Add => add(agent, call, netns).map(|result| Some(result.render(call.version))),
         Verb::Del => del(agent, call).map(|()| None),
         Verb::Check => check(agent, call, netns).map(|()| None),
         Verb::Gc => gc(agent, call).map(|()| None),
-        Verb::Status => status(agent).map(|()| None),
+        Verb::Status => status(agent, call).map(|()| None),
         Verb::Version => Ok(None),
     };
     let counter = match (call.verb, &done) {
@@ -73,6 +74,26 @@ fn add(agent: &Agent, call: &Call, netns: Option<Netns>) -> Result<AddResult, Cn
     fault::point("add.after-commit");
     born.committed();
     Ok(result(&attachment, &ground, &link, call))
+}
+
+/// One call at a time for an attachment: a runtime may call again before the first is answered.
+struct Turn<'a> {
+    agent: &'a Agent,
+    id: &'a AttachmentId,
+}
+impl<'a> Turn<'a> {
+    fn take(agent: &'a Agent, id: &'a AttachmentId) -> Result<Self, CniError> {
+        let free = || agent.busy.lock().expect(POISONED).insert(id.clone()).then_some(());
+        wait(agent, free).map(|()| Self { agent, id }).ok_or_else(|| {
+            CniError::new(Code::TryAgainLater, "another call for it is under way", id.to_string())
+        })
+    }
+}
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.agent.busy.lock().expect(POISONED).remove(self.id);
+        self.agent.tell_progress();
+    }
 }
 
 /// Addresses that go back unless the ledger has them.
@@ -452,6 +473,12 @@ fn check(agent: &Agent, call: &Call, netns: Option<Netns>) -> Result<(), CniErro
         if let Some(addr) = known.addrs.iter().find(|addr| !had(addr)) {
             return Err(not("prevResult is not what ADD answered", format!("{addr} is not in it")));
         }
+        let mac = known.mac.to_string();
+        let had = |i: &Interface| i.name == id.ifname.as_str() && i.mac.eq_ignore_ascii_case(&mac);
+        if !prev.interfaces.iter().any(had) {
+            let details = format!("interface {} with {mac} is not in it", id.ifname);
+            return Err(not("prevResult is not what ADD answered", details));
+        }
     }
     let there = Kernel::of(&netns).and_then(|kernel| kernel.observe_pod(&id.ifname));
     let there = there.map_err(|error| not("look into the pod", error.to_string()))?;
@@ -484,25 +511,33 @@ fn gc(agent: &Agent, call: &Call) -> Result<(), CniError> {
         };
         theirs.map(|pod| pod.id.clone()).filter(|id| !valid(id)).collect()
     };
-    garbage.iter().try_for_each(|id| {
-        tracing::info!(%id, "garbage by the runtime's word");
-        detach(agent, id)
-    })
+    // One that can't be freed must not keep the others.
+    let failed: Vec<String> = garbage
+        .iter()
+        .filter_map(|id| {
+            tracing::info!(%id, "garbage by the runtime's word");
+            let _gate = agent.gate.read().expect(POISONED);
+            detach(agent, id).err().map(|error| format!("{id}: {error}"))
+        })
+        .collect();
+    if failed.is_empty() {
+        return Ok(());
+    }
+    Err(CniError::new(Code::Refused, "some garbage could not be freed", failed.join("; ")))
 }
 
-fn status(agent: &Agent) -> Result<(), CniError> {
+fn status(agent: &Agent, call: &Call) -> Result<(), CniError> {
     let serving = agent.serving();
     let shown = agent.shown();
     let unable = |what: String| CniError::new(Code::Unavailable, "weft can't serve ADD", what);
     if serving.rounds == 0 {
         return Err(unable("the agent has just started".into()));
     }
-    let name = shown.view.default_network();
-    let here = name.and_then(|name| serving.networks.get(name));
-    let Some(here) = here.or_else(|| serving.networks.values().next()) else {
+    let name = call.network.as_ref().or_else(|| shown.view.default_network());
+    let Some(here) = name.and_then(|name| serving.networks.get(name)) else {
         let away =
             shown.away.clone().unwrap_or_else(|| "make one with `weft network apply`".into());
-        return Err(unable(format!("no network is served: {away}")));
+        return Err(unable(format!("the network is not served: {away}")));
     };
     let has = |range: &ipnet::IpNet| here.blocks.iter().any(|block| range.contains(block));
     if !here.network.ranges.iter().all(has) {

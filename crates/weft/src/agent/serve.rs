@@ -79,7 +79,12 @@ fn serve(agent: &Agent, mut stream: UnixStream) -> anyhow::Result<()> {
         }
         Err(error) => return Err(error).context("read a call"),
     };
-    let answered = request.parse().and_then(|call| pods::answer(agent, &call, netns));
+    let answered = request.parse().and_then(|call| {
+        for warning in &call.warnings {
+            tracing::warn!(container = request.container, warning, "the configuration is odd");
+        }
+        pods::answer(agent, &call, netns)
+    });
     match answered {
         Ok(result) => {
             let stdout = result.map_or_else(String::new, |result| result.to_string());

@@ -135,7 +135,7 @@ macro_rules! each {
 impl Store {
     pub async fn open(config: &StoreConfig) -> Result<Self, StoreError> {
         match config {
-            StoreConfig::File(config) => file::FileStore::open(&config.dir).map(Self::File),
+            StoreConfig::File(config) => Ok(Self::File(file::FileStore::open(&config.dir))),
             #[cfg(feature = "etcd")]
             StoreConfig::Etcd(config) => {
                 etcd::EtcdStore::open(config).await.map(|store| Self::Etcd(Box::new(store)))

@@ -27,12 +27,19 @@ pub struct FileStore {
 }
 
 impl FileStore {
-    pub fn open(dir: &Path) -> Result<Self, StoreError> {
+    /// A directory that can't be had now is a store that is away: it may come back.
+    pub fn open(dir: &Path) -> Self {
         let store = Self { dir: dir.to_owned() };
-        fs::create_dir_all(dir).map_err(|error| store.failed("make", error))?;
-        fs::set_permissions(dir, fs::Permissions::from_mode(0o700))
-            .map_err(|error| store.failed("protect", error))?;
-        Ok(store)
+        if let Err(error) = store.make() {
+            tracing::warn!(%error, "the store is away");
+        }
+        store
+    }
+
+    fn make(&self) -> Result<(), StoreError> {
+        fs::create_dir_all(&self.dir).map_err(|error| self.failed("make", error))?;
+        fs::set_permissions(&self.dir, fs::Permissions::from_mode(0o700))
+            .map_err(|error| self.failed("protect", error))
     }
 
     pub async fn list(&self) -> Result<(Vec<Entry>, u64), StoreError> {
