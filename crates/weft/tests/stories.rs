@@ -410,12 +410,6 @@ fn a_packet_larger_than_its_path_is_answered() {
         let _echo: Vec<Responder> = pods.iter().map(|pod| Responder::start(pod).unwrap()).collect();
         // A pod that takes its own device and route for larger than they are.
         cluster.nodes[0].signal(Signal::SIGSTOP).unwrap();
-        if attach == "bridge" {
-            sh(
-                &cluster.nodes[0].netns,
-                "for l in $(ls /sys/class/net | grep weft); do case $l in weftx*) ;; *) ip link set $l mtu 1500;; esac; done 2>/dev/null || true",
-            );
-        }
         sh(&pods[0].netns, "ip link set eth0 mtu 1500; ip route flush cache");
         for ipv4 in [true, false] {
             let addr = pods[1].addr(ipv4).unwrap();

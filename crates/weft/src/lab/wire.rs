@@ -52,9 +52,16 @@ fn segment6(segment: usize, host: usize) -> anyhow::Result<IpNet> {
 
 const ROUTER: usize = 254;
 
+/// Addresses serve at once: nobody else is there to have them (RFC 4862, 5.4).
+fn no_dad(netns: &Netns) -> std::io::Result<()> {
+    rig::sysctl(netns, "net/ipv6/conf/all/accept_dad", "0")?;
+    rig::sysctl(netns, "net/ipv6/conf/default/accept_dad", "0")
+}
+
 impl Wire {
     pub fn build(topology: Topology) -> anyhow::Result<Self> {
         let world = Netns::create()?;
+        no_dad(&world)?;
         world.run(|| rig::up_here("lo"))??;
         rig::sysctl(&world, "net/ipv4/ip_forward", "1")?;
         rig::sysctl(&world, "net/ipv6/conf/all/forwarding", "1")?;
@@ -92,6 +99,7 @@ impl Wire {
     pub fn plug(&self, node: &Netns, name: &str, place: &Place) -> anyhow::Result<()> {
         let switch = &self.switches[place.segment];
         node.run(|| rig::up_here("lo"))??;
+        no_dad(node)?;
         rig::pair(node, "eth0", switch, name, MTU)?;
         rig::port(switch, name, "br0")?;
         for addr in &place.addrs {

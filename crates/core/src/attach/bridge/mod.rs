@@ -10,7 +10,7 @@ use super::{Attaching, Ground};
 use crate::{
     attachment::Attachment,
     name::{IfName, Mac},
-    state::{Kind, Link, Object, State},
+    state::{Hop, Kind, Link, Object, Route, State},
 };
 
 /// It has no settings.
@@ -22,16 +22,23 @@ impl Attaching for Bridge {
         Link {
             dev: pod.host_end.clone(),
             kind: Kind::Veth,
-            mtu: on.accept,
+            mtu: on.wire.max(on.accept),
             mac: Mac::derived(&["host end", pod.host_end.as_str()]),
             master: Some(device(on)),
         }
     }
 
     fn outside(&self, pod: &Attachment, on: &Ground<'_>) -> State {
-        // A bridge without a link-local address can't ask for a pod's (ndisc_send_ns), and need not.
-        let known =
-            pod.addrs.iter().map(|ip| Object::Neigh { dev: device(on), ip: *ip, mac: pod.mac });
+        // Neighbours are written: a bridge without a link-local address can't ask for them
+        // (ndisc_send_ns). The route says what the pod takes, so that the routing code answers a
+        // packet that is too large; the links alone would drop it without a word.
+        let known = pod.addrs.iter().flat_map(|ip| {
+            let (dst, to) = (IpNet::from(*ip), Hop::Link(device(on)));
+            [
+                Object::Neigh { dev: device(on), ip: *ip, mac: pod.mac },
+                Object::Route(Route { dst, to, mtu: Some(on.accept) }),
+            ]
+        });
         let link = Object::Link(self.host_end(pod, on));
         [link, Object::Up { dev: pod.host_end.clone() }].into_iter().chain(known).collect()
     }
@@ -51,7 +58,7 @@ impl Attaching for Bridge {
             return State::default();
         }
         let dev = device(on);
-        let (kind, mtu) = (Kind::Bridge, on.accept);
+        let (kind, mtu) = (Kind::Bridge, on.wire.max(on.accept));
         let link = Link { dev: dev.clone(), kind, mtu, mac: mac(on), master: None };
         let addrs = on.blocks.iter().map(|block| {
             let addr = IpNet::new(gateway_of(block), block.prefix_len()).unwrap_or(*block);
