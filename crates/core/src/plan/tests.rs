@@ -1,3 +1,5 @@
+//! Tables for `plan`, and every pair of small worlds.
+
 use std::net::IpAddr;
 
 use super::*;

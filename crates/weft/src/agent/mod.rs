@@ -7,7 +7,9 @@
 mod claims;
 pub mod config;
 mod fault;
+mod lease;
 mod ledger;
+mod links;
 mod node;
 mod pods;
 mod publish;

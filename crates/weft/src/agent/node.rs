@@ -113,11 +113,11 @@ fn round(agent: &Agent, memory: &mut Memory, why: Reasons) -> Serving {
             memory.reach.clear();
         }
         decide(agent, memory, &observed, &mut serving);
-        super::pods::bury(agent, &observed);
-        super::pods::resize(agent, &mut serving, super::pods::Resize::BeforeRoutes);
+        super::links::bury(agent, &observed);
+        super::links::resize(agent, &mut serving, super::links::Resize::BeforeRoutes);
         let changes = changes(agent, &serving, &observed);
         if changes.is_empty() {
-            super::pods::resize(agent, &mut serving, super::pods::Resize::AfterRoutes);
+            super::links::resize(agent, &mut serving, super::links::Resize::AfterRoutes);
             serving.converged = serving.problems.is_empty();
             report(&observed, &mut serving, agent);
             return serving;
@@ -267,7 +267,7 @@ fn apply(agent: &Agent, memory: &mut Memory, serving: &Serving, changes: &[Chang
         changes.iter().cloned().partition(|change| pod_link(agent, change));
     for birth in births {
         if let Change::Put(Object::Link(link)) = birth {
-            problems.extend(super::pods::rebirth(agent, serving, &link.dev).err());
+            problems.extend(super::links::rebirth(agent, serving, &link.dev).err());
         }
     }
     agent.counters.changes.fetch_add(rest.len() as u64, Ordering::Relaxed);

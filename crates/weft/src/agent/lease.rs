@@ -1,0 +1,171 @@
+//! What a call waits for and holds: its turn, the network it means, addresses.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use weft_core::{
+    attachment::{AttachmentId, Phase},
+    cni::{Call, CniError, Code},
+    ipam::NoAddress,
+    name::NetworkName,
+};
+
+use super::{Agent, POISONED, Serving};
+
+/// How long ADD waits for what is on its way: the first view, a block, an address being freed.
+const WAIT_MAX: Duration = Duration::from_secs(10);
+
+/// One call at a time for an attachment: a runtime may call again before the first is answered.
+pub(super) struct Turn<'a> {
+    agent: &'a Agent,
+    id: &'a AttachmentId,
+}
+impl<'a> Turn<'a> {
+    pub(super) fn take(agent: &'a Agent, id: &'a AttachmentId) -> Result<Self, CniError> {
+        let free = || agent.busy.lock().expect(POISONED).insert(id.clone()).then_some(());
+        wait(agent, free).map(|()| Self { agent, id }).ok_or_else(|| {
+            CniError::new(Code::TryAgainLater, "another call for it is under way", id.to_string())
+        })
+    }
+}
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.agent.busy.lock().expect(POISONED).remove(self.id);
+        self.agent.tell_progress();
+    }
+}
+
+/// Addresses that go back unless the ledger has them.
+pub(super) struct Lease<'a> {
+    pub(super) agent: &'a Agent,
+    pub(super) network: &'a NetworkName,
+    pub(super) addrs: Option<Vec<std::net::IpAddr>>,
+}
+impl Drop for Lease<'_> {
+    fn drop(&mut self) {
+        if let Some(addrs) = self.addrs.take() {
+            self.agent.ledger().release(self.network, &addrs);
+        }
+    }
+}
+
+/// The network that is meant, once this node can serve it.
+pub(super) fn network(agent: &Agent, call: &Call) -> Result<(NetworkName, Arc<Serving>), CniError> {
+    let ready = wait(agent, || {
+        let serving = agent.serving();
+        let shown = agent.shown();
+        let name = call.network.as_ref().or_else(|| shown.view.default_network())?.clone();
+        let here = serving.networks.get(&name)?;
+        let complete = here
+            .network
+            .ranges
+            .iter()
+            .all(|range| here.blocks.iter().any(|block| range.contains(block)));
+        complete.then(|| (name, serving.clone()))
+    });
+    ready.ok_or_else(|| not_ready(agent, call))
+}
+
+fn not_ready(agent: &Agent, call: &Call) -> CniError {
+    let serving = agent.serving();
+    let shown = agent.shown();
+    let known: Vec<&str> = shown.view.networks.keys().map(NetworkName::as_str).collect();
+    let Some(name) = call.network.as_ref().or_else(|| shown.view.default_network()) else {
+        let what = if known.is_empty() { "none is defined".into() } else { known.join(", ") };
+        return CniError::new(
+            Code::InvalidConfig,
+            "no network is named and the cluster has no default",
+            format!("networks: {what}; set `network`, or make one with `weft network apply`"),
+        );
+    };
+    if !shown.view.networks.contains_key(name) && (shown.synced || shown.away.is_none()) {
+        let known = if known.is_empty() { "none".into() } else { known.join(", ") };
+        return CniError::new(
+            Code::InvalidConfig,
+            format!("there is no network {name}"),
+            format!("networks: {known}"),
+        );
+    }
+    if serving.networks.contains_key(name) {
+        let away = shown.away.clone().unwrap_or_else(|| "its ranges may be full".into());
+        return CniError::new(
+            Code::TryAgainLater,
+            format!("this node has no block in network {name} yet"),
+            format!("{away}; see `weft status`"),
+        );
+    }
+    not_served(name, &serving)
+}
+
+pub(super) fn not_served(name: &NetworkName, serving: &Serving) -> CniError {
+    CniError::new(
+        Code::TryAgainLater,
+        format!("network {name} is not served on this node"),
+        format!("{}; see `weft status`", serving.problems.join("; ")),
+    )
+}
+
+/// Addresses for the pod. One that is asked for may still be with a link that is being freed; a
+/// block that is full makes the node claim another.
+pub(super) fn lease(
+    agent: &Agent,
+    call: &Call,
+    name: &NetworkName,
+    serving: &Serving,
+) -> Result<Vec<std::net::IpAddr>, CniError> {
+    let ranges = serving.networks.get(name).map(|here| here.network.ranges.clone());
+    let families: Vec<bool> =
+        ranges.unwrap_or_default().iter().map(|range| range.addr().is_ipv4()).collect();
+    let mut last = None;
+    let leased = wait(agent, || {
+        let leased = agent.ledger().lease(name, &families, &call.ips);
+        match leased {
+            Ok(addrs) => Some(Ok(addrs)),
+            Err(NoAddress::Taken(addr)) if !being_freed(agent, addr) => {
+                Some(Err(NoAddress::Taken(addr)))
+            }
+            Err(no @ (NoAddress::Elsewhere { .. } | NoAddress::Reserved(_))) => Some(Err(no)),
+            Err(no) => {
+                if let NoAddress::Exhausted { ipv4, .. } = no {
+                    agent.hungry.lock().expect(POISONED).insert(name.clone(), ipv4);
+                    agent.claimer.notify_one();
+                }
+                last = Some(no);
+                None
+            }
+        }
+    });
+    agent.hungry.lock().expect(POISONED).remove(name);
+    let failed = match leased {
+        Some(Ok(addrs)) => return Ok(addrs),
+        Some(Err(no)) => (Code::InvalidConfig, no.to_string()),
+        None => (Code::TryAgainLater, last.map_or_else(String::new, |no| no.to_string())),
+    };
+    let (code, why) = failed;
+    let store = agent.shown().away.clone().map(|why| format!("; the store is away: {why}"));
+    let details = format!("network {name}: {why}{}", store.unwrap_or_default());
+    Err(CniError::new(code, "no address for the pod", details))
+}
+
+fn being_freed(agent: &Agent, addr: std::net::IpAddr) -> bool {
+    let ledger = agent.ledger();
+    ledger.attachments().any(|a| a.phase == Phase::Doomed && a.addrs.contains(&addr))
+}
+
+/// Polls at every sign of progress until there is an answer or the bound is reached.
+pub(super) fn wait<T>(agent: &Agent, mut ask: impl FnMut() -> Option<T>) -> Option<T> {
+    let end = Instant::now() + WAIT_MAX;
+    loop {
+        let seen = *agent.progress.0.lock().expect(POISONED);
+        if let Some(answer) = ask() {
+            return Some(answer);
+        }
+        let left = end.checked_duration_since(Instant::now())?;
+        let progress = agent.progress.0.lock().expect(POISONED);
+        if *progress == seen {
+            drop(agent.progress.1.wait_timeout(progress, left).expect(POISONED));
+        }
+    }
+}

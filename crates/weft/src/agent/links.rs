@@ -1,0 +1,192 @@
+//! Pods' links: made, resized, made again, taken apart. The calls that lead here are in `pods.rs`.
+
+use std::path::Path;
+
+use weft_core::{
+    attach::Ground,
+    attachment::{Attachment, AttachmentId, Phase},
+    cni::{CniError, Code},
+    desired::Served,
+    name::{IfName, NetworkName},
+    plan::{Change, plan},
+    state::{Key, Link, Object, State},
+};
+use weft_linux::{Kernel, Netns, Observed};
+
+use super::{Agent, NetworkHere, Serving, fault, wake::Reasons};
+
+/// Makes the link and everything on it, the host's end up last. Returns the pod's end as it is.
+pub(super) fn bring_up(
+    agent: &Agent,
+    pod: &Attachment,
+    ground: &Ground<'_>,
+    netns: &Netns,
+) -> Result<Link, CniError> {
+    let refused = |what: &str, why: String| CniError::new(Code::Refused, what.to_owned(), why);
+    let kind = pod.attach.kind();
+    let (host_end, pod_end) = (kind.host_end(pod, ground), pod.attach.pod_end(pod, ground));
+    let there =
+        Kernel::of(netns).map_err(|error| refused("reach the namespace", error.to_string()))?;
+    let birth = agent.kernel.birth(&host_end, &pod_end, netns).or_else(|refusal| {
+        // A link of this very attachment, from a call that died.
+        if refusal.errno != nix::errno::Errno::EEXIST as i32 {
+            return Err(refusal);
+        }
+        agent.kernel.apply(&[Change::Drop(Key::Link(host_end.dev.clone()))]);
+        agent.kernel.birth(&host_end, &pod_end, netns)
+    });
+    birth.map_err(|refusal| {
+        let exists = refusal.errno == nix::errno::Errno::EEXIST as i32;
+        let hint = if exists { "; the pod has an interface of this name already" } else { "" };
+        refused("make the pod's link", format!("{refusal}{hint}"))
+    })?;
+    fault::point("add.after-birth");
+    let born = |link: &Link| [Object::Link(link.clone())].into_iter().collect::<State>();
+    let refusals = there.apply(&plan(&pod.attach.inside(pod, ground), &born(&pod_end)));
+    fault::point("add.after-inside");
+    let outside = kind.outside(pod, ground);
+    let refusals =
+        refusals.into_iter().chain(agent.kernel.apply(&plan(&outside, &born(&host_end))));
+    if let Some(refusal) = refusals.into_iter().next() {
+        return Err(refused("set the pod's link up", refusal.to_string()));
+    }
+    fault::point("add.after-outside");
+    let inside = there
+        .observe_pod(&pod.id.ifname)
+        .map_err(|error| refused("look into the pod", error.to_string()))?;
+    let missing = plan(&pod.attach.inside(pod, ground), &inside);
+    let missing = missing.iter().find(|change| matches!(change, Change::Put(_)));
+    match (missing, inside.link(&pod.id.ifname)) {
+        (None, Some(link)) => Ok(link.clone()),
+        (missing, _) => Err(refused(
+            "the pod's link is not as it was made",
+            missing.map_or_else(|| "it is gone".into(), ToString::to_string),
+        )),
+    }
+}
+
+/// The pod can't be reached any more when this returns. Twice is as good as once.
+pub(super) fn detach(agent: &Agent, id: &AttachmentId) -> Result<(), CniError> {
+    let Some(pod) = agent.ledger().get(id).cloned() else { return Ok(()) };
+    let failed = |error: super::ledger::LedgerError| {
+        CniError::new(Code::Io, "write the ledger", error.to_string())
+    };
+    agent.ledger().set_phase(id, Phase::Doomed).map_err(failed)?;
+    fault::point("del.after-doom");
+    let refusals = agent.kernel.apply(&unreachable(agent, &pod));
+    fault::point("del.after-routes");
+    let bridged = pod.attach.to_string() == "bridge";
+    let refusals =
+        refusals.into_iter().chain(agent.kernel.doom(std::slice::from_ref(&pod.host_end), bridged));
+    fault::point("del.after-link");
+    agent.doomed.ring(Reasons::OTHER);
+    match refusals.into_iter().next() {
+        Some(refusal) => Err(CniError::new(Code::Refused, "detach the pod", refusal.to_string())),
+        None => Ok(()),
+    }
+}
+
+/// What makes the pod unreachable: its routes go, and what stands on other links than its own.
+fn unreachable(agent: &Agent, pod: &Attachment) -> Vec<Change> {
+    let serving = agent.serving();
+    let Some(here) = serving.networks.get(&pod.network) else {
+        return pod.addrs.iter().map(|addr| Change::Drop(Key::Route((*addr).into()))).collect();
+    };
+    let served = served(&pod.network, here);
+    let outside = pod.attach.kind().outside(pod, &served.ground(&agent.node, &serving.host));
+    let doomed = outside
+        .objects()
+        .filter(|object| matches!(object, Object::Route(_)) || object.dev() != Some(&pod.host_end));
+    doomed.map(|object| Change::Drop(object.key())).collect()
+}
+
+/// Which side of a change of routes a change inside pods stands on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Resize {
+    /// Shrinks what pods send, widens what they take.
+    BeforeRoutes,
+    /// Brings both to where they should be.
+    AfterRoutes,
+}
+
+/// Brings the inside of every pod to the MTUs of its network.
+pub(super) fn resize(agent: &Agent, serving: &mut Serving, when: Resize) {
+    let pods: Vec<Attachment> = {
+        let ledger = agent.ledger();
+        ledger.attachments().filter(|pod| pod.phase == Phase::Attached).cloned().collect()
+    };
+    serving.applied.retain(|id, _| pods.iter().any(|pod| pod.id == *id));
+    for pod in pods {
+        let Some(here) = serving.networks.get(&pod.network) else { continue };
+        let (send, accept) = (here.stage.send, here.stage.accept);
+        let was = serving.applied.get(&pod.id).copied();
+        let (send, accept) = match (when, was) {
+            (Resize::BeforeRoutes, Some(was)) => (send.min(was.0), accept.max(was.1)),
+            _ => (send, accept),
+        };
+        if was == Some((send, accept)) {
+            continue;
+        }
+        let served = served(&pod.network, here);
+        let ground = Ground { send, accept, ..served.ground(&agent.node, &serving.host) };
+        match inside(&pod, &ground) {
+            Ok(()) => drop(serving.applied.insert(pod.id.clone(), (send, accept))),
+            Err(why) => serving.problems.push(format!("pod {}: {why}", pod.label())),
+        }
+    }
+}
+
+/// Brings a pod's own namespace to what it should hold. A pod that is gone needs nothing.
+fn inside(pod: &Attachment, ground: &Ground<'_>) -> Result<(), String> {
+    let Some(netns) = namespace(pod) else { return Ok(()) };
+    let kernel = Kernel::of(&netns).map_err(|error| error.to_string())?;
+    let there = kernel.observe_pod(&pod.id.ifname).map_err(|error| error.to_string())?;
+    if there.link(&pod.id.ifname).is_none() {
+        return Ok(());
+    }
+    let refusals = kernel.apply(&plan(&pod.attach.inside(pod, ground), &there));
+    refusals.first().map_or(Ok(()), |refusal| Err(refusal.to_string()))
+}
+
+/// The pod's namespace, if its path still leads to the one that it was.
+fn namespace(pod: &Attachment) -> Option<Netns> {
+    let netns = Netns::open(Path::new(&pod.netns)).ok()?;
+    netns.cookie().ok().filter(|cookie| *cookie == pod.cookie).map(|_| netns)
+}
+
+/// A pod's link that somebody deleted is made again, as long as the pod lives.
+pub(super) fn rebirth(agent: &Agent, serving: &Serving, host_end: &IfName) -> Result<(), String> {
+    let pod = {
+        let ledger = agent.ledger();
+        ledger.attachments().find(|pod| pod.host_end == *host_end).cloned()
+    };
+    let Some(pod) = pod else { return Ok(()) };
+    let Some(netns) = namespace(&pod) else {
+        tracing::info!(id = %pod.id, "the pod's namespace is gone; its address is free");
+        return agent.ledger().close(&pod.id).map_err(|error| error.to_string());
+    };
+    let Some(here) = serving.networks.get(&pod.network) else { return Ok(()) };
+    let served = served(&pod.network, here);
+    let ground = served.ground(&agent.node, &serving.host);
+    bring_up(agent, &pod, &ground, &netns).map(drop).map_err(|error| error.to_string())
+}
+
+/// Ends what an ADD or DEL that died has left. Called by the loop, which holds the gate alone: no
+/// ADD is under way.
+pub(super) fn bury(agent: &Agent, observed: &Observed) {
+    let dead: Vec<Attachment> = {
+        let ledger = agent.ledger();
+        ledger.attachments().filter(|pod| pod.phase == Phase::Opened).cloned().collect()
+    };
+    for pod in dead {
+        let there = observed.links.iter().any(|link| link.dev == pod.host_end);
+        tracing::info!(id = %pod.id, link = there, "an ADD that died is taken back");
+        if let Err(error) = detach(agent, &pod.id) {
+            tracing::warn!(id = %pod.id, %error, "could not take it back");
+        }
+    }
+}
+
+pub(super) fn served<'a>(name: &'a NetworkName, here: &'a NetworkHere) -> Served<'a> {
+    Served { name, network: &here.network, blocks: &here.blocks, stage: &here.stage }
+}
