@@ -8,7 +8,11 @@ use std::{
 };
 
 use ipnet::IpNet;
-use weft_core::{mark, name::IfName};
+use weft_core::{
+    mark,
+    name::{IfName, Mac},
+    state::{Hop, Route},
+};
 
 use crate::{encode, netns::Netns, socket, uapi::*, wire::Batch};
 
@@ -140,4 +144,61 @@ pub fn is_clean(netns: &Netns) -> io::Result<bool> {
             .iter()
             .any(|link| link.group == mark::LINK_GROUP || link.group == mark::DOOMED_GROUP))
     })?
+}
+
+/// The least netlink work that an attachment can be: what a benchmark holds against the real one.
+/// One send on the host (the pair with numbers chosen beforehand, neighbour, route), one in the pod.
+/// Leaves the calling thread in the pod's namespace.
+pub fn bare_add(netns: &Netns, index: u32, dev: &str, addr: std::net::Ipv4Addr) -> io::Result<()> {
+    const POD_INDEX: u32 = 2;
+    const GATEWAY: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(169, 254, 1, 1));
+    let (host_mac, pod_mac) = (Mac([2, 0, 0, 0, 0, 1]), Mac([2, 0, 0, 0, 0, 2]));
+    let there = netns.as_fd().as_raw_fd();
+    let ends = |batch: &mut Batch, dev: &str, mac: Mac| {
+        batch
+            .attr_str(IFLA_IFNAME, dev)
+            .attr(IFLA_ADDRESS, &mac.0)
+            .attr_u32(IFLA_NUM_TX_QUEUES, 1)
+            .attr_u32(IFLA_NUM_RX_QUEUES, 1);
+    };
+    let on = |dst: IpNet, to: Hop| Route { dst, to, mtu: None };
+    ask(|batch, _| {
+        let flags = NLM_F_CREATE | NLM_F_EXCL;
+        batch.begin(RTM_NEWLINK, flags, &ifinfomsg(index, IFF_UP, IFF_UP));
+        ends(batch, dev, host_mac);
+        batch.nest(IFLA_LINKINFO, |batch| {
+            batch.attr(IFLA_INFO_KIND, b"veth").nest(IFLA_INFO_DATA, |batch| {
+                batch.nest(VETH_INFO_PEER, |batch| {
+                    batch.raw(&ifinfomsg(POD_INDEX, IFF_UP, IFF_UP));
+                    ends(batch, "eth0", pod_mac);
+                    batch.attr(IFLA_NET_NS_FD, &there.to_ne_bytes());
+                });
+            });
+        });
+        batch.end();
+        encode::neigh(batch, index, addr.into(), Some(&pod_mac));
+        let host_end = name(dev)?;
+        encode::route(batch, &on(IpAddr::from(addr).into(), Hop::Link(host_end)), index);
+        Ok(())
+    })?;
+    netns.enter()?;
+    ask(|batch, _| {
+        let eth0 = name("eth0")?;
+        encode::set_up(batch, &name("lo")?, true);
+        encode::addr(batch, true, POD_INDEX, &IpAddr::from(addr).into());
+        encode::neigh(batch, POD_INDEX, GATEWAY, Some(&host_mac));
+        let all =
+            IpNet::new(std::net::Ipv4Addr::UNSPECIFIED.into(), 0).map_err(io::Error::other)?;
+        encode::route(batch, &on(all, Hop::Gateway(eth0, GATEWAY)), POD_INDEX);
+        Ok(())
+    })
+}
+
+/// And its end: the link is deleted, and the kernel waited for.
+pub fn bare_del(dev: &str) -> io::Result<()> {
+    let dev = name(dev)?;
+    ask(|batch, _| {
+        encode::delete_link(batch, &dev);
+        Ok(())
+    })
 }

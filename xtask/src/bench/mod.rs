@@ -1,17 +1,21 @@
 //! Measurements: always side by side in one run, interleaved, as ratios.
 
+mod cni;
+mod contender;
+
 use clap::Args;
+
+pub use cni::cni;
 
 #[derive(Args)]
 pub struct Rounds {
     /// Print one JSON object as the last line
     #[arg(long)]
     pub json: bool,
-    /// Rounds of each contender
-    #[arg(long, default_value_t = 5)]
-    pub rounds: u32,
-}
-
-pub fn cni(_rounds: &Rounds) -> anyhow::Result<()> {
-    anyhow::bail!("not measured yet")
+    /// How often each contender has its turn, with each number of pods present
+    #[arg(long = "rounds", default_value_t = 5)]
+    pub turns: u32,
+    /// Numbers of pods present
+    #[arg(long, value_delimiter = ',', default_values_t = [0, 100, 500])]
+    pub present: Vec<usize>,
 }

@@ -1,0 +1,148 @@
+//! Who takes part: weft, the reference plugins, and the kernel's own floor. Each is a program that
+//! is started for one ADD or DEL, as a runtime does.
+
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, bail};
+use serde_json::{Value, json};
+
+const REFERENCE: &str = "/usr/lib/cni";
+const DIR: &str = "/run/bench";
+
+pub enum Contender {
+    Weft { plugin: PathBuf },
+    Reference { kind: &'static str },
+    Floor { program: PathBuf },
+}
+
+impl Contender {
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Weft { .. } => "weft",
+            Self::Reference { kind: "bridge" } => "reference bridge",
+            Self::Reference { .. } => "reference ptp",
+            Self::Floor { .. } => "floor",
+        }
+    }
+
+    fn config(&self) -> Value {
+        match self {
+            Self::Weft { .. } => json!({
+                "cniVersion": "1.0.0", "name": "bench", "type": "weft-cni",
+                "socket": format!("{DIR}/weft/cni.sock"),
+            }),
+            Self::Reference { kind } => json!({
+                "cniVersion": "1.0.0", "name": format!("ref-{kind}"), "type": kind,
+                "bridge": "ref0", "isGateway": true,
+                "ipam": {
+                    "type": "host-local", "dataDir": format!("{DIR}/{kind}"),
+                    "ranges": [[{"subnet": if *kind == "bridge" { "10.201.0.0/16" } else { "10.202.0.0/16" }}]],
+                    "routes": [{"dst": "0.0.0.0/0"}],
+                },
+            }),
+            Self::Floor { .. } => Value::Null,
+        }
+    }
+
+    /// The time from start to end of the one program that a runtime would start.
+    pub fn call(&self, verb: &str, n: usize, netns: &Path) -> anyhow::Result<Duration> {
+        let (mut command, input) = self.command(verb, n, netns);
+        let start = Instant::now();
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("start {}", self.name()))?;
+        if let Some(mut stdin) = child.stdin.take() {
+            // The floor reads nothing.
+            let _ = stdin.write_all(&input);
+        }
+        let out = child.wait_with_output()?;
+        let took = start.elapsed();
+        if !out.status.success() {
+            let said = [out.stdout, out.stderr].concat();
+            bail!("{} {verb} {n}: {}", self.name(), String::from_utf8_lossy(&said));
+        }
+        Ok(took)
+    }
+
+    fn command(&self, verb: &str, n: usize, netns: &Path) -> (Command, Vec<u8>) {
+        let program = match self {
+            Self::Weft { plugin } => plugin.clone(),
+            Self::Reference { kind } => Path::new(REFERENCE).join(kind),
+            Self::Floor { program } => program.clone(),
+        };
+        let mut command = Command::new(program);
+        command.env_clear();
+        if let Self::Floor { .. } = self {
+            let dev = format!("floor{n}");
+            if verb == "ADD" {
+                let addr = format!("10.203.{}.{}", n / 256, n % 256);
+                command.arg("add").arg(netns).args([(10_000 + n).to_string(), dev, addr]);
+            } else {
+                command.args(["del", &dev]);
+            }
+            return (command, Vec::new());
+        }
+        command
+            .env("CNI_COMMAND", verb)
+            .env("CNI_CONTAINERID", format!("bench{n}"))
+            .env("CNI_NETNS", netns)
+            .env("CNI_IFNAME", "eth0")
+            .env("CNI_PATH", REFERENCE)
+            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+        (command, self.config().to_string().into_bytes())
+    }
+}
+
+/// An agent of weft's, ended when dropped.
+pub struct Agent(Child);
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+pub fn start_weft(weft: &Path) -> anyhow::Result<Agent> {
+    let dir = Path::new(DIR).join("weft");
+    std::fs::create_dir_all(&dir)?;
+    let config = json!({
+        "node": "bench", "store": {"file": {"dir": dir.join("store")}},
+        "runDir": dir, "cacheDir": dir.join("cache"),
+    });
+    std::fs::write(dir.join("agent.yaml"), config.to_string())?;
+    let log = std::fs::File::create(dir.join("log"))?;
+    let agent = Command::new(weft)
+        .args(["agent", "--config"])
+        .arg(dir.join("agent.yaml"))
+        .stderr(log)
+        .spawn()
+        .context("start the agent")?;
+    let agent = Agent(agent);
+    let network = json!({"ranges": ["10.200.0.0/16"], "blockPrefix4": 20, "default": true});
+    std::fs::write(dir.join("network.yaml"), network.to_string())?;
+    let ask = |words: &[&str]| {
+        let mut command = Command::new(weft);
+        command.args(words).arg("--control").arg(dir.join("control.sock"));
+        command.stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|s| s.success())
+    };
+    let file = dir.join("network.yaml");
+    let end = Instant::now() + Duration::from_secs(10);
+    while !ask(&["network", "apply", "default", "--file", &file.to_string_lossy()])
+        || !ask(&["status"])
+    {
+        if Instant::now() > end {
+            bail!("the agent is not ready: {}", std::fs::read_to_string(dir.join("log"))?);
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    Ok(agent)
+}
