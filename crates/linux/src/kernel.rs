@@ -91,6 +91,18 @@ impl Kernel {
         Ok(Self::around(netns.try_clone().map_err(Error::Open)?, None))
     }
 
+    /// As `of`, with a socket opened and the namespace's cookie: one visit for both, since each
+    /// takes a thread that is thrown away.
+    pub fn visit(netns: &Netns) -> Result<(Self, u64), Error> {
+        let kernel = Self::of(netns)?;
+        let visited = netns.run(|| Ok((socket::Link::route()?, crate::netns::cookie_here()?)));
+        let (socket, cookie) =
+            visited.and_then(|visited: io::Result<_>| visited).map_err(Error::Open)?;
+        kernel.ports.write().expect(POISONED).insert((true, socket.port));
+        kernel.pool.lock().expect(POISONED).push(socket);
+        Ok((kernel, cookie))
+    }
+
     fn around(netns: Netns, nft: Option<Nft>) -> Self {
         Self {
             netns,

@@ -161,21 +161,25 @@ pub fn bare_add(netns: &Netns, index: u32, dev: &str, addr: std::net::Ipv4Addr) 
             .attr_u32(IFLA_NUM_TX_QUEUES, 1)
             .attr_u32(IFLA_NUM_RX_QUEUES, 1);
     };
+    let up = |batch: &mut Batch, index: u32| {
+        batch.begin(RTM_NEWLINK, 0, &ifinfomsg(index, IFF_UP, IFF_UP)).end();
+    };
     let on = |dst: IpNet, to: Hop| Route { dst, to, mtu: None };
     ask(|batch, _| {
         let flags = NLM_F_CREATE | NLM_F_EXCL;
-        batch.begin(RTM_NEWLINK, flags, &ifinfomsg(index, IFF_UP, IFF_UP));
+        batch.begin(RTM_NEWLINK, flags, &ifinfomsg(index, 0, 0));
         ends(batch, dev, host_mac);
         batch.nest(IFLA_LINKINFO, |batch| {
             batch.attr(IFLA_INFO_KIND, b"veth").nest(IFLA_INFO_DATA, |batch| {
                 batch.nest(VETH_INFO_PEER, |batch| {
-                    batch.raw(&ifinfomsg(POD_INDEX, IFF_UP, IFF_UP));
+                    batch.raw(&ifinfomsg(POD_INDEX, 0, 0));
                     ends(batch, "eth0", pod_mac);
                     batch.attr(IFLA_NET_NS_FD, &there.to_ne_bytes());
                 });
             });
         });
         batch.end();
+        up(batch, index);
         encode::neigh(batch, index, addr.into(), Some(&pod_mac));
         let host_end = name(dev)?;
         encode::route(batch, &on(IpAddr::from(addr).into(), Hop::Link(host_end)), index);
@@ -184,7 +188,8 @@ pub fn bare_add(netns: &Netns, index: u32, dev: &str, addr: std::net::Ipv4Addr) 
     netns.enter()?;
     ask(|batch, _| {
         let eth0 = name("eth0")?;
-        encode::set_up(batch, &name("lo")?, true);
+        up(batch, 1);
+        up(batch, POD_INDEX);
         encode::addr(batch, true, POD_INDEX, &IpAddr::from(addr).into());
         encode::neigh(batch, POD_INDEX, GATEWAY, Some(&host_mac));
         let all =

@@ -192,7 +192,8 @@ impl Link {
         // the name is at most 15 bytes, so its terminating zero stands.
         #[allow(unsafe_code)]
         let (done, index) = unsafe {
-            let done = libc::ioctl(self.socket.as_raw_fd(), libc::SIOCGIFINDEX, &raw mut request);
+            let done =
+                libc::ioctl(self.socket.as_raw_fd(), libc::SIOCGIFINDEX as _, &raw mut request);
             (done, request.ifr_ifru.ifru_ifindex)
         };
         if done != 0 {

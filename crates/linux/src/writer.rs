@@ -1,7 +1,10 @@
 //! Changes on their way to the kernel: gathered while nothing stands in the way of sending them
 //! together, as a device without a number yet, a sysctl or the table does.
 
-use std::{collections::BTreeMap, fs, io};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+};
 
 use weft_core::{
     mark,
@@ -30,6 +33,8 @@ pub(crate) struct Writer<'a> {
     /// The change behind each request of the batch.
     sent: Vec<&'a Change>,
     indexes: BTreeMap<IfName, u32>,
+    /// Devices that the batch makes or removes: what their names mean changes with it.
+    moving: BTreeSet<IfName>,
     refusals: Vec<Refusal>,
 }
 
@@ -40,8 +45,8 @@ impl<'a> Writer<'a> {
         nft: Option<&'a Nft>,
     ) -> Self {
         let batch = socket.batch();
-        let (sent, indexes, refusals) = (Vec::new(), BTreeMap::new(), Vec::new());
-        Self { socket, hops, nft, batch, sent, indexes, refusals }
+        let (sent, indexes, moving) = (Vec::new(), BTreeMap::new(), BTreeSet::new());
+        Self { socket, hops, nft, batch, sent, indexes, moving, refusals: Vec::new() }
     }
 
     pub(crate) fn finish(mut self) -> Vec<Refusal> {
@@ -132,7 +137,10 @@ impl<'a> Writer<'a> {
             Err(_) if link.kind == Kind::Veth => {
                 return Err(io::Error::other("a pod's link is made by attach alone"));
             }
-            Err(_) => encode::create_link(&mut self.batch, link, master),
+            Err(_) => {
+                self.moving.insert(link.dev.clone());
+                encode::create_link(&mut self.batch, link, master);
+            }
         }
         Ok(())
     }
@@ -141,6 +149,7 @@ impl<'a> Writer<'a> {
         match key {
             Key::Link(dev) => {
                 self.indexes.remove(dev);
+                self.moving.insert(dev.clone());
                 encode::delete_link(&mut self.batch, dev);
             }
             Key::Up(dev) => encode::set_up(&mut self.batch, dev, false),
@@ -174,12 +183,14 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
-    /// The device's number. One that is only being made has none yet, so what makes it goes first.
+    /// The device's number. One that is only being made has none yet: what makes it goes first.
     fn index(&mut self, dev: &IfName) -> io::Result<u32> {
         if let Some(index) = self.indexes.get(dev) {
             return Ok(*index);
         }
-        self.flush();
+        if self.moving.contains(dev) {
+            self.flush();
+        }
         let index = self.socket.index_of(dev)?;
         self.indexes.insert(dev.clone(), index);
         Ok(index)
@@ -220,6 +231,7 @@ impl<'a> Writer<'a> {
         let batch = std::mem::replace(&mut self.batch, next);
         let first = batch.last_seq().wrapping_sub(batch.count.saturating_sub(1));
         let mut sent = std::mem::take(&mut self.sent);
+        self.moving.clear();
         if batch.count == 0 {
             self.sent = sent;
             return;

@@ -20,13 +20,11 @@ pub(super) fn bring_up(
     agent: &Agent,
     pod: &Attachment,
     ground: &Ground<'_>,
-    netns: &Netns,
+    (netns, there): (&Netns, &Kernel),
 ) -> Result<Link, CniError> {
     let refused = |what: &str, why: String| CniError::new(Code::Refused, what.to_owned(), why);
     let kind = pod.attach.kind();
     let (host_end, pod_end) = (kind.host_end(pod, ground), pod.attach.pod_end(pod, ground));
-    let there =
-        Kernel::of(netns).map_err(|error| refused("reach the namespace", error.to_string()))?;
     let birth = agent.kernel.birth(&host_end, &pod_end, netns).or_else(|refusal| {
         // A link of this very attachment, from a call that died.
         if refusal.errno != nix::errno::Errno::EEXIST as i32 {
@@ -168,7 +166,9 @@ pub(super) fn rebirth(agent: &Agent, serving: &Serving, host_end: &IfName) -> Re
     let Some(here) = serving.networks.get(&pod.network) else { return Ok(()) };
     let served = served(&pod.network, here);
     let ground = served.ground(&agent.node, &serving.host);
-    bring_up(agent, &pod, &ground, &netns).map(drop).map_err(|error| error.to_string())
+    let there = Kernel::of(&netns).map_err(|error| error.to_string())?;
+    let made = bring_up(agent, &pod, &ground, (&netns, &there));
+    made.map(drop).map_err(|error| error.to_string())
 }
 
 /// Ends what an ADD or DEL that died has left. Called by the loop, which holds the gate alone: no

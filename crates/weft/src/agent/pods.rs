@@ -45,9 +45,10 @@ pub fn answer(agent: &Agent, call: &Call, netns: Option<Netns>) -> Result<Option
 fn add(agent: &Agent, call: &Call, netns: Option<Netns>) -> Result<AddResult, CniError> {
     let id = call.id.clone().ok_or_else(no_container)?;
     let netns = netns.ok_or_else(|| no_namespace(call))?;
-    let cookie = netns.cookie().map_err(|error| io("ask the namespace for its cookie", &error))?;
+    let (there, cookie) = Kernel::visit(&netns)
+        .map_err(|error| CniError::new(Code::Io, "reach into the namespace", error.to_string()))?;
     if let Some(known) = settle(agent, &id, cookie)? {
-        return repeat(agent, call, &known, &netns);
+        return repeat(agent, call, &known, &there);
     }
     let (name, serving) = network(agent, call)?;
     let addrs = lease(agent, call, &name, &serving)?;
@@ -61,7 +62,7 @@ fn add(agent: &Agent, call: &Call, netns: Option<Netns>) -> Result<AddResult, Cn
     let born = Birth { agent, id: &id, done: false };
     let served = served(&name, here);
     let ground = served.ground(&agent.node, &serving.host);
-    let link = bring_up(agent, &attachment, &ground, &netns)?;
+    let link = bring_up(agent, &attachment, &ground, (&netns, &there))?;
     agent
         .ledger()
         .set_phase(&id, Phase::Attached)
@@ -119,14 +120,14 @@ fn repeat(
     agent: &Agent,
     call: &Call,
     known: &Attachment,
-    netns: &Netns,
+    there: &Kernel,
 ) -> Result<AddResult, CniError> {
     let serving = agent.serving();
     let here =
         serving.networks.get(&known.network).ok_or_else(|| not_served(&known.network, &serving))?;
     let served = served(&known.network, here);
     let ground = served.ground(&agent.node, &serving.host);
-    let inside = Kernel::of(netns).and_then(|kernel| kernel.observe_pod(&known.id.ifname));
+    let inside = there.observe_pod(&known.id.ifname);
     let inside =
         inside.map_err(|error| CniError::new(Code::Io, "look into the pod", error.to_string()))?;
     let link = inside.link(&known.id.ifname).cloned();
@@ -319,7 +320,4 @@ fn no_namespace(call: &Call) -> CniError {
         "the network namespace does not exist",
         format!("CNI_NETNS {:?}", call.netns),
     )
-}
-fn io(what: &str, error: &std::io::Error) -> CniError {
-    CniError::new(Code::Io, what, error.to_string())
 }
