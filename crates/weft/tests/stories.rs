@@ -748,3 +748,94 @@ fn records_of_other_versions_are_kept_handled_and_said() {
     );
     assert!(std::fs::read_to_string(store.join("newer")).unwrap().contains("10.7.0.0/16"), "kept");
 }
+
+/// A real etcd in the world beyond the wire, where every node reaches it.
+fn start_etcd(cluster: &Cluster) -> std::process::Child {
+    let dir = cluster.plan.dir.join("etcd");
+    std::fs::create_dir_all(&dir).unwrap();
+    let log = std::fs::File::create(dir.join("log")).unwrap();
+    let mut etcd = Command::new("etcd");
+    etcd.arg("--data-dir")
+        .arg(dir.join("data"))
+        .args(["--listen-client-urls", "http://192.0.2.254:2379"])
+        .args(["--advertise-client-urls", "http://192.0.2.254:2379"])
+        .args(["--listen-peer-urls", "http://127.0.0.1:2380"])
+        .stdout(std::process::Stdio::null())
+        .stderr(log);
+    cluster.wire.world.run(|| etcd.spawn()).unwrap().expect("Debian package etcd-server")
+}
+
+#[test]
+fn etcd_away_disturbs_nothing_and_all_catches_up_when_it_returns() {
+    let store = json!({"etcd": {"endpoints": ["http://192.0.2.254:2379"]}});
+    let cluster = Cluster::build_on(&plan(3), &program(), &store).unwrap();
+    let mut etcd = start_etcd(&cluster);
+    cluster.start().unwrap();
+    cluster.apply("net", &cluster.network("veth", "vxlan", 1)).unwrap();
+    cluster.settled("net", "vxlan").unwrap();
+    let pods = cluster.add_pods("net", "").unwrap();
+    let _echo: Vec<Responder> = pods.iter().map(|pod| Responder::start(pod).unwrap()).collect();
+    assert!(reaches(&pods[0], &pods[1]) && reaches(&pods[2], &pods[0]));
+    let node = &cluster.nodes[0];
+    until("kept on disk", || {
+        let kept = std::fs::read_to_string(node.dir().join("cache/view.json")).unwrap_or_default();
+        kept.contains("nodes/node-c") && kept.contains("blocks/net")
+    });
+    etcd.kill().unwrap();
+    etcd.wait().unwrap();
+    for node in &cluster.nodes {
+        node.wait_until("aware of it", |node| Ok(!node.status()?["store"]["away"].is_null())).unwrap();
+    }
+    // The agent is restarted meanwhile, and what was broken before it began is healed.
+    node.kill().unwrap();
+    sh(&node.netns, "ip neigh flush nud permanent dev weftx4-1");
+    assert!(reach(&pods[0].netns, pods[1].addr(true).unwrap()).is_none());
+    node.start(&[]).unwrap();
+    until("healed without the store", || reaches(&pods[0], &pods[1]));
+    let more = node.add_pod("more", "net").unwrap();
+    let _more = Responder::start(&more).unwrap();
+    assert!(reaches(&pods[2], &more));
+    node.delete_pod(more).unwrap();
+    let refused = node.ask("PUT", "/v1/networks/net", Some(cluster.network("veth", "auto", 1)));
+    let said = refused.unwrap_err().to_string();
+    assert!(said.contains("192.0.2.254:2379"), "{said}");
+    etcd = start_etcd(&cluster);
+    for node in &cluster.nodes {
+        node.wait_until("synced", |node| {
+            let store = &node.status()?["store"];
+            Ok(store["away"].is_null() && store["synced"] == true)
+        })
+        .unwrap();
+    }
+    cluster.apply("net", &cluster.network("veth", "host-gw", 1)).unwrap();
+    cluster.settled("net", "host-gw").unwrap();
+    assert!(reaches(&pods[0], &pods[1]) && reaches(&pods[2], &pods[0]));
+    etcd.kill().unwrap();
+    etcd.wait().unwrap();
+}
+
+#[test]
+fn two_networks_at_once_and_a_pod_in_both() {
+    let cluster = cluster(2, "veth", "vxlan");
+    cluster.apply("blue", &cluster.network("bridge", "host-gw", 2)).unwrap();
+    cluster.settled("blue", "host-gw").unwrap();
+    let pods = cluster.add_pods("net", "").unwrap();
+    let blues = cluster.add_pods("blue", "blue-").unwrap();
+    let node = &cluster.nodes[0];
+    // The first pod gets a second interface: routes to its network, not everything.
+    let config = node.cni_config("blue");
+    let second = [("CNI_IFNAME", "net1")];
+    let (exit, answer) = node.cni("ADD", "a1", &pods[0].path, &config, &second).unwrap();
+    assert_eq!(exit, 0, "{answer}");
+    assert_eq!(answer["routes"][0]["dst"], "10.2.0.0/16", "{answer}");
+    let routes = sh(&pods[0].netns, "ip route");
+    assert!(routes.contains("default via 169.254.1.1 dev eth0") && routes.contains("10.2.0.0/16 via"), "{routes}");
+    let _echo: Vec<Responder> = pods.iter().chain(&blues).map(|pod| Responder::start(pod).unwrap()).collect();
+    assert!(reaches(&pods[0], &pods[1]) && reaches(&blues[0], &blues[1]));
+    assert!(reaches(&pods[0], &blues[1]), "by its second interface");
+    for (name, ifname) in [("a1", "net1"), ("a1", "eth0")] {
+        let (exit, _) = node.cni("DEL", name, &pods[0].path, &config, &[("CNI_IFNAME", ifname)]).unwrap();
+        assert_eq!(exit, 0);
+    }
+    empty_plan(node);
+}
