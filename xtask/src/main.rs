@@ -29,6 +29,8 @@ enum Task {
 enum Bench {
     /// ADD and DEL beside the reference plugins and a bare program that does the same netlink work
     Cni(bench::Rounds),
+    /// One agent with thousands of peers: time to program them, to follow a change, memory
+    Scale(bench::Scale),
 }
 
 fn main() -> ExitCode {
@@ -36,6 +38,7 @@ fn main() -> ExitCode {
         Task::Test(test) => test.run(),
         Task::Tidy => tidy::all(),
         Task::Bench(Bench::Cni(rounds)) => bench::cni(&rounds),
+        Task::Bench(Bench::Scale(scale)) => bench::scale(&scale),
         Task::Plugin => run::plugin().map(|path| println!("{}", path.display())),
     };
     match done {

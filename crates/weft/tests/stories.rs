@@ -784,7 +784,8 @@ fn etcd_away_disturbs_nothing_and_all_catches_up_when_it_returns() {
     etcd.kill().unwrap();
     etcd.wait().unwrap();
     for node in &cluster.nodes {
-        node.wait_until("aware of it", |node| Ok(!node.status()?["store"]["away"].is_null())).unwrap();
+        node.wait_until("aware of it", |node| Ok(!node.status()?["store"]["away"].is_null()))
+            .unwrap();
     }
     // The agent is restarted meanwhile, and what was broken before it began is healed.
     node.kill().unwrap();
@@ -829,12 +830,17 @@ fn two_networks_at_once_and_a_pod_in_both() {
     assert_eq!(exit, 0, "{answer}");
     assert_eq!(answer["routes"][0]["dst"], "10.2.0.0/16", "{answer}");
     let routes = sh(&pods[0].netns, "ip route");
-    assert!(routes.contains("default via 169.254.1.1 dev eth0") && routes.contains("10.2.0.0/16 via"), "{routes}");
-    let _echo: Vec<Responder> = pods.iter().chain(&blues).map(|pod| Responder::start(pod).unwrap()).collect();
+    assert!(
+        routes.contains("default via 169.254.1.1 dev eth0") && routes.contains("10.2.0.0/16 via"),
+        "{routes}"
+    );
+    let _echo: Vec<Responder> =
+        pods.iter().chain(&blues).map(|pod| Responder::start(pod).unwrap()).collect();
     assert!(reaches(&pods[0], &pods[1]) && reaches(&blues[0], &blues[1]));
     assert!(reaches(&pods[0], &blues[1]), "by its second interface");
     for (name, ifname) in [("a1", "net1"), ("a1", "eth0")] {
-        let (exit, _) = node.cni("DEL", name, &pods[0].path, &config, &[("CNI_IFNAME", ifname)]).unwrap();
+        let (exit, _) =
+            node.cni("DEL", name, &pods[0].path, &config, &[("CNI_IFNAME", ifname)]).unwrap();
         assert_eq!(exit, 0);
     }
     empty_plan(node);

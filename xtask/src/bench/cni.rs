@@ -9,11 +9,11 @@ use std::{
 
 use anyhow::Context;
 use serde_json::{Map, Value, json};
-use weft_linux::{Netns, rig, sandbox};
+use weft_linux::{Netns, sandbox};
 
 use super::{
     Rounds,
-    contender::{Contender, start_weft},
+    contender::{Contender, nic, start_weft},
 };
 use crate::run::{self, MUSL, cargo, step, target};
 
@@ -60,16 +60,6 @@ pub fn cni(rounds: &Rounds) -> anyhow::Result<()> {
         }
     }
     report(&samples, rounds);
-    Ok(())
-}
-
-/// Something for the agent to call its underlay.
-fn nic() -> anyhow::Result<()> {
-    let (here, wire) = (Netns::current()?, Netns::create()?);
-    rig::pair(&here, "eth0", &wire, "eth0", 1500)?;
-    rig::addr(&here, "eth0", "192.0.2.1/24".parse()?)?;
-    // Held by the link's other end.
-    std::mem::forget(wire);
     Ok(())
 }
 

@@ -10,6 +10,7 @@ use std::{
 
 use anyhow::{Context, bail};
 use serde_json::{Value, json};
+use weft_linux::{Netns, rig};
 
 const REFERENCE: &str = "/usr/lib/cni";
 const DIR: &str = "/run/bench";
@@ -111,9 +112,24 @@ impl Drop for Agent {
     }
 }
 
+impl Agent {
+    pub fn id(&self) -> u32 {
+        self.0.id()
+    }
+    pub fn signal(&self, signal: nix::sys::signal::Signal) -> anyhow::Result<()> {
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.id())?);
+        Ok(nix::sys::signal::kill(pid, signal)?)
+    }
+}
+
 pub fn start_weft(weft: &Path) -> anyhow::Result<Agent> {
-    let dir = Path::new(DIR).join("weft");
-    std::fs::create_dir_all(&dir)?;
+    let network = json!({"ranges": ["10.200.0.0/16"], "blockPrefix4": 20, "default": true});
+    start_agent(weft, &Path::new(DIR).join("weft"), &network)
+}
+
+/// An agent on a store directory of its own, serving one network.
+pub fn start_agent(weft: &Path, dir: &Path, network: &Value) -> anyhow::Result<Agent> {
+    std::fs::create_dir_all(dir)?;
     let config = json!({
         "node": "bench", "store": {"file": {"dir": dir.join("store")}},
         "runDir": dir, "cacheDir": dir.join("cache"),
@@ -127,22 +143,32 @@ pub fn start_weft(weft: &Path) -> anyhow::Result<Agent> {
         .spawn()
         .context("start the agent")?;
     let agent = Agent(agent);
-    let network = json!({"ranges": ["10.200.0.0/16"], "blockPrefix4": 20, "default": true});
-    std::fs::write(dir.join("network.yaml"), network.to_string())?;
-    let ask = |words: &[&str]| {
-        let mut command = Command::new(weft);
-        command.args(words).arg("--control").arg(dir.join("control.sock"));
-        command.stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|s| s.success())
-    };
     let file = dir.join("network.yaml");
+    std::fs::write(&file, network.to_string())?;
+    let apply = ["network", "apply", "default", "--file", &file.to_string_lossy()];
     let end = Instant::now() + Duration::from_secs(10);
-    while !ask(&["network", "apply", "default", "--file", &file.to_string_lossy()])
-        || !ask(&["status"])
-    {
+    while !ask(weft, dir, &apply) || !ask(weft, dir, &["status"]) {
         if Instant::now() > end {
             bail!("the agent is not ready: {}", std::fs::read_to_string(dir.join("log"))?);
         }
         std::thread::sleep(Duration::from_millis(50));
     }
     Ok(agent)
+}
+
+/// True if the command line, asking the agent in `dir`, says yes.
+pub fn ask(weft: &Path, dir: &Path, words: &[&str]) -> bool {
+    let mut command = Command::new(weft);
+    command.args(words).arg("--control").arg(dir.join("control.sock"));
+    command.stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|s| s.success())
+}
+
+/// Something for an agent to call its underlay: a link with every benchmark's peers on it.
+pub fn nic() -> anyhow::Result<()> {
+    let (here, wire) = (Netns::current()?, Netns::create()?);
+    rig::pair(&here, "eth0", &wire, "eth0", 1500)?;
+    rig::addr(&here, "eth0", "100.127.255.1/10".parse()?)?;
+    // Held by the link's other end.
+    std::mem::forget(wire);
+    Ok(())
 }

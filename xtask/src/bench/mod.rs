@@ -2,10 +2,12 @@
 
 mod cni;
 mod contender;
+mod scale;
 
 use clap::Args;
 
 pub use cni::cni;
+pub use scale::{Scale, scale};
 
 #[derive(Args)]
 pub struct Rounds {

@@ -1,0 +1,230 @@
+//! One agent given thousands of peers by the store, beside the bare netlink work for as many.
+
+use std::{
+    fs,
+    net::{IpAddr, Ipv4Addr},
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, bail};
+use clap::Args;
+use ipnet::IpNet;
+use serde_json::{Map, Value, json};
+use weft_core::{
+    name::{IfName, Mac, Mtu},
+    plan::plan,
+    state::{Hop, Kind, Link, Object, Route, State},
+};
+use weft_linux::{Kernel, Netns, rig, sandbox};
+
+use super::contender::{Agent, ask, nic, start_agent};
+use crate::run::{cargo, step, target};
+
+#[derive(Args)]
+pub struct Scale {
+    /// Print one JSON object as the last line
+    #[arg(long)]
+    json: bool,
+    /// Numbers of peers
+    #[arg(long, value_delimiter = ',', default_values_t = [1000, 5000])]
+    peers: Vec<u16>,
+    /// How often each is measured; the median counts
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+}
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+pub fn scale(scale: &Scale) -> anyhow::Result<()> {
+    step("build weft", cargo().args(["build", "--release", "--package", "weft"]))?;
+    let weft = target().join("release/weft");
+    sandbox::enter().context("a benchmark touches no namespace but its own")?;
+    nic()?;
+    let mut figures = Map::new();
+    for peers in &scale.peers {
+        let mut all: Vec<[f64; 6]> = Vec::new();
+        for round in 0..scale.rounds {
+            let dir = PathBuf::from(format!("/run/scale-{peers}-{round}"));
+            all.push(measure(&weft, &dir, *peers)?);
+        }
+        let names = [
+            "floor_ms",
+            "program_ms",
+            "ratio_to_floor",
+            "one_change_ms",
+            "change_of_join_ms",
+            "resident_mb",
+        ];
+        for (at, name) in names.into_iter().enumerate() {
+            let mut values: Vec<f64> = all.iter().map(|round| round[at]).collect();
+            values.sort_by(f64::total_cmp);
+            let median = values[values.len() / 2];
+            println!("{peers:>6} peers  {name:<18} {median:>10.1}");
+            figures.insert(format!("peers{peers}.{name}"), json!(median));
+        }
+    }
+    if scale.json {
+        println!("{}", json!({"bench": "scale", "rounds": scale.rounds, "figures": figures}));
+    }
+    Ok(())
+}
+
+fn measure(weft: &Path, dir: &Path, peers: u16) -> anyhow::Result<[f64; 6]> {
+    let floor = floor(peers)?;
+    let agent = start_agent(weft, dir, &json!({"ranges": ["10.0.0.0/8"], "default": true}))?;
+    let kernel = Kernel::here()?;
+    kernel.observe_node(&[])?;
+    // The agent is stopped while the records are written, so that it meets them all at once.
+    agent.stop()?;
+    let nodes = dir.join("store/nodes");
+    for n in 0..peers {
+        fs::write(
+            nodes.join(format!("peer-{n}")),
+            format!("{}\n{}", 1000 + u32::from(n), record(n, n)),
+        )?;
+    }
+    fs::write(dir.join("store/.revision"), (1000 + u32::from(peers)).to_string())?;
+    let start = Instant::now();
+    agent.go_on()?;
+    until(|| Ok(routes(&kernel, "weftx4-1")? >= usize::from(peers)))?;
+    let program = millis(start);
+    until(|| Ok(ask(weft, dir, &["plan"])))?;
+    // One peer's block moves.
+    let (moved, revision) = (30_000, 2000 + u32::from(peers));
+    let start = Instant::now();
+    let tmp = dir.join("store/.bench");
+    fs::write(&tmp, format!("{revision}\n{}", record(0, moved)))?;
+    fs::rename(&tmp, nodes.join("peer-0"))?;
+    let target = [IpAddr::from(pod(moved))];
+    until(|| {
+        Ok(kernel.route_to(&target)[0]
+            .as_ref()
+            .is_some_and(|to| to.gateway.is_some() && to.dev.is_ours()))
+    })?;
+    let one = millis(start);
+    let start = Instant::now();
+    if !ask(weft, dir, &["network", "join", "default", "host-gw"]) {
+        bail!("the change of join was refused");
+    }
+    until(|| Ok(routes(&kernel, "eth0")? >= usize::from(peers)))?;
+    let join = millis(start);
+    let resident = agent.resident_mb()?;
+    drop(agent);
+    clear(&kernel)?;
+    Ok([floor, program, program / floor, one, join, resident])
+}
+
+fn millis(start: Instant) -> f64 {
+    start.elapsed().as_secs_f64() * 1000.0
+}
+
+/// Polls; what is polled costs a little, and counts against us.
+fn until(mut holds: impl FnMut() -> anyhow::Result<bool>) -> anyhow::Result<()> {
+    let end = Instant::now() + PATIENCE;
+    while !holds()? {
+        if Instant::now() > end {
+            bail!("not done within {} s", PATIENCE.as_secs());
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    Ok(())
+}
+
+fn routes(kernel: &Kernel, dev: &str) -> anyhow::Result<usize> {
+    let observed = kernel.observe_node(&[])?.ours;
+    let by = |object: &&Object| matches!(object, Object::Route(Route { to: Hop::NextHop(by, _), .. }) if by.as_str() == dev);
+    Ok(observed.objects().filter(by).count())
+}
+
+fn clear(kernel: &Kernel) -> anyhow::Result<()> {
+    let changes = plan(&State::default(), &kernel.observe_node(&[])?.ours);
+    match kernel.apply(&changes).first() {
+        Some(refusal) => bail!("{refusal}"),
+        None => Ok(()),
+    }
+}
+
+fn block(n: u16) -> Ipv4Addr {
+    let [a, b] = n.to_be_bytes();
+    Ipv4Addr::new(10, 64 + a, b, 0)
+}
+fn pod(n: u16) -> Ipv4Addr {
+    Ipv4Addr::from(u32::from(block(n)) + 9)
+}
+fn underlay(n: u16) -> Ipv4Addr {
+    let [a, b] = n.to_be_bytes();
+    Ipv4Addr::new(100, 64 + a, b, 1)
+}
+
+/// What a node would publish: it can be reached both ways.
+fn record(n: u16, at: u16) -> Value {
+    let underlay = underlay(n);
+    json!({
+        "schema": 1, "boot": "bench", "version": "0", "underlay": [underlay], "mtu": 1500,
+        "networks": {"default": {
+            "blocks": [format!("{}/24", block(at))],
+            "receives": [
+                {"way": "direct", "underlay": underlay},
+                {"way": "vxlan", "underlay": underlay, "vni": 1, "port": 4789, "mac": mac(n)},
+            ],
+            "send": 1450, "accept": 1500,
+        }},
+    })
+}
+
+fn mac(n: u16) -> Mac {
+    let [a, b] = n.to_be_bytes();
+    Mac([2, 0, 0, 1, a, b])
+}
+
+/// The bare work: neighbour, FDB entry, nexthop and route of each peer, in a namespace of its own.
+fn floor(peers: u16) -> anyhow::Result<f64> {
+    let took = Netns::create()?.run(|| -> anyhow::Result<f64> {
+        rig::up_here("lo")?;
+        let kernel = Kernel::here()?;
+        let dev = IfName::new("weftx4-1");
+        let local = Ipv4Addr::LOCALHOST.into();
+        let kind = Kind::Vxlan { vni: 1.try_into()?, port: 4789, local };
+        let link =
+            Link { dev: dev.clone(), kind, mtu: Mtu::ETHERNET, mac: Mac([2; 6]), master: None };
+        let device: State =
+            [Object::Link(link), Object::Up { dev: dev.clone() }].into_iter().collect();
+        kernel.apply(&plan(&device, &State::default()));
+        let mut wanted = device.clone();
+        for n in 0..peers {
+            let via = IpAddr::from(block(n));
+            wanted.extend([
+                Object::Neigh { dev: dev.clone(), ip: via, mac: mac(n) },
+                Object::Fdb { dev: dev.clone(), mac: mac(n), dst: underlay(n).into() },
+                Object::NextHop { dev: dev.clone(), via },
+                Object::Route(Route {
+                    dst: IpNet::new(via, 24)?,
+                    to: Hop::NextHop(dev.clone(), via),
+                    mtu: None,
+                }),
+            ]);
+        }
+        let changes = plan(&wanted, &device);
+        let start = Instant::now();
+        let refusals = kernel.apply(&changes);
+        let took = millis(start);
+        refusals.first().map_or(Ok(took), |refusal| bail!("{refusal}"))
+    })??;
+    Ok(took)
+}
+
+impl Agent {
+    fn stop(&self) -> anyhow::Result<()> {
+        self.signal(nix::sys::signal::Signal::SIGSTOP)
+    }
+    fn go_on(&self) -> anyhow::Result<()> {
+        self.signal(nix::sys::signal::Signal::SIGCONT)
+    }
+    fn resident_mb(&self) -> anyhow::Result<f64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.id()))?;
+        let line = status.lines().find(|line| line.starts_with("VmRSS")).context("VmRSS")?;
+        let kb: f64 = line.split_whitespace().nth(1).context("VmRSS")?.parse()?;
+        Ok(kb / 1024.0)
+    }
+}
