@@ -736,6 +736,14 @@ fn records_of_other_versions_are_kept_handled_and_said() {
         "8\n{\"ranges\":[\"10.8.0.0/16\"],\"join\":\"host-gw\",\"colour\":\"red\"}",
     )
     .unwrap();
+    // Two networks that overlap can only come by another's hand; the first by name is served.
+    std::fs::write(store.join("zz"), "9\n{\"ranges\":[\"10.1.7.0/24\"],\"join\":\"host-gw\"}")
+        .unwrap();
+    node.wait_until("saying that two overlap", |node| {
+        Ok(node.status()?["problems"].to_string().contains("overlaps 10.1.0.0/16 of network net"))
+    })
+    .unwrap();
+    assert_eq!(node.status().unwrap()["converged"], true, "which holds nothing else up");
     node.wait_until("saying it", |node| {
         let problems = node.status()?["problems"].to_string();
         Ok(problems.contains("schema 9 is newer") && problems.contains("colour (known here"))

@@ -1,6 +1,6 @@
 //! The difference between the kernel we want and the kernel we have. Nothing here performs it.
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
 use serde::Serialize;
 
@@ -33,17 +33,19 @@ impl Change {
 /// New objects go in before stale ones come out, so a route that moves is never absent. The
 /// exception is a link whose immutable attribute changes: it goes first.
 pub fn plan(desired: &State, actual: &State) -> Vec<Change> {
-    let mut kept = actual.clone();
+    // Only a link that is made anew needs a state of its own to plan from; copying is what planning
+    // for thousands of peers would cost most.
+    let mut kept = Cow::Borrowed(actual);
     let mut changes = Vec::new();
     for want in desired.objects() {
         let Some(was) = actual.get(&want.key()).filter(|was| !want.edits(was)) else { continue };
         let interrupts = was.dev().map(|dev| kept.standing_on(dev).cloned().collect());
-        kept.drop(&want.key());
+        kept.to_mut().drop(&want.key());
         changes.push(Change::Recreate {
             object: want.clone(),
             interrupts: interrupts.unwrap_or_default(),
         });
-        kept.put(want.clone());
+        kept.to_mut().put(want.clone());
     }
     let mut make: Vec<&Object> =
         desired.objects().filter(|want| kept.get(&want.key()) != Some(want)).collect();

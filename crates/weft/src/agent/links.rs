@@ -107,8 +107,9 @@ pub(super) enum Resize {
     AfterRoutes,
 }
 
-/// Brings the inside of every pod to the MTUs of its network.
-pub(super) fn resize(agent: &Agent, serving: &mut Serving, when: Resize) {
+/// Brings the inside of every pod to the MTUs of its network. True if every pod took it.
+pub(super) fn resize(agent: &Agent, serving: &mut Serving, when: Resize) -> bool {
+    let mut done = true;
     let pods: Vec<Attachment> = {
         let ledger = agent.ledger();
         ledger.attachments().filter(|pod| pod.phase == Phase::Attached).cloned().collect()
@@ -129,9 +130,13 @@ pub(super) fn resize(agent: &Agent, serving: &mut Serving, when: Resize) {
         let ground = Ground { send, accept, ..served.ground(&agent.node, &serving.host) };
         match inside(&pod, &ground) {
             Ok(()) => drop(serving.applied.insert(pod.id.clone(), (send, accept))),
-            Err(why) => serving.problems.push(format!("pod {}: {why}", pod.label())),
+            Err(why) => {
+                done = false;
+                serving.problems.push(format!("pod {}: {why}", pod.label()));
+            }
         }
     }
+    done
 }
 
 /// Brings a pod's own namespace to what it should hold. A pod that is gone needs nothing.

@@ -97,12 +97,19 @@ fn run(agent: &Agent) {
 
 fn round(agent: &Agent, memory: &mut Memory, why: Reasons) -> Serving {
     let _gate = agent.gate.write().expect(POISONED);
-    let mut serving = Serving::clone(&agent.serving());
-    serving.rounds += 1;
-    serving.converged = false;
+    let last = agent.serving();
+    let mut serving = Serving {
+        host: last.host.clone(),
+        nics: last.nics.clone(),
+        applied: last.applied.clone(),
+        rounds: last.rounds + 1,
+        ..Serving::default()
+    };
+    let mut knobs = knobs(&last);
+    drop(last);
     for look in 0..LOOKS_MAX {
         serving.problems.clear();
-        let observed = match agent.kernel.observe_node(&knobs(&serving)) {
+        let mut observed = match agent.kernel.observe_node(&knobs) {
             Ok(observed) => observed,
             Err(error) => {
                 serving.problems.push(format!("observe the kernel: {error}"));
@@ -114,11 +121,12 @@ fn round(agent: &Agent, memory: &mut Memory, why: Reasons) -> Serving {
         }
         decide(agent, memory, &observed, &mut serving);
         super::links::bury(agent, &observed);
-        super::links::resize(agent, &mut serving, super::links::Resize::BeforeRoutes);
-        let changes = changes(agent, &serving, &observed);
+        let sized = super::links::resize(agent, &mut serving, super::links::Resize::BeforeRoutes);
+        knobs = self::knobs(&serving);
+        let changes = changes(agent, &serving, &mut observed);
         if changes.is_empty() {
-            super::links::resize(agent, &mut serving, super::links::Resize::AfterRoutes);
-            serving.converged = serving.problems.is_empty();
+            serving.converged = sized
+                && super::links::resize(agent, &mut serving, super::links::Resize::AfterRoutes);
             report(&observed, &mut serving, agent);
             return serving;
         }
@@ -223,17 +231,17 @@ fn knobs(serving: &Serving) -> Vec<Knob> {
     knobs
 }
 
-pub fn desired(agent: &Agent, serving: &Serving) -> State {
+fn desired(agent: &Agent, serving: &Serving) -> State {
     let ledger = agent.ledger();
     desired::node(&agent.node, &serving.host, &serving.served(), ledger.attachments())
 }
 
 /// What is to be done. A view that was never listed in full may add, but takes nothing away.
-pub fn changes(agent: &Agent, serving: &Serving, observed: &Observed) -> Vec<Change> {
+fn changes(agent: &Agent, serving: &Serving, observed: &mut Observed) -> Vec<Change> {
     let desired = desired(agent, serving);
     let synced = agent.shown().synced;
     // What a sysctl of a link of ours is can be read only once the link is there.
-    let mut actual = observed.ours.clone();
+    let actual = &mut observed.ours;
     for object in desired.objects() {
         if let Object::Sysctl { knob, value } = object
             && actual.get(&object.key()).is_none()
@@ -243,7 +251,7 @@ pub fn changes(agent: &Agent, serving: &Serving, observed: &Observed) -> Vec<Cha
             actual.put(object.clone());
         }
     }
-    let mut changes = plan(&desired, &actual);
+    let mut changes = plan(&desired, actual);
     changes.retain(|change| synced || !matches!(change, Change::Drop(_)));
     changes
 }
@@ -289,9 +297,9 @@ fn pod_link(agent: &Agent, change: &Change) -> bool {
 
 /// Notes what stands in our way but is not ours to change.
 fn report(observed: &Observed, serving: &mut Serving, agent: &Agent) {
-    let desired = desired(agent, serving);
     for foreign in &observed.foreign {
-        if desired.contains(&Key::Route(foreign.dst)) {
+        // The plan is empty, so what stands there is what should.
+        if observed.ours.contains(&Key::Route(foreign.dst)) {
             serving.problems.push(format!(
                 "a foreign route stands beside ours and was left: {foreign}; \
                  remove it, or packets to {} follow it",
@@ -342,7 +350,7 @@ impl Agent {
     /// What a round would do now.
     pub fn planned(&self) -> Result<Vec<Change>, weft_linux::Error> {
         let serving = self.serving();
-        let observed = self.kernel.observe_node(&knobs(&serving))?;
-        Ok(changes(self, &serving, &observed))
+        let mut observed = self.kernel.observe_node(&knobs(&serving))?;
+        Ok(changes(self, &serving, &mut observed))
     }
 }

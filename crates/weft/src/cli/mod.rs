@@ -155,7 +155,8 @@ fn run(command: Command) -> anyhow::Result<u8> {
         Command::Config => print!("{}", config::REFERENCE),
         Command::Status(asked) => {
             let status: report::Status = show(&asked, "/v1/status", text::status)?;
-            return Ok(if status.converged { 0 } else { SOMETHING_TO_DO });
+            let well = status.converged && status.problems.is_empty();
+            return Ok(if well { 0 } else { SOMETHING_TO_DO });
         }
         Command::Plan(asked) => {
             let plan: report::Plan = show(&asked, "/v1/plan", text::plan)?;
