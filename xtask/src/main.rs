@@ -29,6 +29,8 @@ enum Task {
 enum Bench {
     /// ADD and DEL beside the reference plugins and a bare program that does the same netlink work
     Cni(bench::Rounds),
+    /// What each way of joining costs a packet, beside host to host and rivals' ways
+    Path(bench::Rounds),
     /// One agent with thousands of peers: time to program them, to follow a change, memory
     Scale(bench::Scale),
 }
@@ -38,6 +40,7 @@ fn main() -> ExitCode {
         Task::Test(test) => test.run(),
         Task::Tidy => tidy::all(),
         Task::Bench(Bench::Cni(rounds)) => bench::cni(&rounds),
+        Task::Bench(Bench::Path(rounds)) => bench::path(&rounds),
         Task::Bench(Bench::Scale(scale)) => bench::scale(&scale),
         Task::Plugin => run::plugin().map(|path| println!("{}", path.display())),
     };

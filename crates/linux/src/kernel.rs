@@ -325,7 +325,12 @@ fn observe_routing(socket: &mut socket::Link) -> io::Result<(Observed, Hops)> {
                     .ours
                     .extend(addrs.map(|addr| Object::Addr { dev: link.dev.clone(), addr: *addr }));
                 if link.kind == "vxlan" {
-                    observed.ours.extend(observe::fdb(socket, link.index, &link.dev)?);
+                    match observe::fdb(socket, link.index, &link.dev) {
+                        Ok(entries) => observed.ours.extend(entries),
+                        // It went after it was listed; the next look finds it gone.
+                        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => {}
+                        Err(error) => return Err(error),
+                    }
                 }
             }
             _ => {}

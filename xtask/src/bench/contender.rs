@@ -129,9 +129,20 @@ pub fn start_weft(weft: &Path) -> anyhow::Result<Agent> {
 
 /// An agent on a store directory of its own, serving one network.
 pub fn start_agent(weft: &Path, dir: &Path, network: &Value) -> anyhow::Result<Agent> {
+    start_agent_on(weft, dir, &dir.join("store"), "bench", network)
+}
+
+/// An agent in the calling thread's namespace.
+pub fn start_agent_on(
+    weft: &Path,
+    dir: &Path,
+    store: &Path,
+    node: &str,
+    network: &Value,
+) -> anyhow::Result<Agent> {
     std::fs::create_dir_all(dir)?;
     let config = json!({
-        "node": "bench", "store": {"file": {"dir": dir.join("store")}},
+        "node": node, "store": {"file": {"dir": store}},
         "runDir": dir, "cacheDir": dir.join("cache"),
     });
     std::fs::write(dir.join("agent.yaml"), config.to_string())?;
@@ -154,6 +165,34 @@ pub fn start_agent(weft: &Path, dir: &Path, network: &Value) -> anyhow::Result<A
         std::thread::sleep(Duration::from_millis(50));
     }
     Ok(agent)
+}
+
+/// Attaches a pod through the plugin. Returns its address.
+pub fn attach(
+    plugin: &Path,
+    dir: &Path,
+    name: &str,
+    netns: &Path,
+) -> anyhow::Result<std::net::IpAddr> {
+    let config = json!({
+        "cniVersion": "1.0.0", "name": "bench", "type": "weft-cni", "socket": dir.join("cni.sock"),
+    });
+    let mut child = Command::new(plugin)
+        .env_clear()
+        .env("CNI_COMMAND", "ADD")
+        .env("CNI_CONTAINERID", name)
+        .env("CNI_NETNS", netns)
+        .env("CNI_IFNAME", "eth0")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    if let Some(mut stdin) = child.stdin.take() {
+        stdin.write_all(config.to_string().as_bytes())?;
+    }
+    let out = child.wait_with_output()?;
+    let answer: Value = serde_json::from_slice(&out.stdout)?;
+    let address = answer["ips"][0]["address"].as_str().with_context(|| format!("ADD: {answer}"))?;
+    Ok(address.split('/').next().unwrap_or_default().parse()?)
 }
 
 /// True if the command line, asking the agent in `dir`, says yes.

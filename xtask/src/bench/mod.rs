@@ -2,11 +2,14 @@
 
 mod cni;
 mod contender;
+mod load;
+mod path;
 mod scale;
 
 use clap::Args;
 
 pub use cni::cni;
+pub use path::path;
 pub use scale::{Scale, scale};
 
 #[derive(Args)]

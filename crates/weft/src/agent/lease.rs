@@ -99,6 +99,15 @@ fn not_ready(agent: &Agent, call: &Call) -> CniError {
     not_served(name, &serving)
 }
 
+/// What is served, once `name` is: an agent that has just begun knows its pods before its networks.
+pub(super) fn serving(agent: &Agent, name: &NetworkName) -> Result<Arc<Serving>, CniError> {
+    let served = wait(agent, || {
+        let serving = agent.serving();
+        serving.networks.contains_key(name).then_some(serving)
+    });
+    served.ok_or_else(|| not_served(name, &agent.serving()))
+}
+
 pub(super) fn not_served(name: &NetworkName, serving: &Serving) -> CniError {
     CniError::new(
         Code::TryAgainLater,

@@ -112,8 +112,11 @@ fn round(agent: &Agent, memory: &mut Memory, why: Reasons) -> Serving {
         let mut observed = match agent.kernel.observe_node(&knobs) {
             Ok(observed) => observed,
             Err(error) => {
-                serving.problems.push(format!("observe the kernel: {error}"));
-                return serving;
+                // What was served goes on being served.
+                let mut last = Serving::clone(&agent.serving());
+                last.converged = false;
+                last.problems.push(format!("observe the kernel: {error}"));
+                return last;
             }
         };
         if why.kernel && look == 0 {

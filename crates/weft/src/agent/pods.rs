@@ -17,7 +17,7 @@ use weft_linux::{Kernel, Netns};
 
 use super::{
     Agent, NetworkHere, POISONED, fault,
-    lease::{Lease, Turn, lease, network, not_served, wait},
+    lease::{Lease, Turn, lease, network, not_served, serving, wait},
     links::{bring_up, detach, served},
 };
 
@@ -122,7 +122,7 @@ fn repeat(
     known: &Attachment,
     there: &Kernel,
 ) -> Result<AddResult, CniError> {
-    let serving = agent.serving();
+    let serving = serving(agent, &known.network)?;
     let here =
         serving.networks.get(&known.network).ok_or_else(|| not_served(&known.network, &serving))?;
     let served = served(&known.network, here);
@@ -221,7 +221,7 @@ fn check(agent: &Agent, call: &Call, netns: Option<Netns>) -> Result<(), CniErro
     let known = known.ok_or_else(|| {
         CniError::new(Code::UnknownContainer, "there is no such attachment", id.to_string())
     })?;
-    let serving = agent.serving();
+    let serving = serving(agent, &known.network)?;
     let here =
         serving.networks.get(&known.network).ok_or_else(|| not_served(&known.network, &serving))?;
     let served = served(&known.network, here);
