@@ -1,10 +1,14 @@
 //! Prometheus metrics (text format 0.0.4) and readiness. Few, each of use in an alert.
 
-use std::{fmt::Write, sync::Arc, sync::atomic::Ordering};
+use std::{
+    collections::BTreeMap,
+    fmt::Write,
+    sync::{Arc, atomic::Ordering},
+};
 
 use axum::{extract::State, http::StatusCode};
 
-use crate::agent::Agent;
+use crate::agent::{Agent, Serving};
 
 pub(super) async fn ready(State(agent): State<Arc<Agent>>) -> (StatusCode, String) {
     let serving = agent.serving();
@@ -79,7 +83,14 @@ pub(super) async fn metrics(State(agent): State<Arc<Agent>>) -> String {
         "Changes that the kernel refused",
         &one(count(&counters.refusals)),
     );
-    let mut paths = std::collections::BTreeMap::<String, u64>::new();
+    let paths = paths(&serving);
+    metric("weft_paths", "gauge", "Paths to peers by the way they take", &paths);
+    text
+}
+
+/// How many paths take which way, by network.
+fn paths(serving: &Serving) -> Vec<(String, u64)> {
+    let mut paths = BTreeMap::<String, u64>::new();
     for (network, here) in &serving.networks {
         for (_, choice) in here.stage.choices.values().flat_map(weft_core::paths::PeerChoice::each)
         {
@@ -87,7 +98,5 @@ pub(super) async fn metrics(State(agent): State<Arc<Agent>>) -> String {
             *paths.entry(format!("{{network=\"{network}\",way=\"{way}\"}}")).or_default() += 1;
         }
     }
-    let paths: Vec<(String, u64)> = paths.into_iter().collect();
-    metric("weft_paths", "gauge", "Paths to peers by the way they take", &paths);
-    text
+    paths.into_iter().collect()
 }
