@@ -1,6 +1,6 @@
 //! A type for every string and number that has a rule. Parsed at the edge, trusted inside.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
@@ -13,58 +13,88 @@ pub struct BadName {
 }
 
 macro_rules! name {
-    ($(#[$doc:meta])* $name:ident, $rule:literal, $valid:expr) => {
+    ($(#[$doc:meta])* $name:ident($held:ty), $rule:literal, $valid:expr) => {
         $(#[$doc])*
         #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
-        pub struct $name(String);
+        pub struct $name($held);
 
-        impl $name {
-            pub fn as_str(&self) -> &str {
-                &self.0
+        impl FromStr for $name {
+            type Err = BadName;
+            fn from_str(text: &str) -> Result<Self, BadName> {
+                let valid: fn(&str) -> bool = $valid;
+                if !valid(text) {
+                    return Err(BadName { text: text.to_owned(), rule: $rule });
+                }
+                Ok(Self(text.into()))
             }
         }
         impl TryFrom<String> for $name {
             type Error = BadName;
             fn try_from(text: String) -> Result<Self, BadName> {
-                let valid: fn(&str) -> bool = $valid;
-                if valid(&text) { Ok(Self(text)) } else { Err(BadName { text, rule: $rule }) }
-            }
-        }
-        impl FromStr for $name {
-            type Err = BadName;
-            fn from_str(text: &str) -> Result<Self, BadName> {
-                Self::try_from(text.to_owned())
+                text.parse()
             }
         }
         impl From<$name> for String {
             fn from(name: $name) -> Self {
-                name.0
+                name.as_str().to_owned()
+            }
+        }
+        impl $name {
+            pub fn as_str(&self) -> &str {
+                &self.0
             }
         }
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.pad(&self.0)
+                f.pad(self.as_str())
             }
         }
     };
 }
 
+/// Up to 15 bytes of text in place: a state of thousands of objects names its links as often.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct Short {
+    // No name has a zero byte, so the order of arrays is that of texts.
+    bytes: [u8; 15],
+    len: u8,
+}
+
+impl From<&str> for Short {
+    fn from(text: &str) -> Self {
+        let mut bytes = [0; 15];
+        bytes[..text.len()].copy_from_slice(text.as_bytes());
+        Self { bytes, len: text.len().try_into().expect("checked: at most 15 bytes") }
+    }
+}
+impl std::ops::Deref for Short {
+    type Target = str;
+    fn deref(&self) -> &str {
+        std::str::from_utf8(&self.bytes[..self.len.into()]).expect("it was a text")
+    }
+}
+impl fmt::Debug for Short {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&**self, f)
+    }
+}
+
 name! {
     /// An interface name the kernel will take (`dev_valid_name` in net/core/dev.c).
-    IfName, "an interface name: 1 to 15 bytes, no `/`, `:` or white space, not `.` or `..`",
+    IfName(Short), "an interface name: 1 to 15 bytes, no `/`, `:` or white space, not `.` or `..`",
     |s| (1..=15).contains(&s.len())
         && !s.contains(|c: char| c == '/' || c == ':' || c.is_whitespace())
         && s != "." && s != ".."
 }
 name! {
     /// A node's name: a DNS subdomain, as Kubernetes names nodes (RFC 1123).
-    NodeName, "a node name: 1 to 253 characters of a-z, 0-9, `-` and `.`, no `-` or `.` at its ends",
+    NodeName(Arc<str>), "a node name: 1 to 253 characters of a-z, 0-9, `-` and `.`, no `-` or `.` at its ends",
     |s| s.len() <= 253 && s.split('.').all(is_label)
 }
 name! {
     /// A network's name: a DNS label (RFC 1123).
-    NetworkName, "a network name: 1 to 63 characters of a-z, 0-9 and `-`, no `-` at its ends",
+    NetworkName(Arc<str>), "a network name: 1 to 63 characters of a-z, 0-9 and `-`, no `-` at its ends",
     |s| is_label(s)
 }
 
@@ -81,28 +111,31 @@ impl IfName {
 
     /// A name that this program wrote itself.
     pub fn new(name: &str) -> Self {
-        Self::try_from(name.to_owned()).expect("a name this program wrote")
+        name.parse().expect("a name this program wrote")
     }
 
     /// `stem` followed by `name`, or by as much of it as fits and a hash of the whole.
     pub fn derived(stem: &str, name: &str) -> Self {
         const HASH: usize = 5;
         let room = 15 - stem.len();
-        if name.len() <= room && Self::from_str(&format!("{stem}{name}")).is_ok() {
-            return Self(format!("{stem}{name}"));
+        if name.len() <= room
+            && let Ok(whole) = format!("{stem}{name}").parse()
+        {
+            return whole;
         }
         let kept: String =
             name.chars().filter(char::is_ascii_alphanumeric).take(room - HASH).collect();
-        Self(format!("{stem}{kept}{:0HASH$x}", fnv1a(&[name]) & 0xf_ffff))
+        Self::new(&format!("{stem}{kept}{:0HASH$x}", fnv1a(&[name]) & 0xf_ffff))
     }
 
     /// The host's end of a pod's link: the same for the same attachment, whoever asks.
     pub fn host_end(network: &str, container: &str, ifname: &str) -> Self {
-        Self(format!("{}{:011x}", Self::PREFIX, fnv1a(&[network, container, ifname]) >> 20))
+        let hash = fnv1a(&[network, container, ifname]) >> 20;
+        Self::new(&format!("{}{hash:011x}", Self::PREFIX))
     }
 
     pub fn is_ours(&self) -> bool {
-        self.0.starts_with(Self::PREFIX)
+        self.as_str().starts_with(Self::PREFIX)
     }
 }
 

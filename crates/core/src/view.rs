@@ -112,22 +112,23 @@ impl View {
             return;
         };
         let taken = match place {
-            Place::Network(name) => parse(value).and_then(|(network, note): (Network, _)| {
+            Place::Network(name) => read(value).and_then(|network: Network| {
                 network.check(&name).map_err(|bad| bad.to_string())?;
+                let note = unknown(value, &network);
                 self.networks.insert(name, network);
                 Ok(note)
             }),
-            Place::Node(name) => parse(value).map(|(record, _)| {
+            Place::Node(name) => read(value).map(|record| {
                 self.nodes.insert(name, Node { record, revision });
                 None
             }),
-            Place::Claim(network, block) => parse(value).map(|(claim, _)| {
+            Place::Claim(network, block) => read(value).map(|claim| {
                 self.claims.insert((network, block), claim);
                 None
             }),
-            Place::Ack(name) => parse(value).map(|(ack, note): (Ack, _)| {
+            Place::Ack(name) => read(value).map(|ack: Ack| {
                 self.acks.insert(name, ack.revision);
-                note
+                None
             }),
         };
         match taken {
@@ -198,23 +199,27 @@ fn place(key: &str) -> Option<Place> {
     parts.next().is_none().then_some(place)
 }
 
-/// Reads a record, and says which of its fields this version does not know.
-fn parse<T: for<'de> Deserialize<'de> + Serialize>(
-    value: &[u8],
-) -> Result<(T, Option<String>), String> {
-    let written: Value =
+/// Reads a record, unless a newer version wrote it in a form that this one does not know.
+fn read<T: for<'de> Deserialize<'de>>(value: &[u8]) -> Result<T, String> {
+    #[derive(Deserialize)]
+    struct Written {
+        #[serde(default)]
+        schema: u32,
+    }
+    let Written { schema } =
         serde_json::from_slice(value).map_err(|error| format!("not JSON: {error}"))?;
-    let schema = written["schema"].as_u64().unwrap_or(SCHEMA.into());
-    if schema > SCHEMA.into() {
+    if schema > SCHEMA {
         return Err(format!(
             "schema {schema} is newer than this version's {SCHEMA}: left alone; upgrade this node"
         ));
     }
-    let read: T = serde_json::from_value(written.clone()).map_err(|error| error.to_string())?;
-    let unknown = unknown_fields(&written, &read);
-    let note =
-        (!unknown.is_empty()).then(|| format!("unknown fields, kept: {}", unknown.join("; ")));
-    Ok((read, note))
+    serde_json::from_slice(value).map_err(|error| error.to_string())
+}
+
+/// Which fields of a record this version does not know.
+fn unknown(value: &[u8], read: &impl Serialize) -> Option<String> {
+    let unknown = unknown_fields(&serde_json::from_slice(value).ok()?, read);
+    (!unknown.is_empty()).then(|| format!("unknown fields, kept: {}", unknown.join("; ")))
 }
 
 #[cfg(test)]

@@ -6,7 +6,10 @@ use std::{
     fmt, fs, io,
     net::IpAddr,
     os::fd::{AsFd, AsRawFd},
-    sync::{Arc, Mutex, RwLock},
+    sync::{
+        Arc, Mutex, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use weft_core::{
@@ -72,6 +75,7 @@ pub struct Kernel {
     pub(crate) links: Links,
     nft: Option<Nft>,
     pub(crate) ports: Ports,
+    writes: AtomicU64,
 }
 
 impl Kernel {
@@ -111,6 +115,7 @@ impl Kernel {
             links: Links::default(),
             nft,
             ports: Ports::default(),
+            writes: AtomicU64::new(0),
         }
     }
 
@@ -130,6 +135,18 @@ impl Kernel {
         // A socket whose exchange failed may hold stale answers; only a good one is kept.
         self.pool.lock().expect(POISONED).push(socket);
         Ok(done)
+    }
+
+    /// As `with`, for what changes something.
+    fn write<T>(&self, work: impl FnOnce(&mut socket::Link) -> io::Result<T>) -> io::Result<T> {
+        self.writes.fetch_add(1, Ordering::SeqCst);
+        self.with(work)
+    }
+
+    /// How often this process has written here. Equal at two moments: what was seen at the first
+    /// still stands, but for strangers' changes, of which a `Watch` tells.
+    pub fn writes(&self) -> u64 {
+        self.writes.load(Ordering::SeqCst)
     }
 
     /// What is ours in a node's namespace, and what the host has besides.
@@ -193,7 +210,7 @@ impl Kernel {
     /// Carries out the changes in their order, as few sends as their dependencies allow. One
     /// refusal never stops the rest.
     pub fn apply(&self, changes: &[Change]) -> Vec<Refusal> {
-        let applied = self.with(|socket| {
+        let applied = self.write(|socket| {
             let mut hops = self.hops.lock().expect(POISONED);
             let mut writer = Writer::new(socket, &mut hops, self.nft.as_ref());
             changes.iter().for_each(|change| writer.change(change));
@@ -216,7 +233,7 @@ impl Kernel {
             errno: error.raw_os_error().unwrap_or(libc::EIO),
             text: String::new(),
         };
-        let answers = self.with(|socket| {
+        let answers = self.write(|socket| {
             let master = match &host.master {
                 Some(master) => socket.index_of(master)?,
                 None => 0,
@@ -233,7 +250,7 @@ impl Kernel {
 
     /// Marks links as doomed and, with `down`, stops their traffic at once.
     pub fn doom(&self, devs: &[IfName], down: bool) -> Vec<Refusal> {
-        let changes = self.with(|socket| {
+        let changes = self.write(|socket| {
             let mut batch = socket.batch();
             devs.iter().for_each(|dev| encode::doom(&mut batch, dev, down));
             socket.send(batch)
@@ -250,7 +267,7 @@ impl Kernel {
 
     /// Frees all doomed links in one message, and waits until they are gone.
     pub fn reap(&self) -> io::Result<()> {
-        let answers = self.with(|socket| {
+        let answers = self.write(|socket| {
             let mut batch = socket.batch();
             encode::delete_group(&mut batch, mark::DOOMED_GROUP);
             socket.send(batch)
@@ -359,7 +376,8 @@ fn observe_routing(socket: &mut socket::Link) -> io::Result<(Observed, Hops)> {
     Ok((observed, hops))
 }
 
-fn read_knob(knob: &Knob) -> Option<u8> {
+/// A sysctl's value; none where it can't be read, as of a link that is not there.
+pub fn read_knob(knob: &Knob) -> Option<u8> {
     let text = fs::read_to_string(format!("/proc/sys/{}", knob.path())).ok()?;
     text.trim().parse().ok()
 }

@@ -15,7 +15,7 @@ mod wire;
 mod writer;
 
 pub use events::{Event, Watch};
-pub use kernel::{Error, Kernel, Refusal};
+pub use kernel::{Error, Kernel, Refusal, read_knob};
 pub use netns::{Netns, cookie_here, own};
 pub use nft::Finding;
 pub use observe::{ForeignRoute, HostLink, Observed, RouteTo};

@@ -14,7 +14,7 @@ use crate::{
     kind::kind_or_map,
     name::{IfName, Mac, Mtu, NetworkName, NodeName, Vni},
     paths::{Path, Refusal, Sender},
-    state::State,
+    state::{Object, State},
 };
 
 /// The `join` of a network. A kind is its own configuration.
@@ -129,7 +129,15 @@ impl Receive {
     ) -> Result<Path, Refusal> {
         match self {
             Self::Direct { .. } => hostgw::path(self, sender, peer, ipv4),
-            Self::Vxlan { vni, mac, .. } => vxlan::path(self, *vni, *mac, sender, peer, ipv4),
+            Self::Vxlan { vni, .. } => vxlan::path(self, *vni, sender, peer, ipv4),
+        }
+    }
+
+    /// Neighbour and FDB entries that a next hop by this way stands on.
+    pub fn facts(&self, dev: &IfName, via: IpAddr) -> Option<[Object; 2]> {
+        match self {
+            Self::Direct { .. } => None,
+            Self::Vxlan { underlay, mac, .. } => Some(vxlan::facts(dev, via, *mac, *underlay)),
         }
     }
 

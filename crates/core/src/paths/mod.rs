@@ -71,8 +71,6 @@ pub struct Path {
     pub mtu: Mtu,
     /// Bytes of each packet that go to the envelope.
     pub overhead: u16,
-    /// Neighbour and FDB entries that the next hop stands on.
-    pub facts: Vec<Object>,
 }
 
 /// Why a way can't be taken.
@@ -154,7 +152,13 @@ impl Path {
             let to = Hop::NextHop(self.dev.clone(), self.via);
             Object::Route(Route { dst: *block, to, mtu: None })
         });
-        self.facts.iter().cloned().chain([hop]).chain(routes).collect()
+        self.receive
+            .facts(&self.dev, self.via)
+            .into_iter()
+            .flatten()
+            .chain([hop])
+            .chain(routes)
+            .collect()
     }
 }
 

@@ -28,6 +28,20 @@ impl Change {
     }
 }
 
+impl State {
+    /// What it is after the kernel has taken `change`.
+    pub fn take(&mut self, change: &Change) {
+        match change {
+            Change::Put(object) => self.put(object.clone()),
+            Change::Drop(key) => self.drop(key),
+            Change::Recreate { object, .. } => {
+                self.drop(&object.key());
+                self.put(object.clone());
+            }
+        }
+    }
+}
+
 /// Returns the changes that turn `actual` into `desired`: first make, then break.
 ///
 /// New objects go in before stale ones come out, so a route that moves is never absent. The

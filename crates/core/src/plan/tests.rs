@@ -94,16 +94,7 @@ fn is_grounded(state: &State) -> bool {
 }
 
 fn apply(kernel: &mut State, changes: &[Change]) {
-    for change in changes {
-        match change {
-            Change::Put(object) => kernel.put(object.clone()),
-            Change::Drop(key) => kernel.drop(key),
-            Change::Recreate { object, .. } => {
-                kernel.drop(&object.key());
-                kernel.put(object.clone());
-            }
-        }
-    }
+    changes.iter().for_each(|change| kernel.take(change));
 }
 
 fn subsets(objects: &[Object]) -> Vec<State> {

@@ -15,6 +15,7 @@ mod pods;
 mod publish;
 mod reap;
 mod serve;
+mod sight;
 mod sysctls;
 mod underlay;
 mod uninstall;

@@ -20,17 +20,21 @@ use weft_core::{
     state::{Key, Knob, Object, State},
     view::NodeRecord,
 };
-use weft_linux::{Event, HostLink, Observed, Refusal, Watch};
+use weft_linux::{Event, HostLink, Observed, Refusal, Watch, read_knob};
 
 use super::{
-    Agent, NetworkHere, POISONED, Serving, publish::Publication, sysctls::Found, underlay,
-    wake::Reasons,
+    Agent, NetworkHere, POISONED, Serving,
+    publish::Publication,
+    sight::Sight,
+    sysctls::Found,
+    underlay,
+    wake::{Gather, Reasons},
 };
 
 /// Looked at anew even if nothing was heard.
 const LOOK_ANEW: Duration = Duration::from_secs(60);
 /// Events that come together are one wake; sabotage is healed well within a second.
-const GATHER: Duration = Duration::from_millis(10);
+const GATHER: Gather = Gather { quiet: Duration::from_millis(2), most: Duration::from_millis(50) };
 /// How soon to try again what the kernel refused.
 const RETRY: Duration = Duration::from_secs(1);
 /// Looks per round before the rest is left to the next.
@@ -42,7 +46,12 @@ const ACK_WAIT_MAX: Duration = Duration::from_secs(60);
 struct Memory {
     reach: BTreeMap<IpAddr, Option<Reach>>,
     nics: Vec<Nic>,
+    /// Why there is none.
+    no_underlay: Option<String>,
     found: Found,
+    sight: Sight,
+    /// Foreign firewalls, as last looked for.
+    firewall: Vec<String>,
     /// Since when each network waits for acknowledgements.
     waiting: BTreeMap<NetworkName, Instant>,
 }
@@ -77,7 +86,10 @@ fn run(agent: &Agent) {
     let mut memory = Memory {
         reach: BTreeMap::new(),
         nics: Vec::new(),
+        no_underlay: None,
         found: Found::read(&agent.config.cache_dir, &agent.boot),
+        sight: Sight::default(),
+        firewall: Vec::new(),
         waiting: BTreeMap::new(),
     };
     let mut why = Reasons::KERNEL;
@@ -107,9 +119,13 @@ fn round(agent: &Agent, memory: &mut Memory, why: Reasons) -> Serving {
     };
     let mut knobs = knobs(&last);
     drop(last);
-    for look in 0..LOOKS_MAX {
+    let mut anew = why.kernel;
+    if anew {
+        memory.reach.clear();
+    }
+    for _ in 0..LOOKS_MAX {
         serving.problems.clear();
-        let mut observed = match agent.kernel.observe_node(&knobs) {
+        let mut observed = match memory.sight.look(&agent.kernel, &knobs, anew) {
             Ok(observed) => observed,
             Err(error) => {
                 // What was served goes on being served.
@@ -119,10 +135,10 @@ fn round(agent: &Agent, memory: &mut Memory, why: Reasons) -> Serving {
                 return last;
             }
         };
-        if why.kernel && look == 0 {
-            memory.reach.clear();
+        if anew {
+            ask_host(agent, memory, &observed, &mut serving);
         }
-        decide(agent, memory, &observed, &mut serving);
+        decide(agent, memory, &mut serving);
         super::links::bury(agent, &observed);
         let sized = super::links::resize(agent, &mut serving, super::links::Resize::BeforeRoutes);
         knobs = self::knobs(&serving);
@@ -130,29 +146,39 @@ fn round(agent: &Agent, memory: &mut Memory, why: Reasons) -> Serving {
         if changes.is_empty() {
             serving.converged = sized
                 && super::links::resize(agent, &mut serving, super::links::Resize::AfterRoutes);
-            report(&observed, &mut serving, agent);
+            report(agent, memory, &observed, &mut serving);
+            memory.sight.remember(&agent.kernel, observed, &[]);
             return serving;
         }
         let refusals = apply(agent, memory, &serving, &changes);
+        anew |= !refusals.is_empty();
         serving.problems.extend(refusals);
+        memory.sight.remember(&agent.kernel, observed, &changes);
     }
     serving
 }
 
-/// Everything that follows from the view and what was observed.
-fn decide(agent: &Agent, memory: &mut Memory, observed: &Observed, serving: &mut Serving) {
-    match underlay::find(&observed.links, &agent.config.underlay) {
-        Ok(nics) => {
-            if memory.nics != nics {
-                memory.reach.clear();
-            }
-            memory.nics.clone_from(&nics);
-            serving.nics = nics;
+/// What the host has besides us: its underlay, its sysctls, what its firewall drops or translates.
+fn ask_host(agent: &Agent, memory: &mut Memory, observed: &Observed, serving: &mut Serving) {
+    let nics = underlay::find(&observed.links, &agent.config.underlay);
+    if let Ok(nics) = &nics {
+        if memory.nics != *nics {
+            memory.reach.clear();
         }
-        // Without an underlay the paths that are there stay: it may come back.
-        Err(why) => serving.problems.push(why),
+        memory.nics.clone_from(nics);
+        serving.nics.clone_from(nics);
     }
+    // Without an underlay the paths that are there stay: it may come back.
+    memory.no_underlay = nics.err();
     serving.host = host(agent, &observed.links, &serving.nics);
+    if let Ok(findings) = agent.kernel.foreign_firewall() {
+        memory.firewall = findings.iter().map(ToString::to_string).collect();
+    }
+}
+
+/// Everything that follows from the view and what was observed.
+fn decide(agent: &Agent, memory: &mut Memory, serving: &mut Serving) {
+    serving.problems.extend(memory.no_underlay.clone());
     let shown = agent.shown();
     let peers = shown.view.nodes.iter().filter(|(name, _)| **name != agent.node);
     let addrs = peers.flat_map(|(_, node)| node.record.underlay.iter().copied());
@@ -259,11 +285,6 @@ fn changes(agent: &Agent, serving: &Serving, observed: &mut Observed) -> Vec<Cha
     changes
 }
 
-fn read_knob(knob: &Knob) -> Option<u8> {
-    let text = fs::read_to_string(format!("/proc/sys/{}", knob.path())).ok()?;
-    text.trim().parse().ok()
-}
-
 fn apply(agent: &Agent, memory: &mut Memory, serving: &Serving, changes: &[Change]) -> Vec<String> {
     let mut problems = Vec::new();
     for change in changes {
@@ -291,15 +312,17 @@ fn apply(agent: &Agent, memory: &mut Memory, serving: &Serving, changes: &[Chang
 /// A pod's link that is not there can only be born together with its other end.
 fn pod_link(agent: &Agent, change: &Change) -> bool {
     let Change::Put(Object::Link(link)) = change else { return false };
-    let ledger = agent.ledger();
-    let absent = agent.kernel.link_exists(&link.dev).is_ok_and(|exists| !exists);
+    let attached = |dev: &IfName| {
+        let ledger = agent.ledger();
+        ledger.attachments().any(|pod| pod.host_end == *dev && pod.phase == Phase::Attached)
+    };
     link.kind == weft_core::state::Kind::Veth
-        && absent
-        && ledger.attachments().any(|a| a.host_end == link.dev && a.phase == Phase::Attached)
+        && attached(&link.dev)
+        && agent.kernel.link_exists(&link.dev).is_ok_and(|exists| !exists)
 }
 
 /// Notes what stands in our way but is not ours to change.
-fn report(observed: &Observed, serving: &mut Serving, agent: &Agent) {
+fn report(agent: &Agent, memory: &Memory, observed: &Observed, serving: &mut Serving) {
     for foreign in &observed.foreign {
         // The plan is empty, so what stands there is what should.
         if observed.ours.contains(&Key::Route(foreign.dst)) {
@@ -310,9 +333,7 @@ fn report(observed: &Observed, serving: &mut Serving, agent: &Agent) {
             ));
         }
     }
-    if let Ok(findings) = agent.kernel.foreign_firewall() {
-        serving.problems.extend(findings.iter().map(ToString::to_string));
-    }
+    serving.problems.extend(memory.firewall.iter().cloned());
     let shown = agent.shown();
     serving
         .problems

@@ -5,10 +5,10 @@ use std::{sync::Arc, time::Duration};
 
 use weft_core::attachment::{AttachmentId, Phase};
 
-use super::Agent;
+use super::{Agent, wake::Gather};
 
-/// Deletions that come within this are one.
-const GATHER: Duration = Duration::from_millis(5);
+/// Deletions that come together are one.
+const GATHER: Gather = Gather { quiet: Duration::from_millis(5), most: Duration::from_millis(20) };
 const RETRY: Duration = Duration::from_secs(1);
 const EVER: Duration = Duration::from_secs(3600);
 

@@ -41,20 +41,30 @@ impl Wake {
         self.bell.notify_one();
     }
 
-    /// Waits until rung, for at most `longest`; then for `gather` more, so that many rings that
+    /// Waits until rung, for at most `longest`; then until it is quiet, so that many rings that
     /// come together are one. Returns why; nothing if the time ran out.
-    pub fn wait(&self, longest: Duration, gather: Duration) -> Reasons {
+    pub fn wait(&self, longest: Duration, gather: Gather) -> Reasons {
         let end = Instant::now() + longest;
         let mut rung = self.rung.lock().expect(POISONED);
         while !rung.any() {
             let Some(left) = end.checked_duration_since(Instant::now()) else { break };
             rung = self.bell.wait_timeout(rung, left).expect(POISONED).0;
         }
-        if rung.any() && !gather.is_zero() {
-            drop(rung);
-            std::thread::sleep(gather);
-            rung = self.rung.lock().expect(POISONED);
+        let end = Instant::now() + gather.most;
+        while rung.any() && Instant::now() < end {
+            let (heard, silence) = self.bell.wait_timeout(rung, gather.quiet).expect(POISONED);
+            rung = heard;
+            if silence.timed_out() {
+                break;
+            }
         }
         std::mem::take(&mut rung)
     }
+}
+
+/// How long rings are taken for one: until none came for so long, and no longer than the most.
+#[derive(Clone, Copy)]
+pub struct Gather {
+    pub quiet: Duration,
+    pub most: Duration,
 }

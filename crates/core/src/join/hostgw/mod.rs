@@ -42,6 +42,5 @@ pub fn path(
         via: underlay,
         mtu: reach.mtu.min(peer.mtu),
         overhead: 0,
-        facts: Vec::new(),
     })
 }

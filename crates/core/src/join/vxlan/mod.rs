@@ -85,7 +85,6 @@ pub fn hold(underlay: IpAddr, vni: Vni, port: u16, mac: Mac, mtu: Mtu, addrs: &[
 pub fn path(
     receive: &Receive,
     vni: Vni,
-    mac: Mac,
     sender: &Sender<'_>,
     peer: &Peer<'_>,
     ipv4: bool,
@@ -102,11 +101,15 @@ pub fn path(
     let via = peer.tunnel_address(ipv4).ok_or(Refusal::NoBlock { ipv4 })?;
     let dev = device(vni, underlay);
     let mtu = local.mtu.min(peer.mtu).less(overhead(underlay));
-    let facts = vec![
+    Ok(Path { receive: receive.clone(), dev, via, mtu, overhead: overhead(underlay) })
+}
+
+/// Which inner MAC the next hop has, and which node has that MAC.
+pub fn facts(dev: &IfName, via: IpAddr, mac: Mac, underlay: IpAddr) -> [Object; 2] {
+    [
         Object::Neigh { dev: dev.clone(), ip: via, mac },
         Object::Fdb { dev: dev.clone(), mac, dst: underlay },
-    ];
-    Ok(Path { receive: receive.clone(), dev, via, mtu, overhead: overhead(underlay), facts })
+    ]
 }
 
 /// The tunnel's own address in a block: the first, which no pod is given.
