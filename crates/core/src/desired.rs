@@ -64,13 +64,7 @@ pub fn node<'a>(
         for receive in &network.stage.hold {
             state.merge(receive.hold(ground.wire, &tunnel));
         }
-        for peer in network.stage.choices.values() {
-            for (ipv4, choice) in peer.each() {
-                let family = peer.blocks.iter().filter(|block| block.addr().is_ipv4() == ipv4);
-                let blocks: Vec<IpNet> = family.copied().collect();
-                state.extend(choice.path.iter().flat_map(|path| path.objects(&blocks)));
-            }
-        }
+        state.extend(network.stage.choices.values().flat_map(|peer| peer.objects()));
         let ours = pods.clone().filter(|pod| pod.network == *network.name);
         for pod in ours.filter(|pod| pod.phase == Phase::Attached) {
             state.merge(pod.attach.kind().outside(pod, &ground));

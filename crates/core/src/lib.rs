@@ -9,6 +9,7 @@ pub mod ipam;
 pub mod join;
 mod kind;
 pub mod mark;
+pub mod moved;
 pub mod name;
 pub mod network;
 pub mod paths;

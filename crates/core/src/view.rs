@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, error::Category};
 
 use crate::{
     join::Receive,
@@ -39,9 +39,16 @@ pub struct NodeRecord {
     pub underlay: Vec<IpAddr>,
     /// The smallest MTU of its underlay devices.
     pub mtu: Mtu,
-    pub networks: BTreeMap<NetworkName, Part>,
+    // Boxed: a map's leaf has room for eleven values, and most nodes are in one network or two.
+    pub networks: BTreeMap<NetworkName, Box<Part>>,
     #[serde(flatten)]
     pub extra: Map<String, Value>,
+}
+
+impl NodeRecord {
+    pub fn part(&self, network: &NetworkName) -> Option<&Part> {
+        self.networks.get(network).map(Box::as_ref)
+    }
 }
 
 /// A node's part in one network.
@@ -200,20 +207,42 @@ fn place(key: &str) -> Option<Place> {
 }
 
 /// Reads a record, unless a newer version wrote it in a form that this one does not know.
-fn read<T: for<'de> Deserialize<'de>>(value: &[u8]) -> Result<T, String> {
-    #[derive(Deserialize)]
-    struct Written {
-        #[serde(default)]
-        schema: u32,
-    }
-    let Written { schema } =
-        serde_json::from_slice(value).map_err(|error| format!("not JSON: {error}"))?;
+fn read<T: Record>(value: &[u8]) -> Result<T, String> {
+    let record: Result<T, _> = serde_json::from_slice(value);
+    let schema = match &record {
+        Ok(record) => record.schema(),
+        Err(_) => serde_json::from_slice(value).map_or(0, |Written { schema }| schema),
+    };
     if schema > SCHEMA {
         return Err(format!(
             "schema {schema} is newer than this version's {SCHEMA}: left alone; upgrade this node"
         ));
     }
-    serde_json::from_slice(value).map_err(|error| error.to_string())
+    record.map_err(|error| match error.classify() {
+        Category::Data => error.to_string(),
+        _ => format!("not JSON: {error}"),
+    })
+}
+
+trait Record: for<'de> Deserialize<'de> {
+    fn schema(&self) -> u32;
+}
+macro_rules! records {
+    ($($record:ident),*) => {$(
+        impl Record for $record {
+            fn schema(&self) -> u32 {
+                self.schema
+            }
+        }
+    )*};
+}
+records!(Network, NodeRecord, Claim, Ack);
+
+/// All that a record of any version is sure to have.
+#[derive(Deserialize)]
+struct Written {
+    #[serde(default)]
+    schema: u32,
 }
 
 /// Which fields of a record this version does not know.

@@ -10,10 +10,13 @@ use std::{
 use netlink_sys::{Socket, SocketAddr, protocols};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use weft_core::{mark, name::IfName};
+use weft_core::{
+    mark,
+    name::{IfName, Mac},
+};
 
 use crate::{
-    kernel::{Error, Kernel, Links, Ports},
+    kernel::{Deed, Error, Kernel, Links, Ports, Unsigned},
     socket,
     uapi::*,
     wire::{self, u16_at, u32_at},
@@ -37,6 +40,7 @@ pub struct Watch {
     nft: Socket,
     ports: Ports,
     links: Links,
+    unsigned: Unsigned,
     buffer: Mutex<Vec<u8>>,
 }
 
@@ -56,6 +60,7 @@ impl Watch {
             nft: open(protocols::NETLINK_NETFILTER, &[NFNLGRP_NFTABLES]).map_err(Error::Open)?,
             ports: kernel.ports.clone(),
             links: kernel.links.clone(),
+            unsigned: kernel.unsigned.clone(),
             buffer: Mutex::new(vec![0; RECEIVE]),
         })
     }
@@ -87,6 +92,7 @@ impl Watch {
                 Ok(length) => length,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
                 Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
+                    self.unsigned.lock().expect("no code that holds this lock panics").clear();
                     return Ok(Some(Event::Overrun));
                 }
                 Err(error) => return Err(error),
@@ -126,12 +132,36 @@ impl Watch {
     /// bridges, every deletion counts.
     fn neighbour(&self, kind: u16, body: &[u8]) -> bool {
         let (Some(index), Some(state)) = (u32_at(body, 4), u16_at(body, 8)) else { return true };
+        if self.own_deed(kind, index, body) {
+            return false;
+        }
         if state & NUD_PERMANENT != 0 {
             return true;
         }
         let links = self.links.lock().expect("no code that holds this lock panics");
         let ours = links.get(&index).is_none_or(|(dev, _)| dev.is_ours());
         kind == RTM_DELNEIGH && body.first() != Some(&AF_BRIDGE) && ours
+    }
+}
+
+impl Watch {
+    /// True, once, of what this process wrote or removed.
+    fn own_deed(&self, kind: u16, index: u32, body: &[u8]) -> bool {
+        let (mut mac, mut dst) = (Mac([0; 6]), None);
+        for (kind, value) in wire::attrs(body.get(12..).unwrap_or_default()) {
+            match kind {
+                NDA_LLADDR => mac = value.try_into().map_or(mac, Mac),
+                NDA_DST => dst = wire::ip(value),
+                _ => {}
+            }
+        }
+        let gone = kind == RTM_DELNEIGH;
+        let deed = match (body.first() == Some(&AF_BRIDGE), dst) {
+            (true, dst) => Deed::Fdb(index, mac, dst.filter(|_| !gone)),
+            (false, Some(ip)) if gone => Deed::NeighGone(index, ip),
+            (false, _) => return false,
+        };
+        self.unsigned.lock().expect("no code that holds this lock panics").remove(&deed)
     }
 }
 

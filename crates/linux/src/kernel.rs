@@ -14,7 +14,7 @@ use std::{
 
 use weft_core::{
     mark,
-    name::{IfName, Mtu},
+    name::{IfName, Mac, Mtu},
     plan::Change,
     policy::Ruleset,
     state::{Knob, Link, Object, State},
@@ -65,6 +65,17 @@ impl std::error::Error for Refusal {}
 /// Port numbers of our own sockets: what they cause need not wake us. Those of routing sockets
 /// (true) and of nftables ones are counted apart by the kernel.
 pub(crate) type Ports = Arc<RwLock<BTreeSet<(bool, u32)>>>;
+/// What this process did and the kernel tells of without its port number, until that was heard.
+pub(crate) type Unsigned = Arc<Mutex<BTreeSet<Deed>>>;
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Deed {
+    /// An FDB entry written, with where it leads, or removed (`__vxlan_fdb_notify`).
+    Fdb(u32, Mac, Option<IpAddr>),
+    /// A neighbour removed (`neigh_cleanup_and_release`).
+    NeighGone(u32, IpAddr),
+}
+
 /// Every link by its number, as last observed.
 pub(crate) type Links = Arc<Mutex<BTreeMap<u32, (IfName, Mtu)>>>;
 
@@ -75,6 +86,7 @@ pub struct Kernel {
     pub(crate) links: Links,
     nft: Option<Nft>,
     pub(crate) ports: Ports,
+    pub(crate) unsigned: Unsigned,
     writes: AtomicU64,
 }
 
@@ -115,6 +127,7 @@ impl Kernel {
             links: Links::default(),
             nft,
             ports: Ports::default(),
+            unsigned: Unsigned::default(),
             writes: AtomicU64::new(0),
         }
     }
@@ -212,7 +225,7 @@ impl Kernel {
     pub fn apply(&self, changes: &[Change]) -> Vec<Refusal> {
         let applied = self.write(|socket| {
             let mut hops = self.hops.lock().expect(POISONED);
-            let mut writer = Writer::new(socket, &mut hops, self.nft.as_ref());
+            let mut writer = Writer::new(socket, &mut hops, self.nft.as_ref(), &self.unsigned);
             changes.iter().for_each(|change| writer.change(change));
             Ok(writer.finish())
         });

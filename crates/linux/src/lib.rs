@@ -3,6 +3,7 @@
 mod encode;
 mod events;
 mod kernel;
+pub mod memory;
 mod netns;
 mod nft;
 mod observe;

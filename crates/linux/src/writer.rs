@@ -15,7 +15,7 @@ use weft_core::{
 
 use crate::{
     encode,
-    kernel::Refusal,
+    kernel::{Deed, Refusal, Unsigned},
     nft::Nft,
     observe::{self, Hops, HostLink},
     socket,
@@ -29,6 +29,7 @@ pub(crate) struct Writer<'a> {
     socket: &'a mut socket::Link,
     hops: &'a mut Hops,
     nft: Option<&'a Nft>,
+    unsigned: &'a Unsigned,
     batch: Batch,
     /// The change behind each request of the batch.
     sent: Vec<&'a Change>,
@@ -43,10 +44,11 @@ impl<'a> Writer<'a> {
         socket: &'a mut socket::Link,
         hops: &'a mut Hops,
         nft: Option<&'a Nft>,
+        unsigned: &'a Unsigned,
     ) -> Self {
         let batch = socket.batch();
         let (sent, indexes, moving) = (Vec::new(), BTreeMap::new(), BTreeSet::new());
-        Self { socket, hops, nft, batch, sent, indexes, moving, refusals: Vec::new() }
+        Self { socket, hops, nft, unsigned, batch, sent, indexes, moving, refusals: Vec::new() }
     }
 
     pub(crate) fn finish(mut self) -> Vec<Refusal> {
@@ -100,6 +102,7 @@ impl<'a> Writer<'a> {
             }
             Object::Fdb { dev, mac, dst } => {
                 let index = self.index(dev)?;
+                self.did(Deed::Fdb(index, *mac, Some(*dst)));
                 encode::fdb(&mut self.batch, index, mac, Some(*dst));
             }
             Object::NextHop { dev, via } => {
@@ -113,6 +116,10 @@ impl<'a> Writer<'a> {
             }
         }
         Ok(())
+    }
+
+    fn did(&self, deed: Deed) {
+        self.unsigned.lock().expect("no code that holds this lock panics").insert(deed);
     }
 
     fn put_link(&mut self, link: &Link) -> io::Result<()> {
@@ -165,11 +172,13 @@ impl<'a> Writer<'a> {
             }
             Key::Neigh(dev, ip) => {
                 if let Ok(index) = self.index(dev) {
+                    self.did(Deed::NeighGone(index, *ip));
                     encode::neigh(&mut self.batch, index, *ip, None);
                 }
             }
             Key::Fdb(dev, mac) => {
                 if let Ok(index) = self.index(dev) {
+                    self.did(Deed::Fdb(index, *mac, None));
                     encode::fdb(&mut self.batch, index, mac, None);
                 }
             }

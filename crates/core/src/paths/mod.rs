@@ -12,12 +12,12 @@ use std::{collections::BTreeMap, fmt, net::IpAddr};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-pub use stage::{PeerChoice, Situation, Stage, acknowledged, stage};
+pub use stage::{Choices, PeerChoice, Situation, Stage, acknowledged, stage};
 
 use crate::{
     join::{Receive, Way, vxlan::tunnel_address},
     name::{IfName, Mtu, NodeName},
-    state::{Hop, Object, Route, State},
+    state::{Hop, Object, Route},
 };
 
 /// A node's address on the underlay and the device that has it.
@@ -40,7 +40,8 @@ pub struct Reach {
 /// The node that sends.
 pub struct Sender<'a> {
     pub underlay: &'a [Nic],
-    pub reach: &'a BTreeMap<IpAddr, Reach>,
+    /// How each address of a peer is reached; none: not at all.
+    pub reach: &'a BTreeMap<IpAddr, Option<Reach>>,
 }
 
 /// The node that is sent to, in one network.
@@ -146,19 +147,16 @@ impl Path {
     }
 
     /// What the kernel must hold so that packets for `blocks` take this path.
-    pub fn objects(&self, blocks: &[IpNet]) -> State {
+    pub fn objects<'a>(
+        &'a self,
+        blocks: impl Iterator<Item = &'a IpNet> + 'a,
+    ) -> impl Iterator<Item = Object> + 'a {
         let hop = Object::NextHop { dev: self.dev.clone(), via: self.via };
-        let routes = blocks.iter().map(|block| {
+        let routes = blocks.map(|block| {
             let to = Hop::NextHop(self.dev.clone(), self.via);
             Object::Route(Route { dst: *block, to, mtu: None })
         });
-        self.receive
-            .facts(&self.dev, self.via)
-            .into_iter()
-            .flatten()
-            .chain([hop])
-            .chain(routes)
-            .collect()
+        self.receive.facts(&self.dev, self.via).into_iter().flatten().chain([hop]).chain(routes)
     }
 }
 

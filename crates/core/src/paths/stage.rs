@@ -7,7 +7,7 @@
 //! before a route moves to a smaller path, and grows only when every peer takes it; what pods
 //! take is never less than what any peer's pods may send.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use ipnet::IpNet;
 
@@ -16,7 +16,8 @@ use crate::{
     join::{Receive, Receiver, Way, vxlan},
     name::{Mtu, NetworkName, NodeName},
     network::Network,
-    view::{Part, View},
+    state::Object,
+    view::{Node, Part, View},
 };
 
 /// Everything that the stage of one node in one network follows from.
@@ -28,6 +29,9 @@ pub struct Situation<'a> {
     /// This node's blocks.
     pub blocks: &'a [IpNet],
     pub view: &'a View,
+    /// Choices of an earlier stage from the same network, sender and reach: they stand where the
+    /// peer's record has not changed since.
+    pub known: Option<&'a Choices>,
     /// The bound on waiting for acknowledgements has passed.
     pub patience_over: bool,
 }
@@ -38,7 +42,7 @@ pub struct Stage {
     pub part: Part,
     /// Ways to hold in the kernel: advertised, withdrawn but not yet given up, or used to send.
     pub hold: Vec<Receive>,
-    pub choices: BTreeMap<NodeName, PeerChoice>,
+    pub choices: Choices,
     /// What pods may send now; never more than was published before.
     pub send: Mtu,
     /// What pods take now.
@@ -47,8 +51,14 @@ pub struct Stage {
     pub waiting: Vec<NodeName>,
 }
 
+/// Kept from round to round where nothing changed that a choice follows from.
+pub type Choices = BTreeMap<NodeName, Arc<PeerChoice>>;
+
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct PeerChoice {
+    /// Revision of the peer's record that it was made from.
+    #[serde(skip)]
+    pub revision: u64,
     pub blocks: Vec<IpNet>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub v4: Option<Choice>,
@@ -61,6 +71,15 @@ impl PeerChoice {
         let v4 = self.v4.iter().map(|choice| (true, choice));
         v4.chain(self.v6.iter().map(|choice| (false, choice)))
     }
+
+    /// What the kernel must hold so that packets to the peer's blocks take the chosen paths.
+    pub fn objects(&self) -> impl Iterator<Item = Object> + '_ {
+        self.each().flat_map(move |(ipv4, choice)| {
+            let family = move |block: &&IpNet| block.addr().is_ipv4() == ipv4;
+            let path = choice.path.iter();
+            path.flat_map(move |path| path.objects(self.blocks.iter().filter(family)))
+        })
+    }
 }
 
 pub fn stage(now: &Situation<'_>) -> Stage {
@@ -68,7 +87,7 @@ pub fn stage(now: &Situation<'_>) -> Stage {
     let me = Receiver { node: now.node, network: now.name, underlay: &addrs };
     let receives = now.network.join.kind().receives(&me);
     let published = now.view.nodes.get(now.node);
-    let part = published.and_then(|node| node.record.networks.get(now.name));
+    let part = published.and_then(|node| node.record.part(now.name));
 
     let choices = choices(now);
     let awaited = part.is_some_and(|part| !part.withdrawing.is_empty());
@@ -129,20 +148,22 @@ pub fn acknowledged<'a>(
 /// Every peer's part in the network, and the MTU of its underlay.
 fn peer_parts<'a>(
     now: &'a Situation<'_>,
-) -> impl Iterator<Item = (&'a NodeName, &'a Part, Mtu)> + 'a {
+) -> impl Iterator<Item = (&'a NodeName, &'a Part, &'a Node)> + 'a {
     let peers = now.view.nodes.iter().filter(|(name, _)| *name != now.node);
-    peers.filter_map(|(name, node)| {
-        node.record.networks.get(now.name).map(|part| (name, part, node.record.mtu))
-    })
+    peers.filter_map(|(name, node)| node.record.part(now.name).map(|part| (name, part, node)))
 }
 
-fn choices(now: &Situation<'_>) -> BTreeMap<NodeName, PeerChoice> {
+fn choices(now: &Situation<'_>) -> Choices {
     let order = now.network.join.kind().order();
-    let chosen = peer_parts(now).map(|(name, part, mtu)| {
+    let chosen = peer_parts(now).map(|(name, part, node)| {
+        let known = now.known.and_then(|known| known.get(name));
+        if let Some(choice) = known.filter(|choice| choice.revision == node.revision) {
+            return (name.clone(), choice.clone());
+        }
         let peer = Peer {
             name,
             blocks: &part.blocks,
-            mtu,
+            mtu: node.record.mtu,
             receives: &part.receives,
             withdrawing: &part.withdrawing,
         };
@@ -150,15 +171,14 @@ fn choices(now: &Situation<'_>) -> BTreeMap<NodeName, PeerChoice> {
             let has = part.blocks.iter().any(|block| block.addr().is_ipv4() == ipv4);
             has.then(|| choose(order, &now.sender, &peer, ipv4))
         };
-        (
-            name.clone(),
-            PeerChoice { blocks: part.blocks.clone(), v4: family(true), v6: family(false) },
-        )
+        let (v4, v6) = (family(true), family(false));
+        let choice = PeerChoice { revision: node.revision, blocks: part.blocks.clone(), v4, v6 };
+        (name.clone(), Arc::new(choice))
     });
     chosen.collect()
 }
 
-fn paths(choices: &BTreeMap<NodeName, PeerChoice>) -> impl Iterator<Item = &super::Path> {
+fn paths(choices: &Choices) -> impl Iterator<Item = &super::Path> {
     choices.values().flat_map(|peer| peer.each().filter_map(|(_, choice)| choice.path.as_ref()))
 }
 
@@ -189,7 +209,7 @@ fn hold(
     me: &Receiver<'_>,
     receives: &[Receive],
     withdrawing: &[Receive],
-    choices: &BTreeMap<NodeName, PeerChoice>,
+    choices: &Choices,
 ) -> Vec<Receive> {
     let used = paths(choices).filter_map(|path| path.receive.counterpart(me));
     let mut hold: Vec<Receive> = receives.iter().chain(withdrawing).cloned().chain(used).collect();
@@ -201,9 +221,12 @@ fn hold(
 }
 
 /// The smallest MTU over the ways that the network may use now.
-fn target(now: &Situation<'_>, choices: &BTreeMap<NodeName, PeerChoice>) -> Mtu {
+fn target(now: &Situation<'_>, choices: &Choices) -> Mtu {
     let nics = now.sender.underlay.iter().map(|nic| nic.mtu);
-    let wire = nics.chain(peer_parts(now).map(|(_, _, mtu)| mtu)).min().unwrap_or(Mtu::ETHERNET);
+    let wire = nics
+        .chain(peer_parts(now).map(|(_, _, node)| node.record.mtu))
+        .min()
+        .unwrap_or(Mtu::ETHERNET);
     let tunnelled = now.network.join.kind().order().contains(&Way::Vxlan);
     let over_ipv6 = now.sender.underlay.iter().all(|nic| nic.addr.addr().is_ipv6())
         || paths(choices).any(|path| path.way() == Way::Vxlan && path.receive.underlay().is_ipv6());

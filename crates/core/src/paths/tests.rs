@@ -82,7 +82,7 @@ impl Machine {
         let nodes = self.view.nodes.values();
         let reach = nodes.flat_map(|node| &node.record.underlay).map(|addr| {
             let dev = self.nic.dev.clone();
-            (*addr, Reach { dev, gateway: None, mtu: Mtu::ETHERNET })
+            (*addr, Some(Reach { dev, gateway: None, mtu: Mtu::ETHERNET }))
         });
         let reach = reach.collect();
         let now = Situation {
@@ -92,6 +92,7 @@ impl Machine {
             sender: Sender { underlay: std::slice::from_ref(&self.nic), reach: &reach },
             blocks: std::slice::from_ref(&self.block),
             view: &self.view,
+            known: None,
             patience_over: false,
         };
         let stage = stage(&now);
@@ -292,13 +293,13 @@ fn once_settled_only_what_the_join_wants_is_held() {
 fn what_is_refused_is_said_in_the_order_of_preference() {
     let reach = [(
         "198.51.100.2".parse().unwrap(),
-        Reach {
+        Some(Reach {
             dev: IfName::new("eth0"),
             gateway: Some("192.0.2.254".parse().unwrap()),
             mtu: Mtu::ETHERNET,
-        },
+        }),
     )];
-    let reach: BTreeMap<IpAddr, Reach> = reach.into();
+    let reach: BTreeMap<IpAddr, Option<Reach>> = reach.into();
     let nic =
         Nic { dev: IfName::new("eth0"), addr: "192.0.2.1/24".parse().unwrap(), mtu: Mtu::ETHERNET };
     let sender = Sender { underlay: &[nic], reach: &reach };

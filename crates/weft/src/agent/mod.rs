@@ -157,6 +157,7 @@ impl Agent {
 
 /// Runs until a signal ends it. What is in the kernel stays: pods keep talking.
 pub fn run(config: Config) -> anyhow::Result<()> {
+    weft_linux::memory::share_arena();
     let node = config.node_name()?;
     for dir in [&config.run_dir, &config.cache_dir] {
         fs::create_dir_all(dir).with_context(|| format!("make the directory {}", dir.display()))?;

@@ -13,6 +13,7 @@ use std::{
 use weft_core::{
     attachment::Phase,
     desired::{self, Host},
+    moved::moved,
     name::{IfName, NetworkName},
     network::SCHEMA,
     paths::{Nic, Reach, Sender, Situation, acknowledged, stage},
@@ -109,7 +110,7 @@ fn run(agent: &Agent) {
 
 fn round(agent: &Agent, memory: &mut Memory, why: Reasons) -> Serving {
     let _gate = agent.gate.write().expect(POISONED);
-    let last = agent.serving();
+    let mut last = agent.serving();
     let mut serving = Serving {
         host: last.host.clone(),
         nics: last.nics.clone(),
@@ -118,14 +119,13 @@ fn round(agent: &Agent, memory: &mut Memory, why: Reasons) -> Serving {
         ..Serving::default()
     };
     let mut knobs = knobs(&last);
-    drop(last);
     let mut anew = why.kernel;
     if anew {
         memory.reach.clear();
     }
     for _ in 0..LOOKS_MAX {
         serving.problems.clear();
-        let mut observed = match memory.sight.look(&agent.kernel, &knobs, anew) {
+        let (mut observed, remembered) = match memory.sight.look(&agent.kernel, &knobs, anew) {
             Ok(observed) => observed,
             Err(error) => {
                 // What was served goes on being served.
@@ -138,11 +138,12 @@ fn round(agent: &Agent, memory: &mut Memory, why: Reasons) -> Serving {
         if anew {
             ask_host(agent, memory, &observed, &mut serving);
         }
-        decide(agent, memory, &mut serving);
+        decide(agent, memory, &mut serving, (!anew).then_some(&last));
         super::links::bury(agent, &observed);
         let sized = super::links::resize(agent, &mut serving, super::links::Resize::BeforeRoutes);
         knobs = self::knobs(&serving);
-        let changes = changes(agent, &serving, &mut observed);
+        let settled = (remembered && last.converged).then_some(&*last);
+        let changes = changes(agent, settled, &serving, &mut observed);
         if changes.is_empty() {
             serving.converged = sized
                 && super::links::resize(agent, &mut serving, super::links::Resize::AfterRoutes);
@@ -154,6 +155,7 @@ fn round(agent: &Agent, memory: &mut Memory, why: Reasons) -> Serving {
         anew |= !refusals.is_empty();
         serving.problems.extend(refusals);
         memory.sight.remember(&agent.kernel, observed, &changes);
+        last = Arc::new(Serving { converged: !anew, ..serving.clone() });
     }
     serving
 }
@@ -176,8 +178,9 @@ fn ask_host(agent: &Agent, memory: &mut Memory, observed: &Observed, serving: &m
     }
 }
 
-/// Everything that follows from the view and what was observed.
-fn decide(agent: &Agent, memory: &mut Memory, serving: &mut Serving) {
+/// Everything that follows from the view and what was learnt of the host. `last` is what was
+/// decided from the same host.
+fn decide(agent: &Agent, memory: &mut Memory, serving: &mut Serving, last: Option<&Arc<Serving>>) {
     serving.problems.extend(memory.no_underlay.clone());
     let shown = agent.shown();
     let peers = shown.view.nodes.iter().filter(|(name, _)| **name != agent.node);
@@ -191,8 +194,6 @@ fn decide(agent: &Agent, memory: &mut Memory, serving: &mut Serving) {
         });
         memory.reach.insert(*addr, reach);
     }
-    let reach: BTreeMap<IpAddr, Reach> =
-        memory.reach.iter().filter_map(|(addr, reach)| Some((*addr, reach.clone()?))).collect();
     let conflicts = shown.view.conflicts();
     let mut networks = BTreeMap::new();
     for (name, network) in &shown.view.networks {
@@ -207,9 +208,13 @@ fn decide(agent: &Agent, memory: &mut Memory, serving: &mut Serving) {
             node: &agent.node,
             name,
             network,
-            sender: Sender { underlay: &serving.nics, reach: &reach },
+            sender: Sender { underlay: &serving.nics, reach: &memory.reach },
             blocks: &blocks,
             view: &shown.view,
+            known: last
+                .and_then(|last| last.networks.get(name))
+                .filter(|last| last.network == *network)
+                .map(|last| &last.stage.choices),
             patience_over: memory
                 .waiting
                 .get(name)
@@ -266,23 +271,37 @@ fn desired(agent: &Agent, serving: &Serving) -> State {
 }
 
 /// What is to be done. A view that was never listed in full may add, but takes nothing away.
-fn changes(agent: &Agent, serving: &Serving, observed: &mut Observed) -> Vec<Change> {
-    let desired = desired(agent, serving);
+/// `settled` is what the kernel was seen to hold in full, if nobody has written to it since.
+fn changes(
+    agent: &Agent,
+    settled: Option<&Serving>,
+    serving: &Serving,
+    observed: &mut Observed,
+) -> Vec<Change> {
+    let moved = settled
+        .filter(|last| last.host == serving.host)
+        .and_then(|last| moved(&last.served(), &serving.served(), &observed.ours));
+    let mut changes = moved.unwrap_or_else(|| {
+        let desired = desired(agent, serving);
+        know_new_knobs(&desired, &mut observed.ours);
+        plan(&desired, &observed.ours)
+    });
     let synced = agent.shown().synced;
-    // What a sysctl of a link of ours is can be read only once the link is there.
-    let actual = &mut observed.ours;
+    changes.retain(|change| synced || !matches!(change, Change::Drop(_)));
+    changes
+}
+
+/// What a sysctl of a link of ours is can be read only once the link is there.
+fn know_new_knobs(desired: &State, actual: &mut State) {
     for object in desired.objects() {
         if let Object::Sysctl { knob, value } = object
-            && actual.get(&object.key()).is_none()
+            && !actual.contains(&object.key())
             && knob.dev().is_some_and(|dev| actual.link(dev).is_some())
             && read_knob(knob) == Some(*value)
         {
             actual.put(object.clone());
         }
     }
-    let mut changes = plan(&desired, actual);
-    changes.retain(|change| synced || !matches!(change, Change::Drop(_)));
-    changes
 }
 
 fn apply(agent: &Agent, memory: &mut Memory, serving: &Serving, changes: &[Change]) -> Vec<String> {
@@ -349,7 +368,8 @@ fn publish(agent: &Agent, serving: &Serving, memory: &Memory) {
     }
     let shown = agent.shown();
     let own = shown.view.nodes.get(&agent.node);
-    let parts = serving.networks.iter().map(|(name, net)| (name.clone(), net.stage.part.clone()));
+    let parts =
+        serving.networks.iter().map(|(name, net)| (name.clone(), Box::new(net.stage.part.clone())));
     let record = NodeRecord {
         schema: SCHEMA,
         boot: agent.boot.clone(),
@@ -375,6 +395,6 @@ impl Agent {
     pub fn planned(&self) -> Result<Vec<Change>, weft_linux::Error> {
         let serving = self.serving();
         let mut observed = self.kernel.observe_node(&knobs(&serving))?;
-        Ok(changes(self, &serving, &mut observed))
+        Ok(changes(self, None, &serving, &mut observed))
     }
 }

@@ -15,16 +15,16 @@ pub(super) struct Sight {
 }
 
 impl Sight {
-    /// `anew`: something was heard from the kernel, or refused by it.
+    /// `anew`: something was heard from the kernel, or refused by it. True with it: remembered.
     pub(super) fn look(
         &mut self,
         kernel: &Kernel,
         knobs: &[Knob],
         anew: bool,
-    ) -> Result<Observed, Error> {
+    ) -> Result<(Observed, bool), Error> {
         match self.remembered.take() {
-            Some((writes, observed)) if !anew && writes == kernel.writes() => Ok(observed),
-            _ => kernel.observe_node(knobs),
+            Some((writes, observed)) if !anew && writes == kernel.writes() => Ok((observed, true)),
+            _ => Ok((kernel.observe_node(knobs)?, false)),
         }
     }
 

@@ -32,6 +32,7 @@ pub async fn run(agent: Arc<Agent>) {
                 if let Err(error) = save(&agent.config.cache_dir, &records) {
                     tracing::warn!(%error, "could not keep the view on disk");
                 }
+                weft_linux::memory::give_back();
             }
         }
     }

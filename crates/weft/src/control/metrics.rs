@@ -92,8 +92,7 @@ pub(super) async fn metrics(State(agent): State<Arc<Agent>>) -> String {
 fn paths(serving: &Serving) -> Vec<(String, u64)> {
     let mut paths = BTreeMap::<String, u64>::new();
     for (network, here) in &serving.networks {
-        for (_, choice) in here.stage.choices.values().flat_map(weft_core::paths::PeerChoice::each)
-        {
+        for (_, choice) in here.stage.choices.values().flat_map(|peer| peer.each()) {
             let way = choice.path.as_ref().map_or_else(|| "none".into(), |p| p.way().to_string());
             *paths.entry(format!("{{network=\"{network}\",way=\"{way}\"}}")).or_default() += 1;
         }

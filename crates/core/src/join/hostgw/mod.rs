@@ -32,7 +32,8 @@ pub fn path(
         return Err(Refusal::Ipv6OverIpv4 { underlay });
     }
     peer.tunnel_address(ipv4).ok_or(Refusal::NoBlock { ipv4 })?;
-    let reach = sender.reach.get(&underlay).ok_or(Refusal::NoRoute { underlay })?;
+    let reach = sender.reach.get(&underlay).and_then(Option::as_ref);
+    let reach = reach.ok_or(Refusal::NoRoute { underlay })?;
     if let Some(gateway) = reach.gateway {
         return Err(Refusal::NotOnLink { underlay, gateway });
     }

@@ -95,7 +95,7 @@ pub fn path(
         .iter()
         .find(|nic| nic.addr.addr().is_ipv4() == underlay.is_ipv4())
         .ok_or(Refusal::NoFamily { underlay })?;
-    if sender.reach.get(&underlay).is_none() {
+    if sender.reach.get(&underlay).is_none_or(Option::is_none) {
         return Err(Refusal::NoRoute { underlay });
     }
     let via = peer.tunnel_address(ipv4).ok_or(Refusal::NoBlock { ipv4 })?;

@@ -1,0 +1,120 @@
+//! Every pair of choices for two peers in two networks: what is planned for the moved alone leads
+//! to the same kernel as planning everything.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use super::*;
+use crate::{
+    desired::{self, Host},
+    join::Receive,
+    name::{IfName, Mac, Mtu, NetworkName, NodeName},
+    network::Network,
+    paths::{Choice, Choices, Path, Stage},
+    view::Part,
+};
+
+/// What a peer can be at: absent, direct, by tunnel, with another block, with another MAC. A block
+/// that both peers claim is among them, and a next hop that both networks use.
+fn worlds() -> Vec<Choices> {
+    let peer = |name: u8| {
+        let own = format!("10.1.{name}.0/24");
+        let direct = Receive::Direct { underlay: [192, 0, 2, name].into() };
+        let tunnel = |mac| Receive::Vxlan {
+            underlay: [192, 0, 2, name].into(),
+            vni: 7.try_into().unwrap(),
+            port: 4789,
+            mac: Mac([2, 0, 0, 0, 0, mac]),
+        };
+        vec![
+            None,
+            Some(choice(direct.clone(), &[&own])),
+            Some(choice(direct, &["10.1.9.0/24"])),
+            Some(choice(tunnel(name), &[&own, "10.1.9.0/24"])),
+            Some(choice(tunnel(9), &[&own])),
+        ]
+    };
+    let mut worlds = Vec::new();
+    for first in peer(1) {
+        for second in peer(2) {
+            let both = [("a", first.clone()), ("b", second)];
+            let there = both.into_iter().filter_map(|(name, choice)| {
+                Some((name.parse::<NodeName>().unwrap(), Arc::new(choice?)))
+            });
+            worlds.push(there.collect());
+        }
+    }
+    worlds
+}
+
+fn choice(receive: Receive, blocks: &[&str]) -> PeerChoice {
+    let blocks: Vec<ipnet::IpNet> = blocks.iter().map(|block| block.parse().unwrap()).collect();
+    let (dev, via): (_, IpAddr) = match &receive {
+        Receive::Direct { underlay } => ("eth0", *underlay),
+        Receive::Vxlan { .. } => ("weftx4-7", blocks[0].network()),
+    };
+    let path = Path { receive, dev: IfName::new(dev), via, mtu: Mtu::ETHERNET, overhead: 0 };
+    let v4 = Some(Choice { path: Some(path), refused: Vec::new() });
+    PeerChoice { revision: 1, blocks, v4, v6: None }
+}
+
+fn stage(choices: &Choices) -> Stage {
+    let (send, accept) = (Mtu::ETHERNET, Mtu::ETHERNET);
+    let part = Part { blocks: vec![], receives: vec![], withdrawing: vec![], send, accept };
+    let choices = choices.clone();
+    Stage { part, hold: Vec::new(), choices, send, accept, waiting: Vec::new() }
+}
+
+#[test]
+fn what_moved_is_what_everything_would_say() {
+    let (me, host): (NodeName, _) = ("me".parse().unwrap(), Host::default());
+    let names: [NetworkName; 2] = ["blue".parse().unwrap(), "red".parse().unwrap()];
+    let network: Network = serde_json::from_str(r#"{"ranges":["10.1.0.0/16"]}"#).unwrap();
+    let (mut light, mut full) = (0, 0);
+    let worlds = worlds();
+    // The second network stands still, on every way that the first may share with it.
+    let still: Vec<Choices> = worlds.iter().step_by(6).cloned().collect();
+    for (was, now) in worlds.iter().flat_map(|was| worlds.iter().map(move |now| (was, now))) {
+        for still in &still {
+            let stages = |first: &Choices| [stage(first), stage(still)];
+            let (was, now) = (stages(was), stages(now));
+            let served = |stages: &[Stage; 2]| -> BTreeMap<usize, Stage> {
+                stages.iter().cloned().enumerate().collect()
+            };
+            let (was, now) = (served(&was), served(&now));
+            let say = |stages: &'_ BTreeMap<usize, Stage>| {
+                let served: Vec<Served<'_>> = stages
+                    .iter()
+                    .map(|(at, stage)| Served {
+                        name: &names[*at],
+                        network: &network,
+                        blocks: &[],
+                        stage,
+                    })
+                    .collect();
+                desired::node(&me, &host, &served, std::iter::empty())
+            };
+            let (before, want) = (say(&was), say(&now));
+            let of = |stages| serve(stages, &names, &network);
+            match moved(&of(&was), &of(&now), &before) {
+                Some(changes) => {
+                    light += 1;
+                    let mut kernel = before;
+                    changes.iter().for_each(|change| kernel.take(change));
+                    assert_eq!(kernel, want, "{was:?} to {now:?}");
+                }
+                None => full += 1,
+            }
+        }
+    }
+    assert!(light > 500 && full > 500, "both ways are taken: {light}, {full}");
+}
+
+fn serve<'a>(
+    stages: &'a BTreeMap<usize, Stage>,
+    names: &'a [NetworkName; 2],
+    network: &'a Network,
+) -> Vec<Served<'a>> {
+    let served =
+        stages.iter().map(|(at, stage)| Served { name: &names[*at], network, blocks: &[], stage });
+    served.collect()
+}
