@@ -131,9 +131,11 @@ impl Machine {
                 (self.kernel.send, self.kernel.accept) = (Some(send), Some(accept));
             }
             Step::Publish(part) => {
-                let same = self.view.nodes.get(&self.name).and_then(|node| {
-                    node.record.networks.get(&network()).map(|known| *known == part)
-                });
+                let same = self
+                    .view
+                    .nodes
+                    .get(&self.name)
+                    .and_then(|node| node.record.part(&network()).map(|known| *known == part));
                 if same != Some(true) {
                     store.put(node_key(&self.name), &self.record(part));
                 }
@@ -153,7 +155,7 @@ impl Machine {
             version: "test".into(),
             underlay: vec![self.nic.addr.addr()],
             mtu: self.nic.mtu,
-            networks: [(network(), part)].into(),
+            networks: [(network(), Box::new(part))].into(),
             extra: serde_json::Map::new(),
         }
     }
