@@ -113,9 +113,22 @@ fn ruleset(host: &Host, served: &[Served<'_>]) -> Ruleset {
                 let family = |other: &&IpNet| other.addr().is_ipv4() == range.addr().is_ipv4();
                 let all = served.iter().flat_map(|net| &net.network.ranges).filter(family);
                 ruleset.nat.extend(all.map(|to| Rule::Keep { from: *range, to: *to }));
+                // What is sent to many has no connection to hide, and with br_netfilter it passes
+                // here even between pods of one bridge.
+                let many = to_many(range).into_iter();
+                ruleset.nat.extend(many.map(|to| Rule::Keep { from: *range, to }));
                 ruleset.nat.push(Rule::Masquerade { from: *range });
             }
         }
     }
     ruleset
+}
+
+/// Multicast and broadcast, of the family of `range`.
+fn to_many(range: &IpNet) -> Vec<IpNet> {
+    let many: &[&str] = match range {
+        IpNet::V4(_) => &["224.0.0.0/4", "255.255.255.255/32"],
+        IpNet::V6(_) => &["ff00::/8"],
+    };
+    many.iter().map(|net| net.parse().expect("written above")).collect()
 }

@@ -1,9 +1,16 @@
 //! One netlink socket: a batch out, the answers in. A socket remembers the namespace in which it
 //! was opened, so it may be used from any thread afterwards.
 
-use std::{io, os::fd::AsRawFd};
+use std::{
+    io,
+    os::fd::{AsRawFd, BorrowedFd},
+};
 
 use netlink_sys::{Socket, SocketAddr, protocols};
+use nix::sys::{
+    socket::{setsockopt, sockopt},
+    time::TimeVal,
+};
 
 use crate::wire::{self, Batch, Message, u32_at};
 
@@ -19,6 +26,8 @@ const DUMPS_MAX: u32 = 16;
 /// Room for the largest datagram the kernel sends for a dump.
 const RECEIVE: usize = 64 * 1024;
 const BUFFERS: usize = 8 << 20;
+/// How long the kernel may take for one answer: freeing thousands of links takes seconds.
+const ANSWER_MAX: i64 = 60;
 
 /// What the kernel refused, and its own words for why.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +55,11 @@ impl Link {
         // Absent on kernels before 4.20; dumps are then filtered by us alone.
         let _ = socket.set_netlink_get_strict_chk(true);
         grow(&socket);
+        // An answer that is lost must not hold this socket's lock for ever.
+        // SAFETY: the descriptor is open as long as the socket that is borrowed here.
+        #[allow(unsafe_code)]
+        let descriptor = unsafe { BorrowedFd::borrow_raw(socket.as_raw_fd()) };
+        setsockopt(&descriptor, sockopt::ReceiveTimeout, &TimeVal::new(ANSWER_MAX, 0))?;
         Ok(Self { socket, port, seq: 1, buffer: vec![0; RECEIVE] })
     }
 
@@ -64,11 +78,20 @@ impl Link {
             return Ok(Vec::new());
         }
         batch.acknowledge_last();
-        self.exchange(&batch, batch.last_seq())
+        let last = batch.last_seq();
+        self.exchange(&batch, |seq| seq == last)
     }
 
-    /// Sends a batch and reads until the request `last` is answered. Returns the errors.
-    pub(crate) fn exchange(&mut self, batch: &Batch, last: u32) -> io::Result<Vec<Answer>> {
+    /// Sends a transaction: a batch between a begin and an end, done whole or not at all. A kernel
+    /// that refuses the whole answers the begin and nothing else (`nfnetlink_rcv_batch`).
+    pub(crate) fn transact(&mut self, batch: &Batch, last: u32) -> io::Result<Vec<Answer>> {
+        let begin = self.seq;
+        self.exchange(batch, |seq| seq == last || seq == begin)
+    }
+
+    /// Sends a batch and reads until a request of which `ends` holds is answered. Returns the
+    /// errors.
+    fn exchange(&mut self, batch: &Batch, ends: impl Fn(u32) -> bool) -> io::Result<Vec<Answer>> {
         let first = self.seq;
         self.seq = batch.last_seq().wrapping_add(1);
         self.socket.send(batch.bytes(), 0)?;
@@ -88,7 +111,7 @@ impl Link {
                 if answer.errno != 0 {
                     answers.push(answer);
                 }
-                if seq == last {
+                if ends(seq) {
                     return Ok(answers);
                 }
             }
@@ -203,7 +226,12 @@ impl Link {
     }
 
     fn receive(&mut self) -> io::Result<usize> {
-        self.socket.recv(&mut &mut self.buffer[..], 0)
+        self.socket.recv(&mut &mut self.buffer[..], 0).map_err(|error| match error.kind() {
+            io::ErrorKind::WouldBlock => {
+                io::Error::other(format!("the kernel did not answer within {ANSWER_MAX} s"))
+            }
+            _ => error,
+        })
     }
 }
 

@@ -2,44 +2,25 @@
 //! and a moved route is never absent. Each test makes its own namespaces.
 #![allow(clippy::unwrap_used)]
 
+mod floor;
+
 use std::{
     net::IpAddr,
     process::Command,
     sync::atomic::{AtomicBool, Ordering},
 };
 
+use floor::{KNOBS, converge, net, node, observe, ruleset, sh};
+
 use ipnet::IpNet;
 use weft_core::{
     name::{IfName, Mac, Mtu},
     plan::{Change, plan},
-    policy::{Rule, Ruleset},
     state::{Hop, Kind, Knob, Link, Object, Route, State},
 };
 use weft_linux::{Event, Kernel, Netns, Watch};
 
-/// Runs `story` in a namespace of its own, with a veth `eth0` as its NIC.
-fn node(story: impl FnOnce(&Kernel) + Send) {
-    let netns = Netns::create().expect("make a namespace; run by `cargo xtask test`");
-    netns
-        .run(|| {
-            sh("ip link set lo up; ip link add eth0 type veth peer name wire; ip link set wire up; \
-                ip link set eth0 up; ip addr add 192.0.2.1/24 dev eth0; \
-                ip addr add 2001:db8::1/64 dev eth0 nodad");
-            story(&Kernel::here().unwrap());
-        })
-        .unwrap();
-}
-
-fn sh(command: &str) -> String {
-    let out = Command::new("sh").args(["-ec", command]).output().unwrap();
-    assert!(out.status.success(), "{command}: {}", String::from_utf8_lossy(&out.stderr));
-    String::from_utf8(out.stdout).unwrap()
-}
-
 fn ip(text: &str) -> IpAddr {
-    text.parse().unwrap()
-}
-fn net(text: &str) -> IpNet {
     text.parse().unwrap()
 }
 
@@ -71,52 +52,6 @@ fn peer(n: u8, dev: &str, dst: &str) -> Vec<Object> {
         route(net(&format!("10.1.{n}.0/24")), via4),
         route(net(&format!("fd00:1:{n}::/112")), via6),
     ]
-}
-
-fn ruleset() -> Ruleset {
-    let (a, b) = (net("10.1.0.0/16"), net("fd00:1::/48"));
-    Ruleset {
-        raw: vec![Rule::NoTrack { from: a, to: a }, Rule::NoTrack { from: b, to: b }],
-        nat: vec![
-            Rule::Keep { from: a, to: a },
-            Rule::Masquerade { from: a },
-            Rule::Keep { from: b, to: b },
-            Rule::Masquerade { from: b },
-        ],
-    }
-}
-
-const KNOBS: [Knob; 2] = [Knob::Forward4, Knob::Forward6];
-
-fn observe(kernel: &Kernel, desired: &State) -> State {
-    let mut knobs = KNOBS.to_vec();
-    knobs.extend(desired.objects().filter_map(|object| match object {
-        Object::Sysctl { knob, .. } => Some(knob.clone()),
-        _ => None,
-    }));
-    let mut state = kernel.observe_node(&knobs).unwrap().ours;
-    for knob in KNOBS {
-        let key = Object::Sysctl { knob, value: 0 }.key();
-        if !desired.contains(&key) {
-            state.drop(&key);
-        }
-    }
-    state
-}
-
-/// Brings the kernel to `desired`, and proves it by looking.
-fn converge(kernel: &Kernel, desired: &State) {
-    for _ in 0..3 {
-        let changes = plan(desired, &observe(kernel, desired));
-        if changes.is_empty() {
-            return;
-        }
-        let refusals = kernel.apply(&changes);
-        assert!(refusals.is_empty(), "{refusals:#?}");
-    }
-    let rest: Vec<String> =
-        plan(desired, &observe(kernel, desired)).iter().map(ToString::to_string).collect();
-    panic!("not converged: {rest:#?}\n{}", sh("ip -d link; ip route; ip -6 route; ip nexthop"));
 }
 
 fn everything() -> State {
@@ -187,11 +122,6 @@ fn a_strangers_things_survive_and_his_route_is_reported() {
             said.iter()
                 .any(|route| route.contains("10.1.2.0/24 via 192.0.2.9 dev eth0 proto 3 metric 5")),
             "{said:?}"
-        );
-        let findings = kernel.foreign_firewall().unwrap();
-        assert!(
-            findings[0].to_string().contains("table inet mine chain f has policy drop"),
-            "{findings:?}"
         );
         assert!(!kernel.foreign_nat().unwrap());
         converge(
@@ -351,65 +281,6 @@ fn own_changes_do_not_wake_and_a_strangers_do() {
         }
         assert!(!heard.contains(&Event::Changed("nftables")), "we wrote the table: {heard:?}");
         assert!(!heard.contains(&Event::Changed("nexthop")), "and the nexthops: {heard:?}");
-    });
-}
-
-#[test]
-fn the_table_says_in_nft_what_we_mean_and_sabotage_is_seen() {
-    node(|kernel| {
-        let desired: State = [Object::Table { ruleset: ruleset() }].into_iter().collect();
-        converge(kernel, &desired);
-        let text = sh("nft list table inet weft");
-        for line in [
-            "type filter hook prerouting priority raw",
-            "type nat hook postrouting priority srcnat",
-            "ip saddr 10.1.0.0/16 ip daddr 10.1.0.0/16 notrack",
-            "ip6 saddr fd00:1::/48 ip6 daddr fd00:1::/48 return",
-            "ip saddr 10.1.0.0/16 masquerade",
-        ] {
-            assert!(text.contains(line), "{line} is not in {text}");
-        }
-        for sabotage in [
-            "nft flush chain inet weft source-nat",
-            "nft delete table inet weft",
-            "nft add rule inet weft source-nat ip saddr 10.9.0.0/16 masquerade",
-            "nft insert rule inet weft raw-prerouting drop",
-            "nft add chain inet weft more",
-        ] {
-            sh(sabotage);
-            assert_ne!(plan(&desired, &observe(kernel, &desired)), [], "{sabotage} is not seen");
-            converge(kernel, &desired);
-        }
-        // What `nft` itself writes is read the same.
-        let lists: String = sh("nft -s list table inet weft");
-        sh(&format!("nft delete table inet weft; nft -f - <<'E'\n{lists}\nE"));
-        assert_eq!(plan(&desired, &observe(kernel, &desired)), [], "{}", sh("nft list ruleset"));
-    });
-}
-
-#[test]
-fn every_prefix_length_of_a_rule_comes_back() {
-    node(|kernel| {
-        let nets = [
-            "0.0.0.0/0",
-            "128.0.0.0/1",
-            "10.16.0.0/12",
-            "10.1.2.0/24",
-            "10.1.2.3/32",
-            "::/0",
-            "fd00::/8",
-            "fd00:1::/33",
-            "fd00::2/127",
-            "fd00::3/128",
-        ];
-        for text in nets {
-            let from = net(text);
-            let ruleset = Ruleset {
-                raw: vec![Rule::NoTrack { from, to: from }],
-                nat: vec![Rule::Masquerade { from }],
-            };
-            converge(kernel, &[Object::Table { ruleset }].into_iter().collect());
-        }
     });
 }
 

@@ -15,7 +15,7 @@ pub struct Ruleset {
     pub nat: Vec<Rule>,
 }
 
-/// One rule. Its text is also its comment in the kernel, by which it is recognised.
+/// One rule.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Rule {
@@ -23,8 +23,8 @@ pub enum Rule {
     NoTrack { from: IpNet, to: IpNet },
     /// Packets from and to these prefixes keep their source address.
     Keep { from: IpNet, to: IpNet },
-    /// Whatever else leaves `from` takes the address of the interface it leaves by. Multicast and
-    /// broadcast are left alone by the kernel's own rules of what is tracked.
+    /// Whatever else leaves `from` takes the address of the interface it leaves by, multicast
+    /// and broadcast too unless a rule before keeps them.
     Masquerade { from: IpNet },
 }
 

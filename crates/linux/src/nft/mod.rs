@@ -1,16 +1,18 @@
 //! Our one nftables table, spoken in nfnetlink (include/uapi/linux/netfilter/nf_tables.h), and
 //! what other tables do that concerns pods. The shapes of rules are a closed list, in core.
 
+mod foreign;
 mod shape;
 
-use std::{fmt, io, sync::Mutex};
+use std::{io, sync::Mutex};
 
 use netlink_sys::protocols;
-use serde::Serialize;
 use weft_core::{
     mark,
     policy::{Rule, Ruleset},
 };
+
+pub use foreign::Finding;
 
 use crate::{
     socket,
@@ -29,6 +31,7 @@ const NEWRULE: u16 = NEWTABLE + 6;
 const GETRULE: u16 = NEWTABLE + 7;
 
 const TABLE_NAME: u16 = 1;
+const TABLE_FLAGS: u16 = 2;
 const CHAIN_TABLE: u16 = 1;
 const CHAIN_NAME: u16 = 3;
 const CHAIN_HOOK: u16 = 4;
@@ -47,10 +50,9 @@ const INET: u8 = 1;
 const NLM_F_CREATE: u16 = 0x400;
 const NLM_F_APPEND: u16 = 0x800;
 const PREROUTING: u32 = 0;
-const FORWARD: u32 = 2;
 const OUTPUT: u32 = 3;
 const POSTROUTING: u32 = 4;
-const DROP: u32 = 0;
+const ACCEPT: u32 = 1;
 
 const POISONED: &str = "no code that holds this lock panics";
 
@@ -71,26 +73,6 @@ pub(crate) enum Seen {
     Ours(Ruleset),
     /// It holds what we never write.
     Altered,
-}
-
-/// Something another program's rules do to pod packets.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Finding {
-    pub family: &'static str,
-    pub table: String,
-    pub chain: String,
-}
-
-impl fmt::Display for Finding {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { family, table, chain } = self;
-        write!(
-            f,
-            "a foreign firewall may drop pod packets: table {family} {table} chain {chain} has \
-             policy drop; let its owner accept the pods' ranges there (`nft list chain {family} \
-             {table} {chain}` shows it), an accept in another table does not outvote it"
-        )
-    }
 }
 
 /// One socket for life: closing one after a transaction that deleted something blocks for an RCU
@@ -161,7 +143,7 @@ impl Nft {
         batch.begin(BATCH_END, 0, &whole).end();
         let failed = |error, text| Error::Write { table: mark::TABLE, error, text };
         let answers =
-            socket.exchange(&batch, last).map_err(|error| failed(error, String::new()))?;
+            socket.transact(&batch, last).map_err(|error| failed(error, String::new()))?;
         match answers.into_iter().next() {
             None => Ok(()),
             Some(answer) => Err(failed(io::Error::from_raw_os_error(answer.errno), answer.text)),
@@ -171,14 +153,11 @@ impl Nft {
     pub(crate) fn observe(&self) -> Result<Seen, Error> {
         let mut socket = self.socket.lock().expect(POISONED);
         let read = |what| move |error| Error::Read { what, error };
-        let tables = socket.dump(
-            GETTABLE,
-            &header(INET),
-            |_| {},
-            |message| text_of(message, TABLE_NAME).filter(|name| name == mark::TABLE),
-        );
-        if tables.map_err(read("tables"))?.is_empty() {
-            return Ok(Seen::Absent);
+        let tables = tables(&mut socket).map_err(read("tables"))?;
+        match tables.iter().find(|table| table.family == INET && table.name == mark::TABLE) {
+            None => return Ok(Seen::Absent),
+            Some(table) if table.flags != 0 => return Ok(Seen::Altered),
+            Some(_) => {}
         }
         let chains: Vec<Base> = chains(&mut socket)
             .map_err(read("chains"))?
@@ -200,35 +179,35 @@ impl Nft {
         );
         Ok(seen(&chains, &rules.map_err(read("rules"))?))
     }
+}
 
-    pub(crate) fn foreign_nat(&self) -> Result<bool, Error> {
-        Ok(self.foreign_chains()?.iter().any(|chain| {
-            chain.kind == "nat" && [PREROUTING, OUTPUT].map(Some).contains(&chain.hook)
-        }))
+struct Table {
+    family: u8,
+    name: String,
+    flags: u32,
+}
+
+impl Table {
+    /// Its chains are not in force.
+    fn dormant(&self) -> bool {
+        self.flags & 1 != 0
     }
+}
 
-    pub(crate) fn foreign_firewall(&self) -> Result<Vec<Finding>, Error> {
-        let dropping = self
-            .foreign_chains()?
-            .into_iter()
-            .filter(|chain| chain.hook == Some(FORWARD) && chain.policy == Some(DROP));
-        Ok(dropping
-            .filter_map(|chain| {
-                let family = [(1, "inet"), (2, "ip"), (7, "bridge"), (10, "ip6")]
-                    .into_iter()
-                    .find(|(number, _)| *number == chain.family)?
-                    .1;
-                Some(Finding { family, table: chain.table, chain: chain.name })
+fn tables(socket: &mut socket::Link) -> io::Result<Vec<Table>> {
+    socket.dump(
+        GETTABLE,
+        &header(UNSPEC),
+        |_| {},
+        |message| {
+            let flags = value_of(message, TABLE_FLAGS).and_then(|value| value.try_into().ok());
+            Some(Table {
+                family: *message.body.first()?,
+                name: text_of(message, TABLE_NAME)?,
+                flags: flags.map_or(0, u32::from_be_bytes),
             })
-            .collect())
-    }
-
-    fn foreign_chains(&self) -> Result<Vec<Base>, Error> {
-        let mut socket = self.socket.lock().expect(POISONED);
-        let chains =
-            chains(&mut socket).map_err(|error| Error::Read { what: "chains", error })?.into_iter();
-        Ok(chains.filter(|c| c.family != INET || c.table != mark::TABLE).collect())
-    }
+        },
+    )
 }
 
 /// A chain as dumped.
@@ -275,6 +254,7 @@ fn seen(chains: &[Base], rules: &[(String, Option<Rule>)]) -> Seen {
                 && base.kind == chain.kind
                 && base.hook == Some(chain.hook)
                 && base.priority == Some(chain.priority)
+                && base.policy == Some(ACCEPT)
         })
     };
     let of = |name: &str| -> Option<Vec<Rule>> {

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, ip_mask_to_prefix};
 use weft_core::policy::Rule;
 
 use super::LIST_ELEM;
@@ -35,6 +35,8 @@ const VERDICT_CODE: u16 = 1;
 const REG_VERDICT: u32 = 0;
 const REG_1: u32 = 1;
 const RETURN: i32 = -5;
+const DROP: i32 = 0;
+const TARGET_NAME: u16 = 1;
 const IPV4: u8 = 2;
 const IPV6: u8 = 10;
 
@@ -134,8 +136,8 @@ fn octets(ip: IpAddr) -> Vec<u8> {
 #[derive(Default)]
 struct Reading {
     ipv4: Option<bool>,
-    /// What the register holds.
-    loaded: Option<Loaded>,
+    /// What the register holds, and how many bytes of it.
+    loaded: Option<(Loaded, usize)>,
     mask: Option<Vec<u8>>,
     from: Option<IpNet>,
     to: Option<IpNet>,
@@ -150,19 +152,44 @@ enum Loaded {
 pub(super) fn decode(expressions: &[u8]) -> Option<Rule> {
     let mut reading = Reading::default();
     for (_, expression) in wire::attrs(expressions) {
-        let mut name = String::new();
-        let mut data: &[u8] = &[];
-        for (kind, value) in wire::attrs(expression) {
-            match kind {
-                EXPR_NAME => name = wire::text(value),
-                EXPR_DATA => data = value,
-                _ => {}
-            }
-        }
+        let (name, data) = parts(expression);
         reading.rule.is_none().then_some(())?;
         reading.take(&name, data)?;
     }
     reading.rule
+}
+
+/// True of a rule that drops or rejects without asking anything.
+pub(super) fn refuses_all(expressions: &[u8]) -> bool {
+    let mut verdicts = wire::attrs(expressions)
+        .map(|(_, expression)| parts(expression))
+        .filter(|(name, _)| !matches!(name.as_str(), "counter" | "log"));
+    let refuses = |(name, data): (String, &[u8])| match name.as_str() {
+        "reject" => true,
+        // iptables' words for it, carried whole.
+        "target" => nested(data, TARGET_NAME).map(wire::text).as_deref() == Some("REJECT"),
+        "immediate" => verdict(data) == Some(DROP),
+        _ => false,
+    };
+    verdicts.next().is_some_and(refuses) && verdicts.next().is_none()
+}
+
+fn verdict(data: &[u8]) -> Option<i32> {
+    let verdict = nested(nested(data, IMMEDIATE_DATA)?, DATA_VERDICT)?;
+    number(verdict, VERDICT_CODE).map(u32::cast_signed)
+}
+
+/// An expression's name and data.
+fn parts(expression: &[u8]) -> (String, &[u8]) {
+    let mut parts = (String::new(), &[][..]);
+    for (kind, value) in wire::attrs(expression) {
+        match kind {
+            EXPR_NAME => parts.0 = wire::text(value),
+            EXPR_DATA => parts.1 = value,
+            _ => {}
+        }
+    }
+    parts
 }
 
 impl Reading {
@@ -170,17 +197,22 @@ impl Reading {
         match name {
             "meta" => {
                 (number(data, META_KEY)? == META_NFPROTO).then_some(())?;
-                self.loaded = Some(Loaded::Family);
+                self.loaded = Some((Loaded::Family, 1));
             }
             "payload" => {
                 (number(data, PAYLOAD_BASE)? == NETWORK_HEADER).then_some(())?;
                 let (at, ipv4) = (number(data, PAYLOAD_OFFSET)?, self.ipv4?);
                 let fields = [Field::Source, Field::Destination];
                 let field = fields.into_iter().find(|field| offset(*field, ipv4) == at)?;
-                self.loaded = Some(Loaded::Address(field));
+                let length = usize::try_from(number(data, PAYLOAD_LEN)?).ok()?;
+                self.loaded = Some((Loaded::Address(field), length));
                 self.mask = None;
             }
-            "bitwise" => self.mask = Some(value(data, BITWISE_MASK)?.to_vec()),
+            "bitwise" => {
+                let plain = value(data, BITWISE_XOR)?.iter().all(|byte| *byte == 0);
+                let mask = value(data, BITWISE_MASK)?.to_vec();
+                (plain && self.mask.replace(mask).is_none()).then_some(())?;
+            }
             "cmp" => {
                 (number(data, CMP_OP)? == CMP_EQ).then_some(())?;
                 self.compare(value(data, CMP_DATA)?)?;
@@ -190,13 +222,12 @@ impl Reading {
                 self.rule = Some(Rule::NoTrack { from, to });
             }
             "masq" => {
-                self.to.is_none().then_some(())?;
+                // Flags and port ranges would be attributes.
+                (self.to.is_none() && data.is_empty()).then_some(())?;
                 self.rule = Some(Rule::Masquerade { from: self.ends()?.0 });
             }
             "immediate" => {
-                let verdict = nested(data, IMMEDIATE_DATA)?;
-                let code = number(nested(verdict, DATA_VERDICT)?, VERDICT_CODE)?;
-                (code.cast_signed() == RETURN).then_some(())?;
+                (verdict(data)? == RETURN).then_some(())?;
                 let (from, to) = self.ends()?;
                 self.rule = Some(Rule::Keep { from, to });
             }
@@ -206,27 +237,33 @@ impl Reading {
     }
 
     fn compare(&mut self, value: &[u8]) -> Option<()> {
-        match self.loaded.take()? {
-            Loaded::Family => match *value.first()? {
-                IPV4 => self.ipv4 = Some(true),
-                IPV6 => self.ipv4 = Some(false),
-                _ => return None,
-            },
+        let (loaded, length) = self.loaded.take()?;
+        (value.len() == length).then_some(())?;
+        match loaded {
+            Loaded::Family => {
+                let ipv4 = match *value.first()? {
+                    IPV4 => true,
+                    IPV6 => false,
+                    _ => return None,
+                };
+                self.ipv4.replace(ipv4).is_none().then_some(())
+            }
             Loaded::Address(field) => {
-                let length = if self.ipv4? { 4 } else { 16 };
-                let mut bytes = value.to_vec();
                 // `nft` loads only as many bytes as a prefix has.
-                let mask = self.mask.take().unwrap_or_else(|| vec![0xff; value.len()]);
-                bytes.resize(length, 0);
-                let bits: u32 = mask.iter().map(|byte| byte.count_ones()).sum();
-                let net = IpNet::new(wire::ip(&bytes)?, u8::try_from(bits).ok()?).ok()?;
-                match field {
-                    Field::Source => self.from = Some(net),
-                    Field::Destination => self.to = Some(net),
-                }
+                let whole = if self.ipv4? { 4 } else { 16 };
+                let mut mask = self.mask.take().unwrap_or_else(|| vec![0xff; value.len()]);
+                let mut bytes = value.to_vec();
+                mask.resize(whole, 0);
+                bytes.resize(whole, 0);
+                let prefix = ip_mask_to_prefix(wire::ip(&mask)?).ok()?;
+                let net = IpNet::new(wire::ip(&bytes)?, prefix).ok()?;
+                let end = match field {
+                    Field::Source => &mut self.from,
+                    Field::Destination => &mut self.to,
+                };
+                end.replace(net).is_none().then_some(())
             }
         }
-        Some(())
     }
 
     /// A prefix that is not compared is the whole family.
