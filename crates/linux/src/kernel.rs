@@ -27,11 +27,9 @@ use crate::{
     observe::{self, Found, Hops, HostLink, Observed, RouteTo},
     socket::{self, Answer},
     uapi::RTPROT_RA,
-    writer::Writer,
+    writer::{BATCH_MAX, Writer},
 };
 
-/// Requests in one send; beyond it the answers would not fit the socket's buffer.
-const BATCH_MAX: u32 = 1024;
 const POISONED: &str = "no code that holds this lock panics";
 
 #[derive(Debug, thiserror::Error)]

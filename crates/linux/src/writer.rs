@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// Requests in one send; beyond it the answers might not fit the socket's buffer.
-const BATCH_MAX: u32 = 1024;
+pub(crate) const BATCH_MAX: u32 = 1024;
 
 pub(crate) struct Writer<'a> {
     socket: &'a mut socket::Link,

@@ -41,6 +41,9 @@ pub trait Attaching {
     fn gateway(&self, addr: IpAddr, on: &Ground<'_>) -> (IpAddr, Mac);
     /// The address as the pod holds it: with the prefix that is on-link for it.
     fn pod_addr(&self, addr: IpAddr, on: &Ground<'_>) -> IpNet;
+    /// True if other pods can reach it without a route of the host: its link must go down at once
+    /// when the pod goes.
+    fn reached_past_routes(&self) -> bool;
     /// What the node holds for the network as long as it has blocks in it, pods or none.
     fn node(&self, on: &Ground<'_>) -> State;
 }

@@ -6,14 +6,13 @@ use weft_core::{
     attach::Ground,
     attachment::{Attachment, AttachmentId, Phase},
     cni::{CniError, Code},
-    desired::Served,
-    name::{IfName, NetworkName},
+    name::IfName,
     plan::{Change, plan},
     state::{Key, Link, Object, State},
 };
 use weft_linux::{Kernel, Netns, Observed};
 
-use super::{Agent, NetworkHere, Serving, fault, wake::Reasons};
+use super::{Agent, Serving, fault, wake::Reasons};
 
 /// Makes the link and everything on it, the host's end up last. Returns the pod's end as it is.
 pub(super) fn bring_up(
@@ -73,9 +72,9 @@ pub(super) fn detach(agent: &Agent, id: &AttachmentId) -> Result<(), CniError> {
     fault::point("del.after-doom");
     let refusals = agent.kernel.apply(&unreachable(agent, &pod));
     fault::point("del.after-routes");
-    let bridged = pod.attach.to_string() == "bridge";
+    let down = pod.attach.kind().reached_past_routes();
     let refusals =
-        refusals.into_iter().chain(agent.kernel.doom(std::slice::from_ref(&pod.host_end), bridged));
+        refusals.into_iter().chain(agent.kernel.doom(std::slice::from_ref(&pod.host_end), down));
     fault::point("del.after-link");
     agent.doomed.ring(Reasons::OTHER);
     match refusals.into_iter().next() {
@@ -90,7 +89,7 @@ fn unreachable(agent: &Agent, pod: &Attachment) -> Vec<Change> {
     let Some(here) = serving.networks.get(&pod.network) else {
         return pod.addrs.iter().map(|addr| Change::Drop(Key::Route((*addr).into()))).collect();
     };
-    let served = served(&pod.network, here);
+    let served = here.served(&pod.network);
     let outside = pod.attach.kind().outside(pod, &served.ground(&agent.node, &serving.host));
     let doomed = outside
         .objects()
@@ -126,7 +125,7 @@ pub(super) fn resize(agent: &Agent, serving: &mut Serving, when: Resize) -> bool
         if was == Some((send, accept)) {
             continue;
         }
-        let served = served(&pod.network, here);
+        let served = here.served(&pod.network);
         let ground = Ground { send, accept, ..served.ground(&agent.node, &serving.host) };
         match inside(&pod, &ground) {
             Ok(()) => drop(serving.applied.insert(pod.id.clone(), (send, accept))),
@@ -169,7 +168,7 @@ pub(super) fn rebirth(agent: &Agent, serving: &Serving, host_end: &IfName) -> Re
         return agent.ledger().close(&pod.id).map_err(|error| error.to_string());
     };
     let Some(here) = serving.networks.get(&pod.network) else { return Ok(()) };
-    let served = served(&pod.network, here);
+    let served = here.served(&pod.network);
     let ground = served.ground(&agent.node, &serving.host);
     let there = Kernel::of(&netns).map_err(|error| error.to_string())?;
     let made = bring_up(agent, &pod, &ground, (&netns, &there));
@@ -190,8 +189,4 @@ pub(super) fn bury(agent: &Agent, observed: &Observed) {
             tracing::warn!(id = %pod.id, %error, "could not take it back");
         }
     }
-}
-
-pub(super) fn served<'a>(name: &'a NetworkName, here: &'a NetworkHere) -> Served<'a> {
-    Served { name, network: &here.network, blocks: &here.blocks, stage: &here.stage }
 }

@@ -6,6 +6,7 @@
 
 mod claims;
 pub mod config;
+mod daemons;
 mod fault;
 mod lease;
 mod ledger;
@@ -52,6 +53,8 @@ pub struct Agent {
     pub config: Config,
     pub node: NodeName,
     pub boot: String,
+    /// The cookie of the host's namespace.
+    cookie: Option<u64>,
     pub kernel: Kernel,
     pub store: Store,
     shown: RwLock<Shown>,
@@ -106,6 +109,12 @@ pub struct NetworkHere {
     pub stage: Stage,
 }
 
+impl NetworkHere {
+    pub fn served<'a>(&'a self, name: &'a NetworkName) -> Served<'a> {
+        Served { name, network: &self.network, blocks: &self.blocks, stage: &self.stage }
+    }
+}
+
 #[derive(Default)]
 pub struct Counters {
     pub adds: std::sync::atomic::AtomicU64,
@@ -118,15 +127,7 @@ pub struct Counters {
 
 impl Serving {
     pub fn served(&self) -> Vec<Served<'_>> {
-        self.networks
-            .iter()
-            .map(|(name, net)| Served {
-                name,
-                network: &net.network,
-                blocks: &net.blocks,
-                stage: &net.stage,
-            })
-            .collect()
+        self.networks.iter().map(|(name, here)| here.served(name)).collect()
     }
 }
 
@@ -176,6 +177,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     let agent = Arc::new(Agent {
         node,
         boot,
+        cookie: weft_linux::cookie_here().ok(),
         kernel,
         store,
         shown: RwLock::new(Shown { view, ..Shown::default() }),

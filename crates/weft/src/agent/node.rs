@@ -6,6 +6,7 @@ use std::{
     collections::BTreeMap,
     fs,
     net::IpAddr,
+    path::Path,
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
@@ -51,8 +52,8 @@ struct Memory {
     no_underlay: Option<String>,
     found: Found,
     sight: Sight,
-    /// Foreign firewalls, as last looked for.
-    firewall: Vec<String>,
+    /// Foreign firewalls, and daemons that work against us, as last looked for.
+    strangers: Vec<String>,
     /// Since when each network waits for acknowledgements.
     waiting: BTreeMap<NetworkName, Instant>,
 }
@@ -90,7 +91,7 @@ fn run(agent: &Agent) {
         no_underlay: None,
         found: Found::read(&agent.config.cache_dir, &agent.boot),
         sight: Sight::default(),
-        firewall: Vec::new(),
+        strangers: Vec::new(),
         waiting: BTreeMap::new(),
     };
     let mut why = Reasons::KERNEL;
@@ -173,8 +174,9 @@ fn ask_host(agent: &Agent, memory: &mut Memory, observed: &Observed, serving: &m
     // Without an underlay the paths that are there stay: it may come back.
     memory.no_underlay = nics.err();
     serving.host = host(agent, &observed.links, &serving.nics);
+    memory.strangers = super::daemons::find(Path::new("/"));
     if let Ok(findings) = agent.kernel.foreign_firewall() {
-        memory.firewall = findings.iter().map(ToString::to_string).collect();
+        memory.strangers.extend(findings.iter().map(ToString::to_string));
     }
 }
 
@@ -352,7 +354,7 @@ fn report(agent: &Agent, memory: &Memory, observed: &Observed, serving: &mut Ser
             ));
         }
     }
-    serving.problems.extend(memory.firewall.iter().cloned());
+    serving.problems.extend(memory.strangers.iter().cloned());
     let shown = agent.shown();
     serving
         .problems

@@ -18,7 +18,7 @@ use weft_linux::{Kernel, Netns};
 use super::{
     Agent, NetworkHere, POISONED, fault,
     lease::{Lease, Turn, lease, network, not_served, serving, wait},
-    links::{bring_up, detach, served},
+    links::{bring_up, detach},
 };
 
 /// Carries out a call. Returns what goes to standard output.
@@ -47,6 +47,13 @@ fn add(agent: &Agent, call: &Call, netns: Option<Netns>) -> Result<AddResult, Cn
     let netns = netns.ok_or_else(|| no_namespace(call))?;
     let (there, cookie) = Kernel::visit(&netns)
         .map_err(|error| CniError::new(Code::Io, "reach into the namespace", error.to_string()))?;
+    if Some(cookie) == agent.cookie {
+        return Err(CniError::new(
+            Code::InvalidEnvironment,
+            "CNI_NETNS is the host's own namespace",
+            format!("{}: a pod needs one of its own", call.netns),
+        ));
+    }
     if let Some(known) = settle(agent, &id, cookie)? {
         return repeat(agent, call, &known, &there);
     }
@@ -60,7 +67,7 @@ fn add(agent: &Agent, call: &Call, netns: Option<Netns>) -> Result<AddResult, Cn
     let attachment = open(agent, call, &id, &name, here, cookie, &mut lease)?;
     fault::point("add.after-open");
     let born = Birth { agent, id: &id, done: false };
-    let served = served(&name, here);
+    let served = here.served(&name);
     let ground = served.ground(&agent.node, &serving.host);
     let link = bring_up(agent, &attachment, &ground, (&netns, &there))?;
     agent
@@ -125,7 +132,7 @@ fn repeat(
     let serving = serving(agent, &known.network)?;
     let here =
         serving.networks.get(&known.network).ok_or_else(|| not_served(&known.network, &serving))?;
-    let served = served(&known.network, here);
+    let served = here.served(&known.network);
     let ground = served.ground(&agent.node, &serving.host);
     let inside = there.observe_pod(&known.id.ifname);
     let inside =
@@ -224,7 +231,7 @@ fn check(agent: &Agent, call: &Call, netns: Option<Netns>) -> Result<(), CniErro
     let serving = serving(agent, &known.network)?;
     let here =
         serving.networks.get(&known.network).ok_or_else(|| not_served(&known.network, &serving))?;
-    let served = served(&known.network, here);
+    let served = here.served(&known.network);
     let ground = served.ground(&agent.node, &serving.host);
     if let Some(prev) = &call.prev {
         let had = |addr: &std::net::IpAddr| prev.ips.iter().any(|ip| ip.address.addr() == *addr);

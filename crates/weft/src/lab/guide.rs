@@ -67,7 +67,7 @@ fn guided(plan: &Plan, show: &Show) -> anyhow::Result<Outcome> {
     cluster.start()?;
     let (mut runs, mut switches) = (Vec::new(), Vec::new());
     for (attach, number) in ATTACHES.into_iter().zip(1..) {
-        let first = first_join(plan);
+        let first = WALK[0];
         show.step(&format!("\n== attach {attach}: network {attach}, join {first}"));
         cluster.apply(attach, &cluster.network(attach, first, number))?;
         cluster.settled(attach, first)?;
@@ -106,10 +106,6 @@ fn guided(plan: &Plan, show: &Show) -> anyhow::Result<Outcome> {
         show.step("   pods and network deleted; every node's plan is empty, no link is left");
     }
     Ok((runs, switches))
-}
-
-fn first_join(_plan: &Plan) -> &'static str {
-    WALK[0]
 }
 
 /// Who reaches whom, over which path, how fast and how large.

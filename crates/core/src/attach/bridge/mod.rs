@@ -53,6 +53,10 @@ impl Attaching for Bridge {
         IpNet::new(addr, prefix).unwrap_or_else(|_| addr.into())
     }
 
+    fn reached_past_routes(&self) -> bool {
+        true
+    }
+
     fn node(&self, on: &Ground<'_>) -> State {
         if on.blocks.is_empty() {
             return State::default();

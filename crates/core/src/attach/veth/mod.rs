@@ -54,6 +54,10 @@ impl Attaching for Veth {
         addr.into()
     }
 
+    fn reached_past_routes(&self) -> bool {
+        false
+    }
+
     /// An address of the block that no pod has leads nowhere, instead of out by the default route.
     fn node(&self, on: &Ground<'_>) -> State {
         let nowhere =
