@@ -7,10 +7,11 @@ use anyhow::{Context, bail};
 use crate::run::{MUSL, cargo, step};
 
 /// Debian's packages, each with a file that tells whether it is there.
-const PACKAGES: [(&str, &str); 7] = [
+const PACKAGES: [(&str, &str); 8] = [
     ("protobuf-compiler", "/usr/bin/protoc"),
     ("libprotobuf-dev", "/usr/include/google/protobuf/descriptor.proto"),
     ("etcd-server", "/usr/bin/etcd"),
+    ("etcd-client", "/usr/bin/etcdctl"),
     ("containernetworking-plugins", "/usr/lib/cni/bridge"),
     ("nftables", "/usr/sbin/nft"),
     ("iproute2", "/usr/sbin/ip"),

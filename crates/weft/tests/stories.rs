@@ -37,6 +37,14 @@ fn cluster(nodes: usize, attach: &str, join: &str) -> Cluster {
     cluster
 }
 
+/// Makes room for the next cluster of the same test: its nodes and pods have the same names.
+fn end(cluster: Cluster) {
+    drop(cluster);
+    for name in std::fs::read_dir("/run/netns").unwrap() {
+        let _ = nix::mount::umount2(&name.unwrap().path(), nix::mount::MntFlags::MNT_DETACH);
+    }
+}
+
 fn sh(netns: &Netns, command: &str) -> String {
     let out = netns.run(|| Command::new("sh").args(["-ec", command]).output().unwrap()).unwrap();
     assert!(out.status.success(), "{command}: {}", String::from_utf8_lossy(&out.stderr));
@@ -266,11 +274,10 @@ fn killed_at_every_step_of_del_and_the_same_address_is_given_again_at_once() {
                 .cni("DEL", "again", Path::new("/run/netns/again"), &node.cni_config("net"), &[])
                 .unwrap();
             assert_eq!(exit, 0);
-            let _ = nix::mount::umount2("/run/netns/again", nix::mount::MntFlags::MNT_DETACH);
+            nix::mount::umount2("/run/netns/again", nix::mount::MntFlags::MNT_DETACH).unwrap();
             node.wait_until("free", |node| Ok(node.status()?["pods"] == 0)).unwrap();
         }
-        node.kill().unwrap();
-        let _ = nix::mount::umount2("/run/netns/node-a", nix::mount::MntFlags::MNT_DETACH);
+        end(cluster);
     }
 }
 
@@ -388,13 +395,7 @@ fn a_frozen_agent_in_mid_change_costs_no_packet() {
         }
         assert_eq!((all.lost, all.resets), (0, 0), "{attach}: {all:?}");
         assert!(all.sent > 30_000, "{all:?}");
-        cluster.nodes.iter().for_each(|node| node.kill().unwrap());
-        for name in ["node-a", "node-b", "node-c", "a1", "b1", "c1"] {
-            let _ = nix::mount::umount2(
-                &PathBuf::from("/run/netns").join(name),
-                nix::mount::MntFlags::MNT_DETACH,
-            );
-        }
+        end(cluster);
     }
 }
 
@@ -417,13 +418,7 @@ fn a_packet_larger_than_its_path_is_answered() {
             let learnt = too_big(&pods[0].netns, addr, 1500).unwrap();
             assert_eq!(learnt, Some(1450), "{attach}, ipv4 {ipv4}: the node answers");
         }
-        cluster.nodes.iter().for_each(|node| node.kill().unwrap());
-        for name in ["node-a", "node-b", "a1", "b1"] {
-            let _ = nix::mount::umount2(
-                &PathBuf::from("/run/netns").join(name),
-                nix::mount::MntFlags::MNT_DETACH,
-            );
-        }
+        end(cluster);
     }
 }
 
@@ -477,13 +472,7 @@ fn every_underlay_carries_every_family() {
             let why = status["networks"]["net"]["unreachable"]["node-b"].to_string();
             assert!(why.contains("family"), "{why}");
         }
-        cluster.nodes.iter().for_each(|node| node.kill().unwrap());
-        for name in ["node-a", "node-b", "node-c", "a1", "b1", "c1"] {
-            let _ = nix::mount::umount2(
-                &PathBuf::from("/run/netns").join(name),
-                nix::mount::MntFlags::MNT_DETACH,
-            );
-        }
+        end(cluster);
     }
 }
 

@@ -53,10 +53,18 @@ pub fn cni(rounds: &Rounds) -> anyhow::Result<()> {
     let _agent = start_weft(&weft)?;
     let pods = Pods::new(rounds.present.iter().max().copied().unwrap_or(0) + TURN * AT_A_TIME)?;
     for present in &rounds.present {
-        eprintln!("{present} pods present");
-        for contender in &contenders {
-            measure(contender, &pods, *present, rounds.turns, &mut samples)
-                .with_context(|| contender.name())?;
+        // The first round warms up.
+        for round in 0..=rounds.turns {
+            eprintln!("{present} pods present, round {round} of {}", rounds.turns);
+            for contender in &contenders {
+                let taken =
+                    measure(contender, &pods, *present).with_context(|| contender.name())?;
+                if round > 0 {
+                    taken.into_iter().for_each(|(key, times)| {
+                        samples.entry(key).or_default().extend(times);
+                    });
+                }
+            }
         }
     }
     report(&samples, rounds);
@@ -81,46 +89,31 @@ impl Pods {
     }
 }
 
-fn measure(
-    contender: &Contender,
-    pods: &Pods,
-    present: usize,
-    rounds: u32,
-    samples: &mut Samples,
-) -> anyhow::Result<()> {
+/// One contender's turn.
+fn measure(contender: &Contender, pods: &Pods, present: usize) -> anyhow::Result<Samples> {
+    let mut samples = Samples::new();
+    let mut take = |verb, at_a_time, millis| {
+        samples.entry((contender.name(), verb, present, at_a_time)).or_default().push(millis);
+    };
     for n in 0..present {
         contender.call("ADD", n, pods.path(n))?;
     }
-    for round in 0..=rounds {
-        for (verb, key) in [("ADD", "add"), ("DEL", "del")] {
-            for n in present..present + TURN {
-                let took = contender.call(verb, n, pods.path(n))?;
-                // The first round warms up.
-                if round > 0 {
-                    samples
-                        .entry((contender.name(), key, present, 1))
-                        .or_default()
-                        .push(millis(took));
-                }
-            }
-            settle();
+    for (verb, key) in [("ADD", "add"), ("DEL", "del")] {
+        for n in present..present + TURN {
+            take(key, 1, millis(contender.call(verb, n, pods.path(n))?));
         }
-        for (verb, key) in [("ADD", "add"), ("DEL", "del")] {
-            let took = together(contender, pods, present, verb)?;
-            if round > 0 {
-                samples
-                    .entry((contender.name(), key, present, AT_A_TIME))
-                    .or_default()
-                    .push(millis(took) / count(TURN * AT_A_TIME));
-            }
-            settle();
-        }
+        settle();
+    }
+    for (verb, key) in [("ADD", "add"), ("DEL", "del")] {
+        let took = together(contender, pods, present, verb)?;
+        take(key, AT_A_TIME, millis(took) / count(TURN * AT_A_TIME));
+        settle();
     }
     for n in 0..present {
         contender.call("DEL", n, pods.path(n))?;
     }
     settle();
-    Ok(())
+    Ok(samples)
 }
 
 /// What a DEL left to be freed behind is not counted against the next.
