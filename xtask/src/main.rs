@@ -39,6 +39,7 @@ fn main() -> ExitCode {
     let done = match Task::parse() {
         Task::Test(test) => test.run(),
         Task::Tidy => tidy::all(),
+        Task::Bench(_) if cfg!(debug_assertions) => run::again_in_release(),
         Task::Bench(Bench::Cni(rounds)) => bench::cni(&rounds),
         Task::Bench(Bench::Path(rounds)) => bench::path(&rounds),
         Task::Bench(Bench::Scale(scale)) => bench::scale(&scale),

@@ -31,6 +31,14 @@ pub fn step(what: &str, command: &mut Command) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What measures must not be what is slow: the same command by an optimised build of this program.
+pub fn again_in_release() -> anyhow::Result<()> {
+    let mut again = cargo();
+    again.args(["run", "--quiet", "--release", "--package", "xtask", "--"]);
+    let status = again.args(std::env::args_os().skip(1)).status().context("start cargo")?;
+    if status.success() { Ok(()) } else { bail!("the benchmark failed ({status})") }
+}
+
 pub const MUSL: &str = "x86_64-unknown-linux-musl";
 
 /// Builds the plugin as it is released.

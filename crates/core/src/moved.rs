@@ -2,50 +2,51 @@
 //! which a table of tests and the agent's full looks are the proof, at the cost of what changed
 //! instead of the cost of all peers.
 
-use std::sync::Arc;
+use std::{cmp::Ordering, collections::BTreeSet, net::IpAddr, sync::Arc};
+
+use ipnet::IpNet;
 
 use crate::{
     desired::Served,
+    join::Receive,
+    name::Mac,
     paths::{Choices, PeerChoice},
     plan::{Change, plan},
-    state::{Object, State},
+    state::{Key, Object, State},
 };
 
-/// The changes from `last`, which the kernel held in full, to `now`. None where more than choices
-/// of peers differ, or where two peers share an object: then everything is to be planned.
-pub fn moved(last: &[Served<'_>], now: &[Served<'_>], actual: &State) -> Option<Vec<Change>> {
+/// The changes from `last`, which the kernel holds in full, to `now`. None where more than choices
+/// of peers differ, or where what moved shares an object with what did not: then everything is to
+/// be planned.
+pub fn moved(last: &[Served<'_>], now: &[Served<'_>]) -> Option<Vec<Change>> {
     if last.len() != now.len() {
         return None;
     }
-    let (mut was, mut want, mut unmoved) = (State::default(), State::default(), Vec::new());
+    let (mut was, mut want) = (Vec::new(), Vec::new());
+    let mut unmoved = Vec::new();
     for (last, now) in last.iter().zip(now) {
         if !same_ground(last, now) {
             return None;
         }
-        let (old, new) = (&last.stage.choices, &now.stage.choices);
-        let stays = |peer, choice: &Arc<PeerChoice>, there: &Choices| {
-            there.get(peer).is_some_and(|other| Arc::ptr_eq(choice, other) || choice == other)
-        };
-        for (peer, choice) in old {
-            if stays(peer, choice, new) {
-                unmoved.push(choice);
-            } else {
-                was.extend(choice.objects());
-            }
-        }
-        let moved = new.iter().filter(|(peer, choice)| !stays(peer, choice, old));
-        want.extend(moved.flat_map(|(_, choice)| choice.objects()));
+        part(&last.stage.choices, &now.stage.choices, &mut was, &mut want, &mut unmoved);
     }
+    if was.is_empty() && want.is_empty() {
+        return Some(Vec::new());
+    }
+    let marks = Marks::of(was.iter().chain(&want));
+    let objects = |choices: &[&Arc<PeerChoice>]| -> State {
+        choices.iter().flat_map(|choice| choice.objects()).collect()
+    };
+    let (was, want) = (objects(&was), objects(&want));
     let contested = |object: Object| match want.get(&object.key()) {
         Some(wanted) => *wanted != object,
         None => was.contains(&object.key()),
     };
-    if unmoved.iter().flat_map(|choice| choice.objects()).any(contested) {
+    let mut shared = unmoved.into_iter().filter(|choice| marks.on(choice));
+    if shared.any(|choice| choice.objects().any(contested)) || on_own_block(now, &was, &want) {
         return None;
     }
-    let concerned = was.keys().chain(want.keys());
-    let actual = concerned.filter_map(|key| actual.get(key).cloned()).collect();
-    Some(plan(&want, &actual))
+    Some(plan(&want, &was))
 }
 
 /// All that does not come from the choice of a path to one peer.
@@ -56,6 +57,81 @@ fn same_ground(last: &Served<'_>, now: &Served<'_>) -> bool {
         && last.blocks == now.blocks
         && last.stage.hold == now.stage.hold
         && ground(last) == ground(now)
+}
+
+/// Parts the choices of two moments into those that went, those that came and those that stayed.
+/// Both are in the order of names: walked together, not looked up.
+fn part<'a>(
+    old: &'a Choices,
+    new: &'a Choices,
+    was: &mut Vec<&'a Arc<PeerChoice>>,
+    want: &mut Vec<&'a Arc<PeerChoice>>,
+    unmoved: &mut Vec<&'a Arc<PeerChoice>>,
+) {
+    let (mut old, mut new) = (old.iter().peekable(), new.iter().peekable());
+    loop {
+        let order = match (old.peek(), new.peek()) {
+            (Some((a, _)), Some((b, _))) => a.cmp(b),
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (None, None) => return,
+        };
+        let gone = if order.is_le() { old.next() } else { None };
+        let come = if order.is_ge() { new.next() } else { None };
+        match (gone, come) {
+            (Some((_, a)), Some((_, b))) if Arc::ptr_eq(a, b) || a == b => unmoved.push(b),
+            (gone, come) => {
+                was.extend(gone.map(|(_, choice)| choice));
+                want.extend(come.map(|(_, choice)| choice));
+            }
+        }
+    }
+}
+
+/// What two peers would have to have in common for one object to be both's: told apart without
+/// making the objects of thousands that have nothing to do with it.
+#[derive(Default)]
+struct Marks {
+    blocks: BTreeSet<IpNet>,
+    hops: BTreeSet<IpAddr>,
+    macs: BTreeSet<Mac>,
+}
+
+impl Marks {
+    fn of<'a>(choices: impl Iterator<Item = &'a &'a Arc<PeerChoice>>) -> Self {
+        let mut marks = Self::default();
+        for choice in choices {
+            marks.blocks.extend(&choice.blocks);
+            for (via, mac) in ends(choice) {
+                marks.hops.insert(via);
+                marks.macs.extend(mac);
+            }
+        }
+        marks
+    }
+
+    fn on(&self, choice: &PeerChoice) -> bool {
+        choice.blocks.iter().any(|block| self.blocks.contains(block))
+            || ends(choice).any(|(via, mac)| {
+                self.hops.contains(&via) || mac.is_some_and(|mac| self.macs.contains(&mac))
+            })
+    }
+}
+
+fn ends(choice: &PeerChoice) -> impl Iterator<Item = (IpAddr, Option<Mac>)> + '_ {
+    choice.each().filter_map(|(_, choice)| choice.path.as_ref()).map(|path| {
+        let mac = match &path.receive {
+            Receive::Direct { .. } => None,
+            Receive::Vxlan { mac, .. } => Some(*mac),
+        };
+        (path.via, mac)
+    })
+}
+
+/// True if a peer claims a block of this node's own, whose route is not the peers' alone.
+fn on_own_block(now: &[Served<'_>], was: &State, want: &State) -> bool {
+    let mut own = now.iter().flat_map(|served| served.blocks).map(|block| Key::Route(*block));
+    own.any(|route| was.contains(&route) || want.contains(&route))
 }
 
 #[cfg(test)]

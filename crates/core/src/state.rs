@@ -162,6 +162,21 @@ impl Object {
         }
     }
 
+    /// Where its kind stands in the order of dependencies: as its key does.
+    pub fn class(&self) -> u8 {
+        match self {
+            Self::Link(_) => 0,
+            Self::Sysctl { .. } => 1,
+            Self::Table { .. } => 2,
+            Self::Up { .. } => 3,
+            Self::Addr { .. } => 4,
+            Self::Neigh { .. } => 5,
+            Self::Fdb { .. } => 6,
+            Self::NextHop { .. } => 7,
+            Self::Route(_) => 8,
+        }
+    }
+
     /// How many links must exist before this one: a port comes after its bridge.
     pub fn depth(&self) -> u8 {
         match self {

@@ -7,7 +7,7 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use ipnet::IpNet;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value, error::Category};
 
 use crate::{
@@ -39,15 +39,41 @@ pub struct NodeRecord {
     pub underlay: Vec<IpAddr>,
     /// The smallest MTU of its underlay devices.
     pub mtu: Mtu,
-    // Boxed: a map's leaf has room for eleven values, and most nodes are in one network or two.
-    pub networks: BTreeMap<NetworkName, Box<Part>>,
+    pub networks: Parts,
     #[serde(flatten)]
     pub extra: Map<String, Value>,
 }
 
 impl NodeRecord {
     pub fn part(&self, network: &NetworkName) -> Option<&Part> {
-        self.networks.get(network).map(Box::as_ref)
+        self.networks.iter().find(|(name, _)| *name == network).map(|(_, part)| part)
+    }
+}
+
+/// A node's part in each of its networks. Thousands are held, and most nodes are in one network or
+/// two: a map would take four times the room.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Parts(Vec<(NetworkName, Part)>);
+
+impl Parts {
+    /// In the order of the networks' names.
+    pub fn iter(&self) -> impl Iterator<Item = (&NetworkName, &Part)> {
+        self.0.iter().map(|(name, part)| (name, part))
+    }
+}
+impl FromIterator<(NetworkName, Part)> for Parts {
+    fn from_iter<I: IntoIterator<Item = (NetworkName, Part)>>(parts: I) -> Self {
+        Self(BTreeMap::from_iter(parts).into_iter().collect())
+    }
+}
+impl Serialize for Parts {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.iter())
+    }
+}
+impl<'de> Deserialize<'de> for Parts {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        BTreeMap::deserialize(deserializer).map(|parts| Self(parts.into_iter().collect()))
     }
 }
 

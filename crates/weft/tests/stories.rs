@@ -558,7 +558,7 @@ fn the_store_away_disturbs_nothing_that_runs() {
     let pods = cluster.add_pods("net", "").unwrap();
     let _echo: Vec<Responder> = pods.iter().map(|pod| Responder::start(pod).unwrap()).collect();
     let node = &cluster.nodes[0];
-    until("kept on disk", || node.dir().join("cache/view.json").exists());
+    until("kept on disk", || node.dir().join("cache/view.jsonl").exists());
     std::thread::sleep(Duration::from_millis(2500)); // The view on disk may be two seconds old.
     let store = cluster.plan.dir.join("store");
     let hidden = cluster.plan.dir.join("hidden");
@@ -775,7 +775,7 @@ fn etcd_away_disturbs_nothing_and_all_catches_up_when_it_returns() {
     assert!(reaches(&pods[0], &pods[1]) && reaches(&pods[2], &pods[0]));
     let node = &cluster.nodes[0];
     until("kept on disk", || {
-        let kept = std::fs::read_to_string(node.dir().join("cache/view.json")).unwrap_or_default();
+        let kept = std::fs::read_to_string(node.dir().join("cache/view.jsonl")).unwrap_or_default();
         kept.contains("nodes/node-c") && kept.contains("blocks/net")
     });
     etcd.kill().unwrap();

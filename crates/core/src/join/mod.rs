@@ -141,6 +141,20 @@ impl Receive {
         }
     }
 
+    /// True if whoever sends to both holds one thing for it: their `counterpart` is the same.
+    pub fn same_way_back(&self, other: &Self) -> bool {
+        let family = self.underlay().is_ipv4() == other.underlay().is_ipv4();
+        family
+            && match (self, other) {
+                (Self::Direct { .. }, Self::Direct { .. }) => true,
+                (
+                    Self::Vxlan { vni, port, .. },
+                    Self::Vxlan { vni: other_vni, port: other_port, .. },
+                ) => (vni, port) == (other_vni, other_port),
+                _ => false,
+            }
+    }
+
     /// The way back: what `me` must hold to send to a peer that is reached this way.
     pub fn counterpart(&self, me: &Receiver<'_>) -> Option<Self> {
         let back = match self {

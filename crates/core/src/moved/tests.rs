@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use super::*;
 use crate::{
+    attachment::Attachment,
     desired::{self, Host},
     join::Receive,
     name::{IfName, Mac, Mtu, NetworkName, NodeName},
@@ -14,7 +15,8 @@ use crate::{
 };
 
 /// What a peer can be at: absent, direct, by tunnel, with another block, with another MAC. A block
-/// that both peers claim is among them, and a next hop that both networks use.
+/// that both peers claim is among them, one that is this node's own, and a next hop that both
+/// networks use.
 fn worlds() -> Vec<Choices> {
     let peer = |name: u8| {
         let own = format!("10.1.{name}.0/24");
@@ -47,7 +49,7 @@ fn worlds() -> Vec<Choices> {
 }
 
 fn choice(receive: Receive, blocks: &[&str]) -> PeerChoice {
-    let blocks: Vec<ipnet::IpNet> = blocks.iter().map(|block| block.parse().unwrap()).collect();
+    let blocks: Vec<IpNet> = blocks.iter().map(|block| block.parse().unwrap()).collect();
     let (dev, via): (_, IpAddr) = match &receive {
         Receive::Direct { underlay } => ("eth0", *underlay),
         Receive::Vxlan { .. } => ("weftx4-7", blocks[0].network()),
@@ -71,31 +73,22 @@ fn what_moved_is_what_everything_would_say() {
     let network: Network = serde_json::from_str(r#"{"ranges":["10.1.0.0/16"]}"#).unwrap();
     let (mut light, mut full) = (0, 0);
     let worlds = worlds();
+    let own = ["10.1.9.0/24".parse().unwrap()];
     // The second network stands still, on every way that the first may share with it.
     let still: Vec<Choices> = worlds.iter().step_by(6).cloned().collect();
     for (was, now) in worlds.iter().flat_map(|was| worlds.iter().map(move |now| (was, now))) {
-        for still in &still {
+        for (still, own) in still.iter().flat_map(|still| [(still, &[][..]), (still, &own)]) {
             let stages = |first: &Choices| [stage(first), stage(still)];
             let (was, now) = (stages(was), stages(now));
             let served = |stages: &[Stage; 2]| -> BTreeMap<usize, Stage> {
                 stages.iter().cloned().enumerate().collect()
             };
             let (was, now) = (served(&was), served(&now));
-            let say = |stages: &'_ BTreeMap<usize, Stage>| {
-                let served: Vec<Served<'_>> = stages
-                    .iter()
-                    .map(|(at, stage)| Served {
-                        name: &names[*at],
-                        network: &network,
-                        blocks: &[],
-                        stage,
-                    })
-                    .collect();
-                desired::node(&me, &host, &served, std::iter::empty())
-            };
+            let say =
+                |stages| desired::node(&me, &host, &serve(stages, &names, &network, own), none());
             let (before, want) = (say(&was), say(&now));
-            let of = |stages| serve(stages, &names, &network);
-            match moved(&of(&was), &of(&now), &before) {
+            let of = |stages| serve(stages, &names, &network, own);
+            match moved(&of(&was), &of(&now)) {
                 Some(changes) => {
                     light += 1;
                     let mut kernel = before;
@@ -109,12 +102,17 @@ fn what_moved_is_what_everything_would_say() {
     assert!(light > 500 && full > 500, "both ways are taken: {light}, {full}");
 }
 
+fn none() -> impl Iterator<Item = &'static Attachment> + Clone {
+    std::iter::empty()
+}
+
 fn serve<'a>(
     stages: &'a BTreeMap<usize, Stage>,
     names: &'a [NetworkName; 2],
     network: &'a Network,
+    blocks: &'a [IpNet],
 ) -> Vec<Served<'a>> {
     let served =
-        stages.iter().map(|(at, stage)| Served { name: &names[*at], network, blocks: &[], stage });
+        stages.iter().map(|(at, stage)| Served { name: &names[*at], network, blocks, stage });
     served.collect()
 }

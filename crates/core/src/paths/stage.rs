@@ -133,7 +133,7 @@ pub fn acknowledged<'a>(
     let mut clear = None;
     let mut in_use = u64::MAX;
     for (peer, record) in view.nodes.iter().filter(|(peer, _)| *peer != node) {
-        for (network, part) in &record.record.networks {
+        for (network, part) in record.record.networks.iter() {
             for withdrawn in &part.withdrawing {
                 clear = clear.max(Some(record.revision));
                 if uses(peer, withdrawn, network) {
@@ -155,27 +155,39 @@ fn peer_parts<'a>(
 
 fn choices(now: &Situation<'_>) -> Choices {
     let order = now.network.join.kind().order();
+    // Both are in the order of names: walked together, not looked up.
+    let mut known = now.known.into_iter().flatten().peekable();
     let chosen = peer_parts(now).map(|(name, part, node)| {
-        let known = now.known.and_then(|known| known.get(name));
-        if let Some(choice) = known.filter(|choice| choice.revision == node.revision) {
-            return (name.clone(), choice.clone());
+        while known.next_if(|(earlier, _)| *earlier < name).is_some() {}
+        let known = known.next_if(|(same, _)| *same == name);
+        match known.filter(|(_, choice)| choice.revision == node.revision) {
+            Some((name, choice)) => (name.clone(), choice.clone()),
+            None => (name.clone(), Arc::new(choose_for(now, order, name, part, node))),
         }
-        let peer = Peer {
-            name,
-            blocks: &part.blocks,
-            mtu: node.record.mtu,
-            receives: &part.receives,
-            withdrawing: &part.withdrawing,
-        };
-        let family = |ipv4: bool| {
-            let has = part.blocks.iter().any(|block| block.addr().is_ipv4() == ipv4);
-            has.then(|| choose(order, &now.sender, &peer, ipv4))
-        };
-        let (v4, v6) = (family(true), family(false));
-        let choice = PeerChoice { revision: node.revision, blocks: part.blocks.clone(), v4, v6 };
-        (name.clone(), Arc::new(choice))
     });
     chosen.collect()
+}
+
+fn choose_for(
+    now: &Situation<'_>,
+    order: &[Way],
+    name: &NodeName,
+    part: &Part,
+    node: &Node,
+) -> PeerChoice {
+    let peer = Peer {
+        name,
+        blocks: &part.blocks,
+        mtu: node.record.mtu,
+        receives: &part.receives,
+        withdrawing: &part.withdrawing,
+    };
+    let family = |ipv4: bool| {
+        let has = part.blocks.iter().any(|block| block.addr().is_ipv4() == ipv4);
+        has.then(|| choose(order, &now.sender, &peer, ipv4))
+    };
+    let (v4, v6) = (family(true), family(false));
+    PeerChoice { revision: node.revision, blocks: part.blocks.clone(), v4, v6 }
 }
 
 fn paths(choices: &Choices) -> impl Iterator<Item = &super::Path> {
@@ -211,7 +223,14 @@ fn hold(
     withdrawing: &[Receive],
     choices: &Choices,
 ) -> Vec<Receive> {
-    let used = paths(choices).filter_map(|path| path.receive.counterpart(me));
+    // Thousands of peers are sent to in a handful of ways.
+    let mut used: Vec<&Receive> = Vec::new();
+    for path in paths(choices) {
+        if !used.iter().any(|other| other.same_way_back(&path.receive)) {
+            used.push(&path.receive);
+        }
+    }
+    let used = used.into_iter().filter_map(|receive| receive.counterpart(me));
     let mut hold: Vec<Receive> = receives.iter().chain(withdrawing).cloned().chain(used).collect();
     hold.sort();
     hold.dedup();

@@ -155,7 +155,7 @@ impl Machine {
             version: "test".into(),
             underlay: vec![self.nic.addr.addr()],
             mtu: self.nic.mtu,
-            networks: [(network(), Box::new(part))].into(),
+            networks: [(network(), part)].into_iter().collect(),
             extra: serde_json::Map::new(),
         }
     }

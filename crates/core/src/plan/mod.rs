@@ -63,30 +63,15 @@ pub fn plan(desired: &State, actual: &State) -> Vec<Change> {
     }
     let mut make: Vec<&Object> =
         desired.objects().filter(|want| kept.get(&want.key()) != Some(want)).collect();
-    make.sort_by_key(|object| (class(&object.key()), object.depth()));
+    make.sort_by_key(|object| (object.class(), object.depth()));
     let mut stale: Vec<&Object> =
         kept.objects().rev().filter(|was| !desired.contains(&was.key())).collect();
-    stale.sort_by_key(|object| std::cmp::Reverse((class(&object.key()), object.depth())));
+    stale.sort_by_key(|object| std::cmp::Reverse((object.class(), object.depth())));
     changes.extend(make.into_iter().cloned().map(Change::Put));
     // A sysctl has no mark and no absence: the value found first is put back at uninstall.
     let stale = stale.into_iter().map(Object::key).filter(|key| !matches!(key, Key::Sysctl(_)));
     changes.extend(stale.map(Change::Drop));
     changes
-}
-
-/// Where a kind of object stands in the order of dependencies.
-fn class(key: &Key) -> u8 {
-    match key {
-        Key::Link(_) => 0,
-        Key::Sysctl(_) => 1,
-        Key::Table => 2,
-        Key::Up(_) => 3,
-        Key::Addr(..) => 4,
-        Key::Neigh(..) => 5,
-        Key::Fdb(..) => 6,
-        Key::NextHop(..) => 7,
-        Key::Route(_) => 8,
-    }
 }
 
 impl fmt::Display for Change {

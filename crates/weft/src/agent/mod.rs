@@ -4,6 +4,7 @@
 //! `publish.rs` what it tells the store, `watch.rs` what it hears from it. None of them decides:
 //! deciding is core's.
 
+mod cache;
 mod claims;
 pub mod config;
 mod daemons;
@@ -173,7 +174,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
         .build()
         .context("start the asynchronous runtime")?;
     let store = runtime.block_on(Store::open(&config.store)).context("open the store")?;
-    let view = watch::cached(&config.cache_dir);
+    let view = cache::view(&config.cache_dir);
     let agent = Arc::new(Agent {
         node,
         boot,

@@ -3,7 +3,7 @@
 //! One round holds the gate alone, so no pod's link is half born while it looks.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     net::IpAddr,
     path::Path,
@@ -22,12 +22,12 @@ use weft_core::{
     state::{Key, Knob, Object, State},
     view::NodeRecord,
 };
-use weft_linux::{Event, HostLink, Observed, Refusal, Watch, read_knob};
+use weft_linux::{Event, ForeignRoute, HostLink, Observed, Refusal, Watch, read_knob};
 
 use super::{
     Agent, NetworkHere, POISONED, Serving,
     publish::Publication,
-    sight::Sight,
+    sight::{Look, Sight},
     sysctls::Found,
     underlay,
     wake::{Gather, Reasons},
@@ -37,6 +37,9 @@ use super::{
 const LOOK_ANEW: Duration = Duration::from_secs(60);
 /// Events that come together are one wake; sabotage is healed well within a second.
 const GATHER: Gather = Gather { quiet: Duration::from_millis(2), most: Duration::from_millis(50) };
+/// Records alone cost no look: the first are in the kernel while the rest are still being read.
+const GATHER_VIEW: Gather =
+    Gather { quiet: Duration::from_millis(2), most: Duration::from_millis(10) };
 /// How soon to try again what the kernel refused.
 const RETRY: Duration = Duration::from_secs(1);
 /// Looks per round before the rest is left to the next.
@@ -52,6 +55,8 @@ struct Memory {
     no_underlay: Option<String>,
     found: Found,
     sight: Sight,
+    /// Foreign routes to what we route too, as last looked for.
+    clashes: Vec<ForeignRoute>,
     /// Foreign firewalls, and daemons that work against us, as last looked for.
     strangers: Vec<String>,
     /// Since when each network waits for acknowledgements.
@@ -91,6 +96,7 @@ fn run(agent: &Agent) {
         no_underlay: None,
         found: Found::read(&agent.config.cache_dir, &agent.boot),
         sight: Sight::default(),
+        clashes: Vec::new(),
         strangers: Vec::new(),
         waiting: BTreeMap::new(),
     };
@@ -102,7 +108,9 @@ fn run(agent: &Agent) {
         let waiting = !memory.waiting.is_empty();
         publish(agent, &serving, &memory);
         agent.set_serving(serving);
-        why = agent.wake.wait(if clean && !waiting { LOOK_ANEW } else { RETRY }, GATHER);
+        let longest = if clean && !waiting { LOOK_ANEW } else { RETRY };
+        let gather = |why: Reasons| if why == Reasons::VIEW { GATHER_VIEW } else { GATHER };
+        why = agent.wake.wait(longest, gather);
         if !why.any() {
             why = Reasons::KERNEL;
         }
@@ -119,46 +127,58 @@ fn round(agent: &Agent, memory: &mut Memory, why: Reasons) -> Serving {
         rounds: last.rounds + 1,
         ..Serving::default()
     };
-    let mut knobs = knobs(&last);
     let mut anew = why.kernel;
     if anew {
         memory.reach.clear();
     }
     for _ in 0..LOOKS_MAX {
         serving.problems.clear();
-        let (mut observed, remembered) = match memory.sight.look(&agent.kernel, &knobs, anew) {
-            Ok(observed) => observed,
-            Err(error) => {
-                // What was served goes on being served.
-                let mut last = Serving::clone(&agent.serving());
-                last.converged = false;
-                last.problems.push(format!("observe the kernel: {error}"));
-                return last;
-            }
+        let mut look = match memory.sight.look(&agent.kernel, &knobs(&last), anew) {
+            Ok(look) => look,
+            Err(error) => return blind(agent, &error),
         };
         if anew {
-            ask_host(agent, memory, &observed, &mut serving);
+            ask_host(agent, memory, &look.observed, &mut serving);
         }
         decide(agent, memory, &mut serving, (!anew).then_some(&last));
-        super::links::bury(agent, &observed);
+        super::links::bury(agent, &look.observed);
         let sized = super::links::resize(agent, &mut serving, super::links::Resize::BeforeRoutes);
-        knobs = self::knobs(&serving);
-        let settled = (remembered && last.converged).then_some(&*last);
-        let changes = changes(agent, settled, &serving, &mut observed);
+        let changes = match changes(agent, &last, &serving, &mut look) {
+            Ok(changes) => changes,
+            Err(error) => return blind(agent, &error),
+        };
         if changes.is_empty() {
             serving.converged = sized
                 && super::links::resize(agent, &mut serving, super::links::Resize::AfterRoutes);
-            report(agent, memory, &observed, &mut serving);
-            memory.sight.remember(&agent.kernel, observed, &[]);
+            if !look.as_decided {
+                memory.clashes = clashes(&look.observed);
+            }
+            report(agent, memory, &mut serving);
+            // Before the first full list nothing was taken away, so more may be there.
+            if agent.shown().synced {
+                memory.sight.know(&agent.kernel, look);
+            }
+            weft_linux::memory::give_back();
             return serving;
         }
         let refusals = apply(agent, memory, &serving, &changes);
+        // Only of peers that moved are all consequences known; after the rest a look tells.
+        if look.as_decided && refusals.is_empty() && !meets(&changes, &look.observed.foreign) {
+            memory.sight.know(&agent.kernel, look);
+        }
         anew |= !refusals.is_empty();
         serving.problems.extend(refusals);
-        memory.sight.remember(&agent.kernel, observed, &changes);
-        last = Arc::new(Serving { converged: !anew, ..serving.clone() });
+        last = Arc::new(serving.clone());
     }
     serving
+}
+
+/// What was served goes on being served.
+fn blind(agent: &Agent, error: &weft_linux::Error) -> Serving {
+    let mut last = Serving::clone(&agent.serving());
+    last.converged = false;
+    last.problems.push(format!("observe the kernel: {error}"));
+    last
 }
 
 /// What the host has besides us: its underlay, its sysctls, what its firewall drops or translates.
@@ -272,22 +292,31 @@ fn desired(agent: &Agent, serving: &Serving) -> State {
     desired::node(&agent.node, &serving.host, &serving.served(), ledger.attachments())
 }
 
-/// What is to be done. A view that was never listed in full may add, but takes nothing away.
-/// `settled` is what the kernel was seen to hold in full, if nobody has written to it since.
+/// What is to be done: for the peers that moved since `last` where the kernel holds just that, else
+/// for everything.
 fn changes(
     agent: &Agent,
-    settled: Option<&Serving>,
+    last: &Serving,
     serving: &Serving,
-    observed: &mut Observed,
-) -> Vec<Change> {
-    let moved = settled
-        .filter(|last| last.host == serving.host)
-        .and_then(|last| moved(&last.served(), &serving.served(), &observed.ours));
-    let mut changes = moved.unwrap_or_else(|| {
-        let desired = desired(agent, serving);
-        know_new_knobs(&desired, &mut observed.ours);
-        plan(&desired, &observed.ours)
-    });
+    look: &mut Look,
+) -> Result<Vec<Change>, weft_linux::Error> {
+    if look.as_decided {
+        let same = last.host == serving.host;
+        let moved = same.then(|| moved(&last.served(), &serving.served())).flatten();
+        if let Some(changes) = moved {
+            return Ok(changes);
+        }
+        let observed = agent.kernel.observe_node(&knobs(serving))?;
+        *look = Look { observed, as_decided: false };
+    }
+    Ok(everything(agent, serving, &mut look.observed))
+}
+
+/// A view that was never listed in full may add, but takes nothing away.
+fn everything(agent: &Agent, serving: &Serving, observed: &mut Observed) -> Vec<Change> {
+    let desired = desired(agent, serving);
+    know_new_knobs(&desired, &mut observed.ours);
+    let mut changes = plan(&desired, &observed.ours);
     let synced = agent.shown().synced;
     changes.retain(|change| synced || !matches!(change, Change::Drop(_)));
     changes
@@ -342,17 +371,30 @@ fn pod_link(agent: &Agent, change: &Change) -> bool {
         && agent.kernel.link_exists(&link.dev).is_ok_and(|exists| !exists)
 }
 
+/// Foreign routes to destinations of ours. The plan is empty, so what is there is what should be.
+fn clashes(observed: &Observed) -> Vec<ForeignRoute> {
+    let clash = |foreign: &&ForeignRoute| observed.ours.contains(&Key::Route(foreign.dst));
+    observed.foreign.iter().filter(clash).cloned().collect()
+}
+
+/// True if a change concerns a destination that a foreign route has.
+fn meets(changes: &[Change], foreign: &[ForeignRoute]) -> bool {
+    let foreign: BTreeSet<_> = foreign.iter().map(|route| route.dst).collect();
+    let dst = |change: &Change| match change.key() {
+        Key::Route(dst) => Some(dst),
+        _ => None,
+    };
+    !foreign.is_empty() && changes.iter().filter_map(dst).any(|dst| foreign.contains(&dst))
+}
+
 /// Notes what stands in our way but is not ours to change.
-fn report(agent: &Agent, memory: &Memory, observed: &Observed, serving: &mut Serving) {
-    for foreign in &observed.foreign {
-        // The plan is empty, so what stands there is what should.
-        if observed.ours.contains(&Key::Route(foreign.dst)) {
-            serving.problems.push(format!(
-                "a foreign route stands beside ours and was left: {foreign}; \
-                 remove it, or packets to {} follow it",
-                foreign.dst
-            ));
-        }
+fn report(agent: &Agent, memory: &Memory, serving: &mut Serving) {
+    for foreign in &memory.clashes {
+        serving.problems.push(format!(
+            "a foreign route stands beside ours and was left: {foreign}; \
+             remove it, or packets to {} follow it",
+            foreign.dst
+        ));
     }
     serving.problems.extend(memory.strangers.iter().cloned());
     let shown = agent.shown();
@@ -370,8 +412,7 @@ fn publish(agent: &Agent, serving: &Serving, memory: &Memory) {
     }
     let shown = agent.shown();
     let own = shown.view.nodes.get(&agent.node);
-    let parts =
-        serving.networks.iter().map(|(name, net)| (name.clone(), Box::new(net.stage.part.clone())));
+    let parts = serving.networks.iter().map(|(name, net)| (name.clone(), net.stage.part.clone()));
     let record = NodeRecord {
         schema: SCHEMA,
         boot: agent.boot.clone(),
@@ -397,6 +438,6 @@ impl Agent {
     pub fn planned(&self) -> Result<Vec<Change>, weft_linux::Error> {
         let serving = self.serving();
         let mut observed = self.kernel.observe_node(&knobs(&serving))?;
-        Ok(changes(self, None, &serving, &mut observed))
+        Ok(everything(self, &serving, &mut observed))
     }
 }

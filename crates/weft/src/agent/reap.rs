@@ -22,7 +22,7 @@ fn run(agent: &Agent) {
     // What an agent before us left doomed.
     let mut wait = Duration::ZERO;
     loop {
-        agent.doomed.wait(wait, GATHER);
+        agent.doomed.wait(wait, |_| GATHER);
         wait = match reap(agent) {
             Ok(()) => EVER,
             Err(error) => {

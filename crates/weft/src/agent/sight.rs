@@ -1,40 +1,43 @@
-//! What the kernel holds: looked at, or remembered for as long as nobody wrote to it but the loop
+//! What the kernel holds: looked at, or known for as long as nobody wrote to it but the loop
 //! itself, whose every write the kernel acknowledged. A change of one record then costs no dump
-//! of what thousands of peers have.
+//! of what thousands of peers have, and none of it is kept twice.
 
-use weft_core::{
-    plan::Change,
-    state::{Key, Knob},
-};
+use weft_core::state::{Knob, State};
 use weft_linux::{Error, Kernel, Observed};
 
 #[derive(Default)]
 pub(super) struct Sight {
     /// With how many writes had been made to the kernel by then.
-    remembered: Option<(u64, Observed)>,
+    known: Option<(u64, Observed)>,
+}
+
+/// What the host has besides us, and what it has of ours.
+pub(super) struct Look {
+    /// `ours` is empty where `as_decided`.
+    pub(super) observed: Observed,
+    /// What there is of ours was not read: it is what the loop last decided.
+    pub(super) as_decided: bool,
 }
 
 impl Sight {
-    /// `anew`: something was heard from the kernel, or refused by it. True with it: remembered.
+    /// `anew`: something was heard from the kernel, or refused by it.
     pub(super) fn look(
         &mut self,
         kernel: &Kernel,
         knobs: &[Knob],
         anew: bool,
-    ) -> Result<(Observed, bool), Error> {
-        match self.remembered.take() {
-            Some((writes, observed)) if !anew && writes == kernel.writes() => Ok((observed, true)),
-            _ => Ok((kernel.observe_node(knobs)?, false)),
+    ) -> Result<Look, Error> {
+        match self.known.take() {
+            Some((writes, observed)) if !anew && writes == kernel.writes() => {
+                Ok(Look { observed, as_decided: true })
+            }
+            _ => Ok(Look { observed: kernel.observe_node(knobs)?, as_decided: false }),
         }
     }
 
-    /// After what was seen, `changes` were acknowledged. A change of a link has consequences of
-    /// its own (neighbours and routes go with it): after one, only a look can tell.
-    pub(super) fn remember(&mut self, kernel: &Kernel, mut seen: Observed, changes: &[Change]) {
-        if changes.iter().any(|change| matches!(change.key(), Key::Link(_) | Key::Up(_))) {
-            return;
-        }
-        changes.iter().for_each(|change| seen.ours.take(change));
-        self.remembered = Some((kernel.writes(), seen));
+    /// The kernel holds all that was decided, and nothing else of ours.
+    pub(super) fn know(&mut self, kernel: &Kernel, look: Look) {
+        let observed = Observed { ours: State::default(), ..look.observed };
+        self.known = Some((kernel.writes(), observed));
     }
 }

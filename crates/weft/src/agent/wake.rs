@@ -43,16 +43,17 @@ impl Wake {
 
     /// Waits until rung, for at most `longest`; then until it is quiet, so that many rings that
     /// come together are one. Returns why; nothing if the time ran out.
-    pub fn wait(&self, longest: Duration, gather: Gather) -> Reasons {
+    pub fn wait(&self, longest: Duration, gather: impl Fn(Reasons) -> Gather) -> Reasons {
         let end = Instant::now() + longest;
         let mut rung = self.rung.lock().expect(POISONED);
         while !rung.any() {
             let Some(left) = end.checked_duration_since(Instant::now()) else { break };
             rung = self.bell.wait_timeout(rung, left).expect(POISONED).0;
         }
-        let end = Instant::now() + gather.most;
-        while rung.any() && Instant::now() < end {
-            let (heard, silence) = self.bell.wait_timeout(rung, gather.quiet).expect(POISONED);
+        let start = Instant::now();
+        while rung.any() && start.elapsed() < gather(*rung).most {
+            let quiet = gather(*rung).quiet;
+            let (heard, silence) = self.bell.wait_timeout(rung, quiet).expect(POISONED);
             rung = heard;
             if silence.timed_out() {
                 break;

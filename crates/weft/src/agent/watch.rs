@@ -1,36 +1,40 @@
 //! What the store tells: kept as the view, and on disk for a start while the store is away.
 
-use std::{collections::BTreeMap, fs, path::Path, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use weft_core::view::View;
-
-use super::{Agent, Shown, wake::Reasons};
+use super::{Agent, Shown, cache::Cache, wake::Reasons};
 use crate::store::Event;
 
-const CACHE: &str = "view.json";
 /// The view on disk is at most this much older than the one in use.
 const CACHE_EVERY: Duration = Duration::from_secs(2);
-
-/// The records behind the view, as the store has them.
-type Records = BTreeMap<String, (String, u64)>;
+/// How soon a disk that refused is tried again: that takes a full list.
+const CACHE_RETRY: Duration = Duration::from_secs(60);
+/// Changes taken in at once, while readers of the view wait.
+const TAKE_MAX: usize = 256;
 
 pub async fn run(agent: Arc<Agent>) {
     let mut events = agent.store.watch();
-    let mut records = Records::new();
-    let mut stale = false;
+    let mut cache = Cache::new(&agent.config.cache_dir);
+    let mut heard = Vec::new();
     let mut tick = tokio::time::interval(CACHE_EVERY);
     loop {
         tokio::select! {
-            event = events.recv() => {
-                let Some(event) = event else { return };
-                stale |= take(&agent, &mut records, event);
+            count = events.recv_many(&mut heard, TAKE_MAX) => {
+                if count == 0 {
+                    return;
+                }
+                heard.iter().for_each(|event| cache.note(event));
+                take(&agent, heard.drain(..));
                 agent.wake.ring(Reasons::VIEW);
                 agent.claimer.notify_one();
             }
-            _ = tick.tick(), if stale => {
-                stale = false;
-                if let Err(error) = save(&agent.config.cache_dir, &records) {
-                    tracing::warn!(%error, "could not keep the view on disk");
+            _ = tick.tick(), if cache.stale() => {
+                if let Err(error) = cache.save() {
+                    tracing::warn!(%error, "could not keep the view on disk; will write it anew");
+                    tick.reset_after(CACHE_RETRY);
+                    if let Ok((entries, revision)) = agent.store.list().await {
+                        cache.note(&Event::Snapshot { entries, revision });
+                    }
                 }
                 weft_linux::memory::give_back();
             }
@@ -38,60 +42,28 @@ pub async fn run(agent: Arc<Agent>) {
     }
 }
 
-/// True if the records changed.
-fn take(agent: &Agent, records: &mut Records, event: Event) -> bool {
+fn take(agent: &Agent, events: impl Iterator<Item = Event>) {
     let mut shown = agent.shown_mut();
-    let text = |value: Vec<u8>| String::from_utf8_lossy(&value).into_owned();
-    match event {
-        Event::Snapshot { entries, revision } => {
-            *shown = Shown { synced: true, ..Shown::default() };
-            shown.view.revision = revision;
-            records.clear();
-            for entry in entries {
-                shown.view.put(&entry.key, &entry.value, entry.revision);
-                records.insert(entry.key, (text(entry.value), entry.revision));
+    for event in events {
+        match event {
+            Event::Snapshot { entries, revision } => {
+                tracing::info!(revision, records = entries.len(), "the store's full list is here");
+                *shown = Shown { synced: true, ..Shown::default() };
+                shown.view.revision = revision;
+                for entry in entries {
+                    shown.view.put(&entry.key, &entry.value, entry.revision);
+                }
             }
-            tracing::info!(revision, records = records.len(), "the store's full list is here");
-            true
-        }
-        Event::Put(entry) => {
-            shown.view.put(&entry.key, &entry.value, entry.revision);
-            records.insert(entry.key, (text(entry.value), entry.revision));
-            true
-        }
-        Event::Delete { key, revision } => {
-            shown.view.delete(&key, revision);
-            records.remove(&key);
-            true
-        }
-        Event::Away { why } => {
-            tracing::warn!(why, "the store is away; serving from the last view");
-            shown.away = Some(why);
-            false
-        }
-        Event::Back => {
-            tracing::info!("the store is back");
-            shown.away = None;
-            false
+            Event::Put(entry) => shown.view.put(&entry.key, &entry.value, entry.revision),
+            Event::Delete { key, revision } => shown.view.delete(&key, revision),
+            Event::Away { why } => {
+                tracing::warn!(why, "the store is away; serving from the last view");
+                shown.away = Some(why);
+            }
+            Event::Back => {
+                tracing::info!("the store is back");
+                shown.away = None;
+            }
         }
     }
-}
-
-fn save(cache_dir: &Path, records: &Records) -> anyhow::Result<()> {
-    let tmp = cache_dir.join("view.tmp");
-    fs::write(&tmp, serde_json::to_vec(records)?)?;
-    fs::rename(tmp, cache_dir.join(CACHE))?;
-    Ok(())
-}
-
-/// The view that the last run left. It may serve, but never sweeps.
-pub fn cached(cache_dir: &Path) -> View {
-    let read = fs::read(cache_dir.join(CACHE)).ok();
-    let records: Records =
-        read.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
-    let mut view = View::default();
-    for (key, (value, revision)) in &records {
-        view.put(key, value.as_bytes(), *revision);
-    }
-    view
 }
