@@ -30,7 +30,7 @@ enum Bench {
     /// ADD and DEL beside the reference plugins and a bare program that does the same netlink work
     Cni(bench::Rounds),
     /// What each way of joining costs a packet, beside host to host and rivals' ways
-    Path(bench::Rounds),
+    Path(bench::Paths),
     /// One agent with thousands of peers: time to program them, to follow a change, memory
     Scale(bench::Scale),
 }
@@ -41,7 +41,7 @@ fn main() -> ExitCode {
         Task::Tidy => tidy::all(),
         Task::Bench(_) if cfg!(debug_assertions) => run::again_in_release(),
         Task::Bench(Bench::Cni(rounds)) => bench::cni(&rounds),
-        Task::Bench(Bench::Path(rounds)) => bench::path(&rounds),
+        Task::Bench(Bench::Path(paths)) => bench::path(&paths),
         Task::Bench(Bench::Scale(scale)) => bench::scale(&scale),
         Task::Plugin => run::plugin().map(|path| println!("{}", path.display())),
     };

@@ -9,7 +9,7 @@ mod scale;
 use clap::Args;
 
 pub use cni::cni;
-pub use path::path;
+pub use path::{Paths, path};
 pub use scale::{Scale, scale};
 
 #[derive(Args)]
