@@ -95,8 +95,11 @@ impl Cache {
 
     fn begin(&mut self, lines: &[u8]) -> io::Result<()> {
         (self.whole, self.added) = (lines.len(), 0);
+        // On disk before it takes the old one's place: a node that loses power has one of the two.
         let tmp = self.path.with_extension("tmp");
-        fs::write(&tmp, lines)?;
+        let mut log = fs::File::create(&tmp)?;
+        log.write_all(lines)?;
+        log.sync_all()?;
         fs::rename(tmp, &self.path)
     }
 }

@@ -1,7 +1,10 @@
 //! What this node tells the others: its record, and up to where it has followed theirs. Said only
 //! after the kernel holds it; the loop decides when, this keeps trying.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use serde::Serialize;
 use weft_core::view::{Ack, NodeRecord, ack_key, node_key};
@@ -16,11 +19,24 @@ pub struct Publication {
     pub ack: Option<u64>,
 }
 
+/// What this process wrote last, with the revision that it became. Until the view has come so far
+/// it is the newer of the two.
+#[derive(Default)]
+struct Written {
+    record: Option<(NodeRecord, u64)>,
+    /// When that was.
+    at: Option<Instant>,
+    ack: Option<(u64, u64)>,
+    /// The view's revision when last looked at.
+    seen: u64,
+}
+
 pub async fn run(agent: Arc<Agent>) {
     let mut news = agent.publication.subscribe();
+    let mut written = Written::default();
     while news.changed().await.is_ok() {
         let publication = news.borrow_and_update().clone();
-        while !publish(&agent, &publication).await {
+        while !publish(&agent, &publication, &mut written).await {
             tokio::select! {
                 () = tokio::time::sleep(RETRY) => {}
                 _ = news.changed() => { news.mark_changed(); break }
@@ -29,32 +45,80 @@ pub async fn run(agent: Arc<Agent>) {
     }
 }
 
+/// Has it compared with the store again: somebody may have written or deleted what is ours.
+pub fn check(agent: &Agent) {
+    agent.publication.send_modify(|_| {});
+}
+
 /// True if the store has all of it.
-async fn publish(agent: &Agent, publication: &Publication) -> bool {
+async fn publish(agent: &Agent, publication: &Publication, written: &mut Written) -> bool {
+    let (stands, acked) = written.stands(agent);
     let mut done = true;
-    if let Some(record) = &publication.record {
-        let known = agent.shown().view.nodes.get(&agent.node).map(|node| node.record.clone());
-        if known.as_ref() != Some(record) {
-            done &= put(agent, &node_key(&agent.node), record).await;
+    if let Some(record) = &publication.record
+        && stands.as_ref() != Some(record)
+    {
+        if written.record.as_ref().is_some_and(|(ours, _)| ours == record) {
+            if written.at.is_some_and(|at| at.elapsed() < RETRY) {
+                // Two who write it in turns do so slowly.
+                return false;
+            }
+            tracing::warn!(
+                "the record of this node was changed or deleted by another and is written again; \
+                 is there a second node named {}?",
+                agent.node
+            );
+        }
+        match put(agent, &node_key(&agent.node), record).await {
+            Some(revision) => {
+                written.record = Some((record.clone(), revision));
+                written.at = Some(Instant::now());
+            }
+            None => done = false,
         }
     }
-    if let Some(revision) = publication.ack {
-        let known = agent.shown().view.acks.get(&agent.node).copied();
-        if known.is_none_or(|known| known < revision) {
-            let ack = Ack { schema: weft_core::network::SCHEMA, revision };
-            done &= put(agent, &ack_key(&agent.node), &ack).await;
+    if let Some(ack) = publication.ack
+        && acked.is_none_or(|acked| acked < ack)
+    {
+        let record = Ack { schema: weft_core::network::SCHEMA, revision: ack };
+        match put(agent, &ack_key(&agent.node), &record).await {
+            Some(revision) => written.ack = Some((ack, revision)),
+            None => done = false,
         }
     }
     done
 }
 
-async fn put(agent: &Agent, key: &str, value: &impl Serialize) -> bool {
-    let Ok(value) = serde_json::to_vec(value) else { return true };
+impl Written {
+    /// What the store has of us, as far as we know.
+    fn stands(&mut self, agent: &Agent) -> (Option<NodeRecord>, Option<u64>) {
+        let shown = agent.shown();
+        let view = &shown.view;
+        if view.revision < self.seen {
+            // The store began anew: what we wrote is not in it.
+            *self = Self::default();
+        }
+        self.seen = view.revision;
+        let newer = |revision: &u64| *revision > view.revision;
+        let record = match &self.record {
+            Some((record, revision)) if newer(revision) => Some(record.clone()),
+            _ => view.nodes.get(&agent.node).map(|node| node.record.clone()),
+        };
+        let ack = match &self.ack {
+            Some((ack, revision)) if newer(revision) => Some(*ack),
+            _ => view.acks.get(&agent.node).copied(),
+        };
+        (record, ack)
+    }
+}
+
+/// The revision that it became.
+async fn put(agent: &Agent, key: &str, value: &impl Serialize) -> Option<u64> {
+    let value = serde_json::to_vec(value).ok()?;
     match agent.store.put(key, value).await {
-        Ok(_) => true,
+        Ok(revision) => Some(revision),
         Err(error) => {
             tracing::warn!(%error, key, "could not publish; will try again");
-            false
+            None
         }
     }
 }

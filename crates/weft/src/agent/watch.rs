@@ -2,7 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Agent, Shown, cache::Cache, wake::Reasons};
+use weft_core::view::{ack_key, node_key};
+
+use super::{Agent, Shown, cache::Cache, publish, wake::Reasons};
 use crate::store::Event;
 
 /// The view on disk is at most this much older than the one in use.
@@ -24,12 +26,16 @@ pub async fn run(agent: Arc<Agent>) {
                     return;
                 }
                 heard.iter().for_each(|event| cache.note(event));
+                let ours = heard.iter().any(|event| concerns(&agent, event));
                 take(&agent, heard.drain(..));
+                if ours {
+                    publish::check(&agent);
+                }
                 agent.wake.ring(Reasons::VIEW);
                 agent.claimer.notify_one();
             }
             _ = tick.tick(), if cache.stale() => {
-                if let Err(error) = cache.save() {
+                if let Err(error) = tokio::task::block_in_place(|| cache.save()) {
                     tracing::warn!(%error, "could not keep the view on disk; will write it anew");
                     tick.reset_after(CACHE_RETRY);
                     if let Ok((entries, revision)) = agent.store.list().await {
@@ -39,6 +45,17 @@ pub async fn run(agent: Arc<Agent>) {
                 weft_linux::memory::give_back();
             }
         }
+    }
+}
+
+/// What is ours is written by us alone; where somebody else did, it is written again.
+fn concerns(agent: &Agent, event: &Event) -> bool {
+    let ours = |key: &str| key == node_key(&agent.node) || key == ack_key(&agent.node);
+    match event {
+        Event::Snapshot { .. } => true,
+        Event::Put(entry) => ours(&entry.key),
+        Event::Delete { key, .. } => ours(key),
+        Event::Away { .. } | Event::Back => false,
     }
 }
 

@@ -5,7 +5,7 @@
 pub mod etcd;
 pub mod file;
 
-use std::{path::PathBuf, time::Duration};
+use std::{fmt, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
@@ -28,7 +28,7 @@ pub struct FileConfig {
     pub dir: PathBuf,
 }
 
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct EtcdConfig {
     pub endpoints: Vec<String>,
@@ -42,6 +42,18 @@ pub struct EtcdConfig {
     pub password: Option<String>,
     #[serde(default)]
     pub password_file: Option<PathBuf>,
+}
+
+/// What is written for debugging goes to logs, a password does not.
+impl fmt::Debug for EtcdConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EtcdConfig")
+            .field("prefix", &self.prefix)
+            .field("tls", &self.tls)
+            .field("user", &self.user)
+            .field("password_file", &self.password_file)
+            .finish_non_exhaustive()
+    }
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -71,7 +83,7 @@ pub struct Entry {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// All there is. Always the first event, and again whenever changes may have been missed.
+    /// All there is. Comes before any change, and again whenever changes may have been missed.
     Snapshot {
         entries: Vec<Entry>,
         revision: u64,

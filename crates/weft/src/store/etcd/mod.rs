@@ -1,96 +1,115 @@
 //! etcd v3 as the store. Its revisions are ours: `mod_revision` of a key, one counter for all.
 
+mod endpoints;
+mod options;
 mod watch;
 
-use std::{fs, future::Future, io, time::Duration};
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
 
 use etcd_client::{
-    Certificate, Client, Compare, CompareOp, ConnectOptions, DeleteOptions, GetOptions, Identity,
-    KeyValue, SortOrder, SortTarget, TlsOptions, Txn, TxnOp, TxnOpResponse,
+    Client, Compare, CompareOp, GetOptions, GetResponse, KeyValue, KvClient, ResponseHeader,
+    SortOrder, SortTarget, Txn, TxnOp, TxnOpResponse,
 };
 use tokio::sync::mpsc;
 
+use self::endpoints::Endpoints;
 use super::{Created, Entry, EtcdConfig, Event, OPERATION_MAX, Replaced, StoreError, check_key};
 
 /// Keys asked for at once when listing.
 const PAGE: i64 = 1000;
-/// A server that is silent so long is taken for gone.
-const KEEP_ALIVE: Duration = Duration::from_secs(2);
-const KEEP_ALIVE_ANSWER: Duration = Duration::from_secs(2);
+/// Lists begun anew because etcd compacted away what the first page showed.
+const LISTS_MAX: usize = 3;
+/// The largest answer taken: a page of records, or what a watch missed.
+const ANSWER_MAX: usize = 256 << 20;
 
 #[derive(Clone)]
 pub struct EtcdStore {
-    client: Client,
+    endpoints: Arc<Endpoints>,
     /// With its closing slash.
     prefix: String,
-    endpoints: String,
 }
 
 impl EtcdStore {
     /// Connects lazily: an etcd that is away is no reason not to start.
     pub async fn open(config: &EtcdConfig) -> Result<Self, StoreError> {
-        let endpoints = config.endpoints.join(", ");
-        let failed = |what: &str, error: String| StoreError::Etcd {
-            what: what.to_owned(),
-            endpoints: endpoints.clone(),
-            error,
-        };
-        if config.endpoints.is_empty() {
-            return Err(failed("connect", "no endpoint is given: set store.etcd.endpoints".into()));
-        }
-        let options =
-            options(config).map_err(|error| failed("read credentials", error.to_string()))?;
-        let client = Client::connect(&config.endpoints, Some(options))
-            .await
-            .map_err(|error| failed("connect", error.to_string()))?;
+        let endpoints = Arc::new(Endpoints::open(config).await?);
         let prefix = format!("{}/", config.prefix.trim_end_matches('/'));
-        Ok(Self { client, prefix, endpoints })
+        Ok(Self { endpoints, prefix })
     }
 
     pub async fn list(&self) -> Result<(Vec<Entry>, u64), StoreError> {
+        let mut lists = 1;
+        loop {
+            match self.list_once().await {
+                Err(StoreError::Etcd { error, .. })
+                    if error.contains("compacted") && lists < LISTS_MAX =>
+                {
+                    lists += 1;
+                }
+                listed => return listed,
+            }
+        }
+    }
+
+    async fn list_once(&self) -> Result<(Vec<Entry>, u64), StoreError> {
         let mut entries = Vec::new();
-        let mut from = self.prefix.clone();
+        let mut from = self.prefix.clone().into_bytes();
         let mut revision = 0;
         loop {
-            let mut client = self.client.kv_client();
-            // Every page shows the store as the first one did.
-            let options = GetOptions::new()
-                .with_range(range_end(&self.prefix))
-                .with_sort(SortTarget::Key, SortOrder::Ascend)
-                .with_limit(PAGE)
-                .with_revision(revision);
-            let answer = self.bounded("list", client.get(from.clone(), Some(options))).await?;
+            let answer = self.page(&from, revision).await?;
             if revision == 0 {
-                revision = answer.header().map_or(0, etcd_client::ResponseHeader::revision);
+                revision = answer.header().map_or(0, ResponseHeader::revision);
             }
             entries.extend(answer.kvs().iter().map(|kv| self.entry(kv)));
             match answer.kvs().last() {
-                Some(last) if answer.more() => {
-                    from = format!("{}\0", String::from_utf8_lossy(last.key()));
-                }
+                Some(last) if answer.more() => from = [last.key(), b"\0"].concat(),
                 _ => return Ok((entries, unsigned(revision))),
             }
         }
     }
 
+    /// Every page shows the store as the first one did.
+    async fn page(&self, from: &[u8], revision: i64) -> Result<GetResponse, StoreError> {
+        let options = GetOptions::new()
+            .with_range(range_end(&self.prefix))
+            .with_sort(SortTarget::Key, SortOrder::Ascend)
+            .with_limit(PAGE)
+            .with_revision(revision);
+        let get = |client: Client| {
+            let (from, options) = (from.to_vec(), options.clone());
+            async move { kv(&client).get(from, Some(options)).await }
+        };
+        self.endpoints.ask("list", get).await
+    }
+
     pub async fn get(&self, key: &str) -> Result<Option<Entry>, StoreError> {
-        let mut client = self.client.kv_client();
-        let answer = self.bounded(&format!("get {key}"), client.get(self.key(key)?, None)).await?;
+        let full = self.key(key)?;
+        let get = |client: Client| {
+            let full = full.clone();
+            async move { kv(&client).get(full, None).await }
+        };
+        let answer = self.endpoints.ask(&format!("get {key}"), get).await?;
         Ok(answer.kvs().first().map(|kv| self.entry(kv)))
     }
 
     pub async fn put(&self, key: &str, value: Vec<u8>) -> Result<u64, StoreError> {
-        let mut client = self.client.kv_client();
-        let put = client.put(self.key(key)?, value, None);
-        let answer = self.bounded(&format!("put {key}"), put).await?;
-        Ok(unsigned(answer.header().map_or(0, etcd_client::ResponseHeader::revision)))
+        let full = self.key(key)?;
+        let put = |client: Client| {
+            let (full, value) = (full.clone(), value.clone());
+            async move { kv(&client).put(full, value, None).await }
+        };
+        let answer = self.endpoints.ask(&format!("put {key}"), put).await?;
+        Ok(unsigned(answer.header().map_or(0, ResponseHeader::revision)))
     }
 
     pub async fn create(&self, key: &str, value: Vec<u8>) -> Result<Created, StoreError> {
         match self.compare_and_put(key, value, 0).await? {
             Ok(revision) => Ok(Created::New(revision)),
             Err(Some(entry)) => Ok(Created::Exists(entry)),
-            Err(None) => Err(self.failed(&format!("create {key}"), "it came and went")),
+            Err(None) => Err(self.endpoints.failed(&format!("create {key}"), "it came and went")),
         }
     }
 
@@ -115,27 +134,38 @@ impl EtcdStore {
     ) -> Result<Result<u64, Option<Entry>>, StoreError> {
         let full = self.key(key)?;
         let was = i64::try_from(was).unwrap_or(i64::MAX);
-        let txn = Txn::new()
-            .when([Compare::mod_revision(full.clone(), CompareOp::Equal, was)])
-            .and_then([TxnOp::put(full.clone(), value, None)])
-            .or_else([TxnOp::get(full, None)]);
-        let mut client = self.client.kv_client();
-        let answer = self.bounded(&format!("write {key}"), client.txn(txn)).await?;
+        let tries = AtomicUsize::new(0);
+        let write = |client: Client| {
+            tries.fetch_add(1, Ordering::Relaxed);
+            let txn = Txn::new()
+                .when([Compare::mod_revision(full.clone(), CompareOp::Equal, was)])
+                .and_then([TxnOp::put(full.clone(), value.clone(), None)])
+                .or_else([TxnOp::get(full.clone(), None)]);
+            async move { kv(&client).txn(txn).await }
+        };
+        let answer = self.endpoints.ask(&format!("write {key}"), write).await?;
         if answer.succeeded() {
-            let revision = answer.header().map_or(0, etcd_client::ResponseHeader::revision);
+            let revision = answer.header().map_or(0, ResponseHeader::revision);
             return Ok(Ok(unsigned(revision)));
         }
         let found = answer.op_responses().into_iter().find_map(|response| match response {
             TxnOpResponse::Get(got) => got.kvs().first().map(|kv| self.entry(kv)),
             _ => None,
         });
-        Ok(Err(found))
+        match found {
+            // The first try was done, and its answer was lost.
+            Some(entry) if tries.into_inner() > 1 && entry.value == value => Ok(Ok(entry.revision)),
+            found => Ok(Err(found)),
+        }
     }
 
     pub async fn delete(&self, key: &str) -> Result<bool, StoreError> {
-        let mut client = self.client.kv_client();
-        let delete = client.delete(self.key(key)?, None::<DeleteOptions>);
-        Ok(self.bounded(&format!("delete {key}"), delete).await?.deleted() > 0)
+        let full = self.key(key)?;
+        let delete = |client: Client| {
+            let full = full.clone();
+            async move { kv(&client).delete(full, None).await }
+        };
+        Ok(self.endpoints.ask(&format!("delete {key}"), delete).await?.deleted() > 0)
     }
 
     pub fn watch(self, events: mpsc::Sender<Event>) {
@@ -155,54 +185,10 @@ impl EtcdStore {
             revision: unsigned(kv.mod_revision()),
         }
     }
-
-    async fn bounded<T>(
-        &self,
-        what: &str,
-        work: impl Future<Output = Result<T, etcd_client::Error>>,
-    ) -> Result<T, StoreError> {
-        match tokio::time::timeout(OPERATION_MAX, work).await {
-            Ok(Ok(done)) => Ok(done),
-            Ok(Err(error)) => Err(self.failed(what, error)),
-            Err(_) => {
-                Err(self.failed(what, format!("no answer within {} s", OPERATION_MAX.as_secs())))
-            }
-        }
-    }
-
-    fn failed(&self, what: &str, error: impl ToString) -> StoreError {
-        StoreError::Etcd {
-            what: what.to_owned(),
-            endpoints: self.endpoints.clone(),
-            error: error.to_string(),
-        }
-    }
 }
 
-fn options(config: &EtcdConfig) -> io::Result<ConnectOptions> {
-    let mut options = ConnectOptions::new()
-        .with_connect_timeout(OPERATION_MAX)
-        .with_keep_alive(KEEP_ALIVE, KEEP_ALIVE_ANSWER)
-        .with_keep_alive_while_idle(true);
-    if let Some(user) = &config.user {
-        let password = match (&config.password, &config.password_file) {
-            (Some(password), _) => password.clone(),
-            (None, Some(file)) => fs::read_to_string(file)?.trim().to_owned(),
-            (None, None) => String::new(),
-        };
-        options = options.with_user(user, password);
-    }
-    if let Some(tls) = &config.tls {
-        let mut with = TlsOptions::new().ca_certificate(Certificate::from_pem(fs::read(&tls.ca)?));
-        if let (Some(cert), Some(key)) = (&tls.cert, &tls.key) {
-            with = with.identity(Identity::from_pem(fs::read(cert)?, fs::read(key)?));
-        }
-        if let Some(domain) = &tls.domain {
-            with = with.domain_name(domain);
-        }
-        options = options.with_tls(with);
-    }
-    Ok(options)
+fn kv(client: &Client) -> KvClient {
+    client.kv_client().max_decoding_message_size(ANSWER_MAX)
 }
 
 /// The first key behind all that begin with `prefix`, which ends in a slash.

@@ -9,17 +9,23 @@ use std::{
     io::Write,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
-use nix::fcntl::{Flock, FlockArg};
+use nix::{
+    errno::Errno,
+    fcntl::{Flock, FlockArg},
+};
 use tokio::sync::mpsc;
 
-use super::{Created, Entry, Event, Replaced, StoreError, check_key};
+use super::{Created, Entry, Event, OPERATION_MAX, Replaced, StoreError, check_key};
 
 const LOCK: &str = ".lock";
 /// The last revision given. Written before the record that has it, so none is given twice.
 const REVISION: &str = ".revision";
 const TMP: &str = ".tmp";
+/// Between looks at a lock that another holds: a write takes about so long.
+const LOCK_LOOK: Duration = Duration::from_millis(1);
 
 #[derive(Clone, Debug)]
 pub struct FileStore {
@@ -38,13 +44,17 @@ impl FileStore {
 
     fn make(&self) -> Result<(), StoreError> {
         fs::create_dir_all(&self.dir).map_err(|error| self.failed("make", error))?;
+        let private = |meta: fs::Metadata| meta.permissions().mode() & 0o777 == 0o700;
+        if fs::metadata(&self.dir).is_ok_and(private) {
+            return Ok(());
+        }
         fs::set_permissions(&self.dir, fs::Permissions::from_mode(0o700))
             .map_err(|error| self.failed("protect", error))
     }
 
     pub async fn list(&self) -> Result<(Vec<Entry>, u64), StoreError> {
         self.blocking(|store| {
-            let _lock = store.lock(FlockArg::LockShared)?;
+            let _lock = store.lock_to_read()?;
             store.list_locked()
         })
         .await
@@ -58,7 +68,7 @@ impl FileStore {
     pub async fn put(&self, key: &str, value: Vec<u8>) -> Result<u64, StoreError> {
         let key = key.to_owned();
         self.blocking(move |store| {
-            let _lock = store.lock(FlockArg::LockExclusive)?;
+            let _lock = store.lock_to_write()?;
             store.write(&key, &value)
         })
         .await
@@ -67,7 +77,7 @@ impl FileStore {
     pub async fn create(&self, key: &str, value: Vec<u8>) -> Result<Created, StoreError> {
         let key = key.to_owned();
         self.blocking(move |store| {
-            let _lock = store.lock(FlockArg::LockExclusive)?;
+            let _lock = store.lock_to_write()?;
             match store.read(&key)? {
                 Some(entry) => Ok(Created::Exists(entry)),
                 None => store.write(&key, &value).map(Created::New),
@@ -84,7 +94,7 @@ impl FileStore {
     ) -> Result<Replaced, StoreError> {
         let key = key.to_owned();
         self.blocking(move |store| {
-            let _lock = store.lock(FlockArg::LockExclusive)?;
+            let _lock = store.lock_to_write()?;
             let entry = store.read(&key)?;
             if entry.as_ref().is_some_and(|entry| entry.revision == was) {
                 return store.write(&key, &value).map(Replaced::Done);
@@ -98,13 +108,14 @@ impl FileStore {
         let key = key.to_owned();
         self.blocking(move |store| {
             check_key(&key)?;
-            let _lock = store.lock(FlockArg::LockExclusive)?;
+            let _lock = store.lock_to_write()?;
             if store.read(&key)?.is_none() {
                 return Ok(false);
             }
             store.next_revision()?;
             let path = store.dir.join(&key);
             fs::remove_file(&path)
+                .and_then(|()| sync_parent(&path))
                 .map_err(|error| store.failed(&format!("remove {key}"), error))?;
             Ok(true)
         })
@@ -128,36 +139,71 @@ impl FileStore {
         StoreError::File { what: what.to_owned(), dir: self.dir.clone(), error }
     }
 
-    fn lock(&self, how: FlockArg) -> Result<Flock<fs::File>, StoreError> {
+    fn lock_to_write(&self) -> Result<Flock<fs::File>, StoreError> {
         let open = fs::OpenOptions::new()
             .create(true)
             .truncate(false)
             .write(true)
             .open(self.dir.join(LOCK))
-            .map_err(|error| self.failed("open the lock", error))?;
-        Flock::lock(open, how).map_err(|(_, errno)| self.failed("take the lock", errno.into()))
+            .map_err(|error| self.failed("open .lock", error))?;
+        self.lock(open, FlockArg::LockExclusiveNonblock)
+    }
+
+    /// What can't be written any more can still be read.
+    fn lock_to_read(&self) -> Result<Flock<fs::File>, StoreError> {
+        match fs::File::open(self.dir.join(LOCK)) {
+            Ok(open) => self.lock(open, FlockArg::LockSharedNonblock),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => self.lock_to_write(),
+            Err(error) => Err(self.failed("open .lock", error)),
+        }
+    }
+
+    /// Waiting in the kernel would have no bound, and its holder may be stopped.
+    fn lock(&self, mut file: fs::File, how: FlockArg) -> Result<Flock<fs::File>, StoreError> {
+        let end = Instant::now() + OPERATION_MAX;
+        loop {
+            file = match Flock::lock(file, how) {
+                Ok(lock) => return Ok(lock),
+                Err((file, Errno::EWOULDBLOCK)) if Instant::now() < end => file,
+                Err((_, Errno::EWOULDBLOCK)) => {
+                    let held = format!(
+                        "another process has held it for {} s (`fuser .lock` tells which)",
+                        OPERATION_MAX.as_secs()
+                    );
+                    return Err(self.failed("take .lock", io::Error::other(held)));
+                }
+                Err((_, errno)) => return Err(self.failed("take .lock", errno.into())),
+            };
+            std::thread::sleep(LOCK_LOOK);
+        }
     }
 
     fn list_locked(&self) -> Result<(Vec<Entry>, u64), StoreError> {
         let mut entries = Vec::new();
+        for key in self.keys()? {
+            entries.extend(self.read(&key)?);
+        }
+        Ok((entries, self.revision()?))
+    }
+
+    /// Of all files that can be records. What else lies there is a stranger's: left alone.
+    fn keys(&self) -> Result<Vec<String>, StoreError> {
+        let mut keys = Vec::new();
         let mut dirs = vec![String::new()];
         while let Some(dir) = dirs.pop() {
-            let failed = |error| self.failed(&format!("list {dir}"), error);
+            let failed = |error| self.failed(&format!("list /{dir}"), error);
             for found in fs::read_dir(self.dir.join(&dir)).map_err(failed)? {
                 let found = found.map_err(failed)?;
                 let name = found.file_name().to_string_lossy().into_owned();
-                if name.starts_with('.') {
+                let key = if dir.is_empty() { name } else { format!("{dir}/{name}") };
+                let kind = found.file_type().map_err(failed)?;
+                if check_key(&key).is_err() || !(kind.is_dir() || kind.is_file()) {
                     continue;
                 }
-                let key = if dir.is_empty() { name } else { format!("{dir}/{name}") };
-                if found.file_type().map_err(failed)?.is_dir() {
-                    dirs.push(key);
-                } else {
-                    entries.extend(self.read(&key)?);
-                }
+                if kind.is_dir() { dirs.push(key) } else { keys.push(key) }
             }
         }
-        Ok((entries, self.revision()?))
+        Ok(keys)
     }
 
     fn read(&self, key: &str) -> Result<Option<Entry>, StoreError> {
@@ -187,32 +233,52 @@ impl FileStore {
     fn revision(&self) -> Result<u64, StoreError> {
         match fs::read_to_string(self.dir.join(REVISION)) {
             Ok(text) => text.trim().parse().map_err(|error| {
-                self.failed("read the revision", io::Error::new(io::ErrorKind::InvalidData, error))
+                let bad = format!(
+                    "{error}; write a number there that is higher than the first line of any record"
+                );
+                self.failed("read .revision", io::Error::new(io::ErrorKind::InvalidData, bad))
             }),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
-            Err(error) => Err(self.failed("read the revision", error)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => self.highest(),
+            Err(error) => Err(self.failed("read .revision", error)),
         }
+    }
+
+    /// Where the last revision given is not known: one that is in use is not given again.
+    fn highest(&self) -> Result<u64, StoreError> {
+        let mut highest = 0;
+        for key in self.keys()? {
+            highest = highest.max(self.read(&key)?.map_or(0, |entry| entry.revision));
+        }
+        Ok(highest)
     }
 
     fn next_revision(&self) -> Result<u64, StoreError> {
         let revision = self.revision()? + 1;
         self.replace_file(&self.dir.join(REVISION), revision.to_string().as_bytes())
-            .map_err(|error| self.failed("write the revision", error))?;
+            .map_err(|error| self.failed("write .revision", error))?;
         Ok(revision)
     }
 
     /// One temporary name for all: there is one writer at a time, and what a dead one left there
-    /// is overwritten.
+    /// is overwritten. One that could not be finished is not left: the disk may be full of it.
     fn replace_file(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
         let tmp = self.dir.join(TMP);
-        let mut file = fs::File::create(&tmp)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&tmp, path)?;
-        match path.parent() {
-            Some(parent) => fs::File::open(parent)?.sync_all(),
-            None => Ok(()),
-        }
+        let written = fs::File::create(&tmp).and_then(|mut file| {
+            file.write_all(bytes)?;
+            file.sync_all()
+        });
+        written.and_then(|()| fs::rename(&tmp, path)).inspect_err(|_| {
+            let _ = fs::remove_file(&tmp);
+        })?;
+        sync_parent(path)
+    }
+}
+
+/// A name is on disk only once its directory is.
+fn sync_parent(path: &Path) -> io::Result<()> {
+    match path.parent() {
+        Some(parent) => fs::File::open(parent)?.sync_all(),
+        None => Ok(()),
     }
 }
 
