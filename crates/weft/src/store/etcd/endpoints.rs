@@ -7,7 +7,7 @@ use std::{
     collections::BTreeMap,
     error::Error as _,
     future::Future,
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
     time::Duration,
 };
 
@@ -26,13 +26,20 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 pub(super) struct Endpoints {
     config: EtcdConfig,
-    ways: Vec<Mutex<Way>>,
+    ways: Vec<Way>,
     /// The endpoint that is asked first.
     first: AtomicUsize,
 }
 
 #[derive(Default)]
 struct Way {
+    connection: Mutex<Connection>,
+    /// Something was answered since it was made.
+    proven: AtomicBool,
+}
+
+#[derive(Default)]
+struct Connection {
     client: Option<Client>,
     /// Clients made so far: tells the one that failed from its successor.
     made: u64,
@@ -64,11 +71,11 @@ impl Endpoints {
         options::check(config).map_err(|bad| failed(config, "connect", bad))?;
         for endpoint in &config.endpoints {
             let options = options::read(config)
-                .map_err(|error| failed(config, &error.what, error.error.to_string()))?;
+                .map_err(|error| failed(config, "connect", error.to_string()))?;
             let made = Client::connect([endpoint], Some(options)).await;
             made.map_err(|error| failed(config, &options::made_of(config), say(&error)))?;
         }
-        let ways = config.endpoints.iter().map(|_| Mutex::default()).collect();
+        let ways = config.endpoints.iter().map(|_| Way::default()).collect();
         Ok(Self { config: config.clone(), ways, first: AtomicUsize::new(0) })
     }
 
@@ -96,10 +103,13 @@ impl Endpoints {
         for tries in 1.. {
             let at = self.first.load(Ordering::Relaxed) % self.ways.len();
             let refusal = match self.ask_one(at, end, &work).await {
-                Ok(done) => return Ok(done),
+                Ok(done) => {
+                    self.ways[at].proven.store(true, Ordering::Relaxed);
+                    return Ok(done);
+                }
                 Err(refusal) => refusal,
             };
-            said.insert(at, refusal.why);
+            said.insert(at, self.doubted(at, refusal.why));
             wait |= refusal.then == Then::Wait;
             if refusal.then == Then::Login {
                 logins += 1;
@@ -107,7 +117,7 @@ impl Endpoints {
             }
             let stop = refusal.then == Then::Stop;
             if !stop {
-                self.leave(at, refusal.made).await;
+                self.leave(at, refusal.made);
             }
             let round = tries % self.ways.len() == 0;
             if stop || Instant::now() >= end || (round && !wait) {
@@ -148,7 +158,7 @@ impl Endpoints {
 
     /// Logs in if need be; others wait for that rather than log in beside.
     async fn client(&self, at: usize) -> Result<(u64, Client), Refusal> {
-        let mut way = self.ways[at].lock().await;
+        let mut way = self.ways[at].connection.lock().await;
         if let Some(client) = &way.client {
             return Ok((way.made, client.clone()));
         }
@@ -170,14 +180,35 @@ impl Endpoints {
     }
 
     /// Others may have left it already, and have made a new connection to it.
-    async fn leave(&self, at: usize, made: Option<u64>) {
+    fn leave(&self, at: usize, made: Option<u64>) {
         let next = (at + 1) % self.ways.len();
         let _ = self.first.compare_exchange(at, next, Ordering::Relaxed, Ordering::Relaxed);
         // Where it is being made anew, there is nothing left to drop.
-        if let Ok(mut way) = self.ways[at].try_lock()
+        if let Ok(mut way) = self.ways[at].connection.try_lock()
             && Some(way.made) == made
         {
             way.client = None;
+            self.ways[at].proven.store(false, Ordering::Relaxed);
+        }
+    }
+
+    /// With what may be behind it: a server that does not like how it is spoken to hangs up.
+    fn doubted(&self, at: usize, why: String) -> String {
+        const HUNG_UP: [&str; 5] =
+            ["connection closed", "fatal alert", "broken pipe", "reset by peer", "http2 error"];
+        let hung_up = HUNG_UP.iter().any(|word| why.to_lowercase().contains(word));
+        if !hung_up || self.ways[at].proven.load(Ordering::Relaxed) {
+            return why;
+        }
+        match self.config.tls.as_ref().map(|tls| &tls.cert) {
+            None => format!("{why}: if this etcd wants TLS, write https:// and set store.etcd.tls"),
+            Some(None) => format!(
+                "{why}: if this etcd wants a client's certificate, set store.etcd.tls.cert and key"
+            ),
+            Some(Some(cert)) => format!(
+                "{why}: does this etcd accept the client's certificate {}, and is it still valid?",
+                cert.display()
+            ),
         }
     }
 
@@ -246,7 +277,7 @@ pub(super) fn say(error: &Error) -> String {
 }
 
 fn advice(said: &str) -> Option<&'static str> {
-    const ADVICE: [(&str, &str); 4] = [
+    const ADVICE: [(&str, &str); 3] = [
         (
             "database space exceeded",
             "etcd is full and takes no writes; compact it (`etcdctl compact REVISION`), \
@@ -256,10 +287,6 @@ fn advice(said: &str) -> Option<&'static str> {
         (
             "authentication is not enabled",
             "this etcd has no logins; leave out store.etcd.user and password",
-        ),
-        (
-            "CertificateRequired",
-            "this etcd wants a client's certificate; set store.etcd.tls.cert and key",
         ),
     ];
     ADVICE.iter().find(|(of, _)| said.contains(of)).map(|(_, advice)| *advice)

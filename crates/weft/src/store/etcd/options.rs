@@ -16,8 +16,8 @@ const KEEP_ALIVE_ANSWER: Duration = Duration::from_secs(2);
 #[derive(Debug, thiserror::Error)]
 #[error("{what}: {error}")]
 pub(super) struct ReadError {
-    pub(super) what: String,
-    pub(super) error: io::Error,
+    what: String,
+    error: io::Error,
 }
 
 /// Contradictions, said before anything is tried.
