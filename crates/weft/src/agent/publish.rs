@@ -101,6 +101,8 @@ impl Written {
         let newer = |revision: &u64| *revision > view.revision;
         let record = match &self.record {
             Some((record, revision)) if newer(revision) => Some(record.clone()),
+            // What can't be read replaces nothing in the view, but in the store it did.
+            _ if view.said.contains_key(&node_key(&agent.node)) => None,
             _ => view.nodes.get(&agent.node).map(|node| node.record.clone()),
         };
         let ack = match &self.ack {

@@ -41,22 +41,36 @@ async fn etcd_that_dies_and_comes_back_loses_no_change() {
 async fn a_watch_that_breaks_while_it_catches_up_misses_nothing() {
     let mut etcd = Etcd::start("etcd-breaks", 23720);
     let store = open(&etcd.config()).await;
-    // Lags, so that the watch is stopped amid what it has to tell.
-    let mut listener = Listener::idle(&store);
-    let mut last = 0;
-    for round in 0..4 {
-        for n in 0..700 {
-            last =
-                store.put(&format!("nodes/n{n}"), format!("{round}").into_bytes()).await.unwrap();
-        }
-        etcd.kill();
-        etcd.again();
-        until("answers", async || store.list().await.is_ok()).await;
+    // Does not listen, so that the watch is stopped amid what it has to tell.
+    let mut listener = Listener::to(&store).await;
+    let mut writers = Vec::new();
+    for writer in 0..8 {
+        let store = store.clone();
+        writers.push(tokio::spawn(async move {
+            let mut last = 0;
+            for n in 0..600 {
+                last = store.put(&format!("nodes/n{writer}-{n}"), vec![b'x'; 600]).await.unwrap();
+            }
+            last
+        }));
     }
+    let mut last = 0;
+    for writer in writers {
+        last = last.max(writer.await.unwrap());
+    }
+    etcd.kill();
+    etcd.again();
+    // It has begun again, with thousands still to tell; and breaks.
+    listener.until("away", |listener| listener.away.is_some()).await;
+    listener.until("back", |listener| listener.away.is_none()).await;
+    assert!(listener.heard.len() < 4000, "much is left: {} heard", listener.heard.len());
+    etcd.kill();
+    etcd.again();
     listener.until_at(last).await;
     let first = *listener.heard.first().unwrap();
-    assert!(listener.heard.len() > 2000 && listener.snapshots == 1, "heard as changes");
+    assert_eq!((listener.snapshots, listener.breaks), (1, 2), "heard as changes");
     assert_eq!(listener.heard.len() as u64, last - first + 1, "each of them");
+    assert_eq!(listener.records.len(), 4800);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,6 +2,7 @@
 //! etcd is a real one, started here and ended with the test.
 #![allow(clippy::unwrap_used)]
 
+mod agent;
 mod claimers;
 mod cluster;
 mod etcd;

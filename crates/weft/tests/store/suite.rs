@@ -24,6 +24,7 @@ async fn suite(config: &StoreConfig) {
     one_record(&store).await;
     claims(&store).await;
     many_records(&store).await;
+    few_records_often(&store).await;
 }
 
 async fn one_record(store: &Store) {
@@ -131,4 +132,25 @@ async fn many_records(store: &Store) {
         assert_eq!(listener.records, entries);
         assert_eq!(listener.breaks, 0);
     }
+}
+
+/// The same few are written again and again: whatever of it is heard, is heard in order.
+async fn few_records_often(store: &Store) {
+    let mut listener = Listener::to(store).await;
+    let writer = tokio::spawn({
+        let store = store.clone();
+        async move {
+            let mut last = 0;
+            for n in 0..MANY {
+                let key = format!("acks/a-node-with-a-long-name-{}", n % 60);
+                last = store.put(&key, format!("{n}").into_bytes()).await.unwrap();
+            }
+            last
+        }
+    });
+    let last = writer.await.unwrap();
+    listener.until_at(last).await;
+    let (entries, _) = store.list().await.unwrap();
+    let entries = entries.into_iter().map(|entry| (entry.key, entry.value)).collect();
+    assert_eq!(listener.records, entries);
 }
