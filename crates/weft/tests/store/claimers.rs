@@ -98,8 +98,8 @@ async fn claim_all() {
     let start = start_of(won.parent().unwrap());
     let mut won = fs::File::create(won).unwrap();
     until("the start", async || start.exists()).await;
-    // From places near each other, as nodes begin at places of their own.
-    let first = name.parse::<usize>().unwrap() * 5;
+    // From a place of its own, as nodes do, into what the next ones are claiming.
+    let first = name.parse::<usize>().unwrap() * BLOCKS / CLAIMERS / 2;
     for block in first..first + BLOCKS {
         let block = block % BLOCKS;
         let key = format!("blocks/race/10.3.{block}.0-24");

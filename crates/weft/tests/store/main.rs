@@ -46,7 +46,7 @@ async fn open(config: &StoreConfig) -> Store {
 async fn until(what: &str, mut is: impl AsyncFnMut() -> bool) {
     let looks = async {
         while !is().await {
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            tokio::time::sleep(Duration::from_millis(2)).await;
         }
     };
     tokio::time::timeout(PATIENCE, looks).await.unwrap_or_else(|_| panic!("never: {what}"));
