@@ -1,11 +1,13 @@
 //! What a node's own namespace should hold: all networks, all peers, all pods, in one state.
 
+use std::collections::BTreeSet;
+
 use ipnet::IpNet;
 
 use crate::{
     attach::Ground,
     attachment::{Attachment, Phase},
-    join::vxlan::tunnel_address,
+    join::{Receive, vxlan::tunnel_address},
     name::{IfName, Mtu, NetworkName, NodeName},
     network::{Network, Untracked},
     paths::Stage,
@@ -99,6 +101,12 @@ fn sysctls(host: &Host, served: &[Served<'_>]) -> Vec<Object> {
 
 fn ruleset(host: &Host, served: &[Served<'_>]) -> Ruleset {
     let mut ruleset = Ruleset::default();
+    // As soon as anything is translated, the kernel tracks the tunnels' own packets too.
+    if host.foreign_nat || served.iter().any(|net| net.network.masquerade) {
+        let ports = served.iter().flat_map(|net| &net.stage.hold).filter_map(Receive::port);
+        let ports: BTreeSet<u16> = ports.collect();
+        ruleset.raw.extend(ports.into_iter().map(|port| Rule::NoTrackPort { port }));
+    }
     for net in served {
         let untracked = match net.network.untracked {
             Untracked::Always => true,

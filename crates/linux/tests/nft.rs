@@ -22,6 +22,7 @@ fn the_table_says_in_nft_what_we_mean_and_sabotage_is_seen() {
             "ip saddr 10.1.0.0/16 ip daddr 10.1.0.0/16 notrack",
             "ip6 saddr fd00:1::/48 ip6 daddr fd00:1::/48 return",
             "ip saddr 10.1.0.0/16 masquerade",
+            "udp dport 4789 notrack",
         ] {
             assert!(text.contains(line), "{line} is not in {text}");
         }
@@ -30,6 +31,11 @@ fn the_table_says_in_nft_what_we_mean_and_sabotage_is_seen() {
             "nft delete table inet weft",
             "nft add rule inet weft source-nat ip saddr 10.9.0.0/16 masquerade",
             "nft insert rule inet weft raw-prerouting drop",
+            "nft insert rule inet weft raw-prerouting udp dport 4790 notrack",
+            "nft insert rule inet weft raw-prerouting tcp dport 4789 notrack",
+            "nft insert rule inet weft raw-prerouting udp sport 4789 notrack",
+            "nft insert rule inet weft raw-output ip saddr 10.1.0.0/16 udp dport 4789 notrack",
+            "nft insert rule inet weft raw-output meta l4proto udp notrack",
             "nft add chain inet weft more",
             "nft add chain inet weft source-nat '{ policy drop; }'",
             "nft add table inet weft '{ flags dormant; }'",

@@ -100,6 +100,14 @@ impl Receive {
         }
     }
 
+    /// The UDP port that packets arrive at, where they are inside UDP.
+    pub fn port(&self) -> Option<u16> {
+        match self {
+            Self::Direct { .. } => None,
+            Self::Vxlan { port, .. } => Some(*port),
+        }
+    }
+
     /// What a node must hold to be reached this way, and to send this way too.
     /// `mtu` is the underlay device's; `addrs` are the tunnel's own addresses.
     pub fn hold(&self, mtu: Mtu, addrs: &[IpAddr]) -> State {

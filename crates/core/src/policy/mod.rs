@@ -21,6 +21,8 @@ pub struct Ruleset {
 pub enum Rule {
     /// Packets between these prefixes are not tracked: no NAT can ever concern them.
     NoTrack { from: IpNet, to: IpNet },
+    /// Nor are packets to this UDP port: a tunnel's own, which nobody translates.
+    NoTrackPort { port: u16 },
     /// Packets from and to these prefixes keep their source address.
     Keep { from: IpNet, to: IpNet },
     /// Whatever else leaves `from` takes the address of the interface it leaves by, multicast
@@ -36,6 +38,7 @@ impl fmt::Display for Rule {
             Self::NoTrack { from, to } => {
                 write!(f, "{0} saddr {from} {0} daddr {to} notrack", family(from))
             }
+            Self::NoTrackPort { port } => write!(f, "udp dport {port} notrack"),
             Self::Keep { from, to } => {
                 write!(f, "{0} saddr {from} {0} daddr {to} return", family(from))
             }

@@ -13,6 +13,7 @@ const EXPR_DATA: u16 = 2;
 const META_DREG: u16 = 1;
 const META_KEY: u16 = 2;
 const META_NFPROTO: u32 = 15;
+const META_L4PROTO: u32 = 16;
 const CMP_SREG: u16 = 1;
 const CMP_OP: u16 = 2;
 const CMP_DATA: u16 = 3;
@@ -22,6 +23,10 @@ const PAYLOAD_BASE: u16 = 2;
 const PAYLOAD_OFFSET: u16 = 3;
 const PAYLOAD_LEN: u16 = 4;
 const NETWORK_HEADER: u32 = 1;
+const TRANSPORT_HEADER: u32 = 2;
+const UDP: u8 = 17;
+/// Where the destination port stands in a UDP header, and its length.
+const UDP_DPORT: (u32, u32) = (2, 2);
 const BITWISE_SREG: u16 = 1;
 const BITWISE_DREG: u16 = 2;
 const BITWISE_LEN: u16 = 3;
@@ -49,6 +54,7 @@ enum Field {
 
 pub(super) fn encode(batch: &mut Batch, rule: &Rule) {
     let (from, to) = match rule {
+        Rule::NoTrackPort { port } => return no_track_port(batch, *port),
         Rule::NoTrack { from, to } | Rule::Keep { from, to } => (from, Some(to)),
         Rule::Masquerade { from } => (from, None),
     };
@@ -60,8 +66,8 @@ pub(super) fn encode(batch: &mut Batch, rule: &Rule) {
     prefix(batch, Field::Source, from);
     to.into_iter().for_each(|to| prefix(batch, Field::Destination, to));
     match rule {
-        Rule::NoTrack { .. } => expression(batch, "notrack", |_| {}),
         Rule::Masquerade { .. } => expression(batch, "masq", |_| {}),
+        Rule::NoTrack { .. } | Rule::NoTrackPort { .. } => expression(batch, "notrack", |_| {}),
         Rule::Keep { .. } => expression(batch, "immediate", |batch| {
             batch.attr_be32(IMMEDIATE_DREG, REG_VERDICT).nest(IMMEDIATE_DATA, |batch| {
                 batch.nest(DATA_VERDICT, |batch| {
@@ -70,6 +76,22 @@ pub(super) fn encode(batch: &mut Batch, rule: &Rule) {
             });
         }),
     }
+}
+
+fn no_track_port(batch: &mut Batch, port: u16) {
+    expression(batch, "meta", |batch| {
+        batch.attr_be32(META_KEY, META_L4PROTO).attr_be32(META_DREG, REG_1);
+    });
+    compare(batch, &[UDP]);
+    expression(batch, "payload", |batch| {
+        batch
+            .attr_be32(PAYLOAD_DREG, REG_1)
+            .attr_be32(PAYLOAD_BASE, TRANSPORT_HEADER)
+            .attr_be32(PAYLOAD_OFFSET, UDP_DPORT.0)
+            .attr_be32(PAYLOAD_LEN, UDP_DPORT.1);
+    });
+    compare(batch, &port.to_be_bytes());
+    expression(batch, "notrack", |_| {});
 }
 
 fn expression(batch: &mut Batch, name: &str, data: impl FnOnce(&mut Batch)) {
@@ -141,12 +163,16 @@ struct Reading {
     mask: Option<Vec<u8>>,
     from: Option<IpNet>,
     to: Option<IpNet>,
+    udp: bool,
+    port: Option<u16>,
     rule: Option<Rule>,
 }
 
 enum Loaded {
     Family,
     Address(Field),
+    Protocol,
+    Port,
 }
 
 pub(super) fn decode(expressions: &[u8]) -> Option<Rule> {
@@ -196,18 +222,14 @@ impl Reading {
     fn take(&mut self, name: &str, data: &[u8]) -> Option<()> {
         match name {
             "meta" => {
-                (number(data, META_KEY)? == META_NFPROTO).then_some(())?;
-                self.loaded = Some((Loaded::Family, 1));
+                let loaded = match number(data, META_KEY)? {
+                    META_NFPROTO => Loaded::Family,
+                    META_L4PROTO => Loaded::Protocol,
+                    _ => return None,
+                };
+                self.loaded = Some((loaded, 1));
             }
-            "payload" => {
-                (number(data, PAYLOAD_BASE)? == NETWORK_HEADER).then_some(())?;
-                let (at, ipv4) = (number(data, PAYLOAD_OFFSET)?, self.ipv4?);
-                let fields = [Field::Source, Field::Destination];
-                let field = fields.into_iter().find(|field| offset(*field, ipv4) == at)?;
-                let length = usize::try_from(number(data, PAYLOAD_LEN)?).ok()?;
-                self.loaded = Some((Loaded::Address(field), length));
-                self.mask = None;
-            }
+            "payload" => self.load(data)?,
             "bitwise" => {
                 let plain = value(data, BITWISE_XOR)?.iter().all(|byte| *byte == 0);
                 let mask = value(data, BITWISE_MASK)?.to_vec();
@@ -218,8 +240,14 @@ impl Reading {
                 self.compare(value(data, CMP_DATA)?)?;
             }
             "notrack" => {
-                let (from, to) = self.ends()?;
-                self.rule = Some(Rule::NoTrack { from, to });
+                self.rule = Some(match self.port {
+                    // A port, and nothing besides.
+                    Some(port) if self.ipv4.is_none() => Rule::NoTrackPort { port },
+                    _ => {
+                        let (from, to) = self.ends()?;
+                        Rule::NoTrack { from, to }
+                    }
+                });
             }
             "masq" => {
                 // Flags and port ranges would be attributes.
@@ -236,6 +264,21 @@ impl Reading {
         Some(())
     }
 
+    fn load(&mut self, data: &[u8]) -> Option<()> {
+        let (at, length) = (number(data, PAYLOAD_OFFSET)?, number(data, PAYLOAD_LEN)?);
+        let loaded = match number(data, PAYLOAD_BASE)? {
+            NETWORK_HEADER => {
+                let (ipv4, fields) = (self.ipv4?, [Field::Source, Field::Destination]);
+                Loaded::Address(fields.into_iter().find(|field| offset(*field, ipv4) == at)?)
+            }
+            TRANSPORT_HEADER if self.udp && (at, length) == UDP_DPORT => Loaded::Port,
+            _ => return None,
+        };
+        self.loaded = Some((loaded, usize::try_from(length).ok()?));
+        self.mask = None;
+        Some(())
+    }
+
     fn compare(&mut self, value: &[u8]) -> Option<()> {
         let (loaded, length) = self.loaded.take()?;
         (value.len() == length).then_some(())?;
@@ -247,6 +290,14 @@ impl Reading {
                     _ => return None,
                 };
                 self.ipv4.replace(ipv4).is_none().then_some(())
+            }
+            Loaded::Protocol => {
+                let first = self.mask.is_none() && !std::mem::replace(&mut self.udp, true);
+                (first && value == [UDP]).then_some(())
+            }
+            Loaded::Port => {
+                let port = u16::from_be_bytes(value.try_into().ok()?);
+                (self.mask.is_none() && self.port.replace(port).is_none()).then_some(())
             }
             Loaded::Address(field) => {
                 // `nft` loads only as many bytes as a prefix has.
@@ -268,6 +319,7 @@ impl Reading {
 
     /// A prefix that is not compared is the whole family.
     fn ends(&self) -> Option<(IpNet, IpNet)> {
+        (!self.udp).then_some(())?;
         let all: IpNet = if self.ipv4? { "0.0.0.0/0" } else { "::/0" }.parse().ok()?;
         Some((self.from.unwrap_or(all), self.to.unwrap_or(all)))
     }

@@ -37,7 +37,11 @@ pub fn net(text: &str) -> IpNet {
 pub fn ruleset() -> Ruleset {
     let (a, b) = (net("10.1.0.0/16"), net("fd00:1::/48"));
     Ruleset {
-        raw: vec![Rule::NoTrack { from: a, to: a }, Rule::NoTrack { from: b, to: b }],
+        raw: vec![
+            Rule::NoTrackPort { port: 4789 },
+            Rule::NoTrack { from: a, to: a },
+            Rule::NoTrack { from: b, to: b },
+        ],
         nat: vec![
             Rule::Keep { from: a, to: a },
             Rule::Masquerade { from: a },

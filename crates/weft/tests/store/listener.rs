@@ -13,6 +13,8 @@ pub struct Listener {
     pub records: BTreeMap<String, Vec<u8>>,
     pub revision: u64,
     pub snapshots: usize,
+    /// Up to where the last snapshot went.
+    listed: u64,
     /// Revisions heard of.
     pub heard: BTreeSet<u64>,
     pub away: Option<String>,
@@ -34,17 +36,24 @@ impl Listener {
             records: BTreeMap::new(),
             revision: 0,
             snapshots: 0,
+            listed: 0,
             heard: BTreeSet::new(),
             away: None,
             breaks: 0,
         }
     }
 
+    /// Each of these changes was heard, or a list that it is in. (A member that lags behind the one
+    /// that was listened to is listed anew.)
+    pub fn knows(&self, revisions: &[u64]) -> bool {
+        revisions.iter().all(|r| *r <= self.listed || self.heard.contains(r))
+    }
+
     async fn hear(&mut self) {
         match self.events.recv().await.expect("a watch that goes on") {
             Event::Snapshot { entries, revision } => {
                 self.snapshots += 1;
-                self.revision = revision;
+                (self.revision, self.listed) = (revision, revision);
                 self.records = entries.into_iter().map(|entry| (entry.key, entry.value)).collect();
             }
             Event::Put(entry) => {
