@@ -27,7 +27,7 @@ use crate::{
     observe::{self, Found, Hops, HostLink, Observed, RouteTo},
     socket::{self, Answer},
     uapi::RTPROT_RA,
-    writer::{BATCH_MAX, Writer},
+    writer::{BATCH_MAX, Place, Writer},
 };
 
 const POISONED: &str = "no code that holds this lock panics";
@@ -105,13 +105,13 @@ impl Kernel {
         Ok(Self::around(netns.try_clone().map_err(Error::Open)?, None))
     }
 
-    /// As `of`, with a socket opened and the namespace's cookie: one visit for both, since each
-    /// takes a thread that is thrown away.
-    pub fn visit(netns: &Netns) -> Result<(Self, u64), Error> {
+    /// As `of`, by going there: the calling thread stays inside for good, so it must be one that
+    /// ends soon. Returns the namespace's cookie too.
+    pub fn enter(netns: &Netns) -> Result<(Self, u64), Error> {
         let kernel = Self::of(netns)?;
-        let visited = netns.run(|| Ok((socket::Link::route()?, crate::netns::cookie_here()?)));
-        let (socket, cookie) =
-            visited.and_then(|visited: io::Result<_>| visited).map_err(Error::Open)?;
+        netns.enter().map_err(Error::Open)?;
+        let socket = socket::Link::route().map_err(Error::Open)?;
+        let cookie = crate::netns::cookie_here().map_err(Error::Open)?;
         kernel.ports.write().expect(POISONED).insert((true, socket.port));
         kernel.pool.lock().expect(POISONED).push(socket);
         Ok((kernel, cookie))
@@ -223,7 +223,7 @@ impl Kernel {
     pub fn apply(&self, changes: &[Change]) -> Vec<Refusal> {
         let applied = self.write(|socket| {
             let mut hops = self.hops.lock().expect(POISONED);
-            let mut writer = Writer::new(socket, &mut hops, self.nft.as_ref(), &self.unsigned);
+            let mut writer = Writer::new(self.place(), socket, &mut hops);
             changes.iter().for_each(|change| writer.change(change));
             Ok(writer.finish())
         });
@@ -234,6 +234,10 @@ impl Kernel {
                 text: String::new(),
             }]
         })
+    }
+
+    fn place(&self) -> Place<'_> {
+        Place { netns: &self.netns, nft: self.nft.as_ref(), unsigned: &self.unsigned }
     }
 
     /// Makes both ends of a pod's link in one message, the pod's end in its own namespace.

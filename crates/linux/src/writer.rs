@@ -16,6 +16,7 @@ use weft_core::{
 use crate::{
     encode,
     kernel::{Deed, Refusal, Unsigned},
+    netns::Netns,
     nft::Nft,
     observe::{self, Hops, HostLink},
     socket,
@@ -25,11 +26,17 @@ use crate::{
 /// Requests in one send; beyond it the answers might not fit the socket's buffer.
 pub(crate) const BATCH_MAX: u32 = 1024;
 
+/// The namespace that is written to.
+pub(crate) struct Place<'a> {
+    pub(crate) netns: &'a Netns,
+    pub(crate) nft: Option<&'a Nft>,
+    pub(crate) unsigned: &'a Unsigned,
+}
+
 pub(crate) struct Writer<'a> {
+    place: Place<'a>,
     socket: &'a mut socket::Link,
     hops: &'a mut Hops,
-    nft: Option<&'a Nft>,
-    unsigned: &'a Unsigned,
     batch: Batch,
     /// The change behind each request of the batch.
     sent: Vec<&'a Change>,
@@ -40,15 +47,10 @@ pub(crate) struct Writer<'a> {
 }
 
 impl<'a> Writer<'a> {
-    pub(crate) fn new(
-        socket: &'a mut socket::Link,
-        hops: &'a mut Hops,
-        nft: Option<&'a Nft>,
-        unsigned: &'a Unsigned,
-    ) -> Self {
+    pub(crate) fn new(place: Place<'a>, socket: &'a mut socket::Link, hops: &'a mut Hops) -> Self {
         let batch = socket.batch();
         let (sent, indexes, moving) = (Vec::new(), BTreeMap::new(), BTreeSet::new());
-        Self { socket, hops, nft, unsigned, batch, sent, indexes, moving, refusals: Vec::new() }
+        Self { place, socket, hops, batch, sent, indexes, moving, refusals: Vec::new() }
     }
 
     pub(crate) fn finish(mut self) -> Vec<Refusal> {
@@ -86,7 +88,9 @@ impl<'a> Writer<'a> {
             }
             Object::Sysctl { knob, value } => {
                 self.flush();
-                return fs::write(format!("/proc/sys/{}", knob.path()), value.to_string());
+                // The calling thread may be in another namespace, and /proc/sys shows its own.
+                let path = format!("/proc/sys/{}", knob.path());
+                return self.place.netns.run(|| fs::write(path, value.to_string()))?;
             }
             Object::Table { ruleset } => {
                 self.flush();
@@ -119,7 +123,7 @@ impl<'a> Writer<'a> {
     }
 
     fn did(&self, deed: Deed) {
-        self.unsigned.lock().expect("no code that holds this lock panics").insert(deed);
+        self.place.unsigned.lock().expect("no code that holds this lock panics").insert(deed);
     }
 
     fn put_link(&mut self, link: &Link) -> io::Result<()> {
@@ -232,7 +236,7 @@ impl<'a> Writer<'a> {
     }
 
     fn nft(&self) -> io::Result<&'a Nft> {
-        self.nft.ok_or_else(|| io::Error::other("this namespace has no table of ours"))
+        self.place.nft.ok_or_else(|| io::Error::other("this namespace has no table of ours"))
     }
 
     fn flush(&mut self) {

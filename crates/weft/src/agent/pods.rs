@@ -45,7 +45,7 @@ pub fn answer(agent: &Agent, call: &Call, netns: Option<Netns>) -> Result<Option
 fn add(agent: &Agent, call: &Call, netns: Option<Netns>) -> Result<AddResult, CniError> {
     let id = call.id.clone().ok_or_else(no_container)?;
     let netns = netns.ok_or_else(|| no_namespace(call))?;
-    let (there, cookie) = Kernel::visit(&netns)
+    let (there, cookie) = Kernel::enter(&netns)
         .map_err(|error| CniError::new(Code::Io, "reach into the namespace", error.to_string()))?;
     if Some(cookie) == agent.cookie {
         return Err(CniError::new(

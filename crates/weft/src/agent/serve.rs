@@ -1,4 +1,5 @@
-//! The plugin's door: a Unix socket, one call a connection, a thread each. The namespace comes as
+//! The plugin's door: a Unix socket, one call a connection, a thread each. A call may take its thread
+//! into the pod's namespace, so none serves twice; its successor is made after the answer. The namespace comes as
 //! a descriptor beside the first byte, so a path that has since changed its meaning is no danger.
 
 use std::{
@@ -31,13 +32,25 @@ use super::{Agent, pods};
 
 /// Calls served at once; more wait in the socket's backlog.
 const CALLS_MAX: usize = 64;
+/// Threads that wait for a call.
+const WAITING: usize = 8;
+/// How soon to try again what the system refused.
+const RETRY: Duration = Duration::from_millis(100);
 const READ_MAX: Duration = Duration::from_secs(10);
 
+struct Door {
+    agent: Arc<Agent>,
+    listener: UnixListener,
+    /// Threads that wait for a call, and all.
+    waiting: AtomicUsize,
+    threads: AtomicUsize,
+}
+
 pub fn spawn(agent: &Arc<Agent>) -> anyhow::Result<()> {
-    let path = agent.config.cni_socket();
-    let listener = listen(&path)?;
-    let agent = agent.clone();
-    std::thread::Builder::new().name("cni".into()).spawn(move || accept(&agent, &listener))?;
+    let listener = listen(&agent.config.cni_socket())?;
+    let (waiting, threads) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let door = Arc::new(Door { agent: agent.clone(), listener, waiting, threads });
+    door.fill(WAITING);
     Ok(())
 }
 
@@ -51,21 +64,43 @@ pub fn listen(path: &Path) -> anyhow::Result<UnixListener> {
     Ok(listener)
 }
 
-fn accept(agent: &Arc<Agent>, listener: &UnixListener) {
-    let busy = Arc::new(AtomicUsize::new(0));
-    for stream in listener.incoming() {
-        let Ok(stream) = stream else { continue };
-        while busy.load(Ordering::Acquire) >= CALLS_MAX {
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        busy.fetch_add(1, Ordering::AcqRel);
-        let (agent, busy) = (agent.clone(), busy.clone());
-        std::thread::spawn(move || {
-            if let Err(error) = serve(&agent, stream) {
-                tracing::warn!(%error, "a call broke off");
+impl Door {
+    /// Sees that so many threads wait, as far as there may be more.
+    fn fill(self: &Arc<Self>, waiting: usize) {
+        while self.waiting.load(Ordering::Acquire) < waiting
+            && self.threads.load(Ordering::Acquire) < CALLS_MAX
+        {
+            self.waiting.fetch_add(1, Ordering::AcqRel);
+            self.threads.fetch_add(1, Ordering::AcqRel);
+            let door = self.clone();
+            let made = std::thread::Builder::new().name("cni".into());
+            if let Err(error) = made.spawn(move || door.serve_one()) {
+                self.waiting.fetch_sub(1, Ordering::AcqRel);
+                self.threads.fetch_sub(1, Ordering::AcqRel);
+                tracing::warn!(%error, "no thread to be had for CNI calls; will try again");
+                std::thread::sleep(RETRY);
             }
-            busy.fetch_sub(1, Ordering::AcqRel);
-        });
+        }
+    }
+
+    fn serve_one(self: &Arc<Self>) {
+        let stream = self.listener.accept();
+        self.waiting.fetch_sub(1, Ordering::AcqRel);
+        // Where nobody else waits, the next call must not wait for the end of this one.
+        self.fill(1);
+        match stream {
+            Ok((stream, _)) => {
+                if let Err(error) = serve(&self.agent, stream) {
+                    tracing::warn!(%error, "a call broke off");
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, "no call can be taken; will try again");
+                std::thread::sleep(RETRY);
+            }
+        }
+        self.threads.fetch_sub(1, Ordering::AcqRel);
+        self.fill(WAITING);
     }
 }
 
