@@ -1,0 +1,15 @@
+//! Stories on the real kernel: a cluster is built, hurt, and must be whole again. Each runs in a
+//! sandbox of its own (`cargo xtask test`), and ends with strangers' things in place and an empty
+//! plan. What all of them use is in `story.rs`; the rest is one file per theme.
+#![allow(clippy::unwrap_used)]
+
+mod change;
+mod cni;
+mod input;
+mod kill;
+mod networks;
+mod packets;
+mod sabotage;
+mod store;
+mod story;
+mod underlay;

@@ -1,0 +1,66 @@
+//! Several networks, and the end of all: uninstall.
+
+use std::process::Command;
+
+use crate::story::*;
+
+#[test]
+fn two_networks_at_once_and_a_pod_in_both() {
+    let cluster = cluster(2, "veth", "vxlan");
+    cluster.apply("blue", &cluster.network("bridge", "host-gw", 2)).unwrap();
+    cluster.settled("blue", "host-gw").unwrap();
+    let pods = cluster.add_pods("net", "").unwrap();
+    let blues = cluster.add_pods("blue", "blue-").unwrap();
+    let node = &cluster.nodes[0];
+    // The first pod gets a second interface: routes to its network, not everything.
+    let config = node.cni_config("blue");
+    let second = [("CNI_IFNAME", "net1")];
+    let (exit, answer) = node.cni("ADD", "a1", &pods[0].path, &config, &second).unwrap();
+    assert_eq!(exit, 0, "{answer}");
+    assert_eq!(answer["routes"][0]["dst"], "10.2.0.0/16", "{answer}");
+    let routes = sh(&pods[0].netns, "ip route");
+    assert!(
+        routes.contains("default via 169.254.1.1 dev eth0") && routes.contains("10.2.0.0/16 via"),
+        "{routes}"
+    );
+    let _echo = responders(pods.iter().chain(&blues));
+    assert!(reaches(&pods[0], &pods[1]) && reaches(&blues[0], &blues[1]));
+    assert!(reaches(&pods[0], &blues[1]), "by its second interface");
+    for (name, ifname) in [("a1", "net1"), ("a1", "eth0")] {
+        let (exit, _) =
+            node.cni("DEL", name, &pods[0].path, &config, &[("CNI_IFNAME", ifname)]).unwrap();
+        assert_eq!(exit, 0);
+    }
+    empty_plan(node);
+}
+
+#[test]
+fn uninstall_leaves_the_node_as_it_was() {
+    let cluster = built(&plan(1));
+    let node = &cluster.nodes[0];
+    rig::sysctl(&node.netns, "net/ipv4/conf/eth0/rp_filter", "1").unwrap();
+    let look = || {
+        sh(
+            &node.netns,
+            "ip -o link; ip -o addr; ip route; ip -6 route; nft list ruleset; cat /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv6/conf/all/forwarding /proc/sys/net/ipv4/conf/eth0/rp_filter",
+        )
+    };
+    let stable =
+        |text: &str| text.lines().filter(|l| !l.contains("fe80")).collect::<Vec<_>>().join("\n");
+    let before = stable(&look());
+    begin(&cluster, "bridge", "auto");
+    cluster.settled("net", "auto").unwrap();
+    let pod = node.add_pod("p", "net").unwrap();
+    assert_ne!(stable(&look()), before);
+    node.delete_pod(pod).unwrap();
+    node.kill().unwrap();
+    let config = node.dir().join("agent.yaml");
+    let out = node
+        .netns
+        .run(|| {
+            Command::new(program()).args(["uninstall", "--config"]).arg(&config).output().unwrap()
+        })
+        .unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    assert_eq!(stable(&look()), before);
+}

@@ -1,0 +1,39 @@
+//! What becomes of packets that are too large, and of those that leave for the world.
+
+use crate::story::*;
+
+#[test]
+fn a_packet_larger_than_its_path_is_answered() {
+    for attach in ["veth", "bridge"] {
+        let cluster = cluster(2, attach, "vxlan");
+        let (pods, _echo) = answering(&cluster);
+        // A pod that takes its own device and route for larger than they are.
+        cluster.nodes[0].signal(Signal::SIGSTOP).unwrap();
+        sh(&pods[0].netns, "ip link set eth0 mtu 1500; ip route flush cache");
+        for ipv4 in [true, false] {
+            let addr = pods[1].addr(ipv4).unwrap();
+            assert_eq!(largest(&pods[0].netns, addr), Some(1450), "{attach}");
+            let learnt = too_big(&pods[0].netns, addr, 1500).unwrap();
+            assert_eq!(learnt, Some(1450), "{attach}, ipv4 {ipv4}: the node answers");
+        }
+    }
+}
+
+#[test]
+fn masqueraded_to_the_world_and_itself_among_pods() {
+    let cluster = cluster(2, "veth", "host-gw");
+    let pods = cluster.add_pods("net", "").unwrap();
+    let seen_by = |server: &Netns, addr: IpAddr| {
+        let listener = server.run(|| std::net::TcpListener::bind((addr, 0)).unwrap()).unwrap();
+        let target = listener.local_addr().unwrap();
+        let client = pods[0]
+            .netns
+            .run(|| std::net::TcpStream::connect_timeout(&target, Duration::from_secs(3)).unwrap());
+        let (_, from) = listener.accept().unwrap();
+        drop(client);
+        from.ip()
+    };
+    let node = cluster.nodes[0].place.addrs[0].addr();
+    assert_eq!(seen_by(&cluster.wire.world, "203.0.113.1".parse().unwrap()), node, "as the node");
+    assert_eq!(seen_by(&pods[1].netns, pods[1].addr(true).unwrap()), pods[0].addr(true).unwrap());
+}
