@@ -19,13 +19,22 @@ use super::{
     Agent, NetworkHere, POISONED, fault,
     lease::{Lease, Turn, lease, network, not_served, serving, wait},
     links::{bring_up, detach},
+    serve::Caller,
 };
 
 /// Carries out a call. Returns what goes to standard output.
-pub fn answer(agent: &Agent, call: &Call, netns: Option<Netns>) -> Result<Option<Value>, CniError> {
+pub(super) fn answer(
+    agent: &Agent,
+    call: &Call,
+    netns: Option<Netns>,
+    caller: &Caller<'_>,
+) -> Result<Option<Value>, CniError> {
     let _turn = call.id.as_ref().map(|id| Turn::take(agent, id)).transpose()?;
+    awaited(caller)?;
     let done = match call.verb {
-        Verb::Add => add(agent, call, netns).map(|result| Some(result.render(call.version))),
+        Verb::Add => {
+            add(agent, call, netns, caller).map(|result| Some(result.render(call.version)))
+        }
         Verb::Del => del(agent, call).map(|()| None),
         Verb::Check => check(agent, call, netns).map(|()| None),
         Verb::Gc => gc(agent, call).map(|()| None),
@@ -42,7 +51,12 @@ pub fn answer(agent: &Agent, call: &Call, netns: Option<Netns>) -> Result<Option
     done
 }
 
-fn add(agent: &Agent, call: &Call, netns: Option<Netns>) -> Result<AddResult, CniError> {
+fn add(
+    agent: &Agent,
+    call: &Call,
+    netns: Option<Netns>,
+    caller: &Caller<'_>,
+) -> Result<AddResult, CniError> {
     let id = call.id.clone().ok_or_else(no_container)?;
     let netns = netns.ok_or_else(|| no_namespace(call))?;
     let (there, cookie) = Kernel::enter(&netns)
@@ -70,6 +84,8 @@ fn add(agent: &Agent, call: &Call, netns: Option<Netns>) -> Result<AddResult, Cn
     let served = here.served(&name);
     let ground = served.ground(&agent.node, &serving.host);
     let link = bring_up(agent, &attachment, &ground, (&netns, &there))?;
+    // From here on a DEL finds it: it waits for its turn.
+    awaited(caller)?;
     agent
         .ledger()
         .set_phase(&id, Phase::Attached)
@@ -77,6 +93,19 @@ fn add(agent: &Agent, call: &Call, netns: Option<Netns>) -> Result<AddResult, Cn
     fault::point("add.after-commit");
     born.committed();
     Ok(result(&attachment, &ground, &link, call))
+}
+
+/// What is done for a caller that is gone would never be undone: its DEL may have been served
+/// already.
+fn awaited(caller: &Caller<'_>) -> Result<(), CniError> {
+    if caller.waits() {
+        return Ok(());
+    }
+    Err(CniError::new(
+        Code::TryAgainLater,
+        "the call was given up",
+        "the plugin ended before the answer; nothing of the call is left",
+    ))
 }
 
 /// An attachment that is taken apart again unless it was committed.

@@ -6,7 +6,7 @@ use std::{
     fs,
     io::{self, IoSliceMut, Read, Write},
     os::{
-        fd::AsRawFd,
+        fd::{AsFd, AsRawFd},
         unix::net::{UnixListener, UnixStream},
     },
     path::Path,
@@ -20,6 +20,7 @@ use std::{
 use anyhow::Context;
 use nix::{
     cmsg_space,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::socket::{ControlMessageOwned, MsgFlags, recvmsg},
 };
 use weft_core::cni::{
@@ -118,7 +119,7 @@ fn serve(agent: &Agent, mut stream: UnixStream) -> anyhow::Result<()> {
         for warning in &call.warnings {
             tracing::warn!(container = request.container, warning, "the configuration is odd");
         }
-        pods::answer(agent, &call, netns)
+        pods::answer(agent, &call, netns, &Caller(&stream))
     });
     match answered {
         Ok(result) => {
@@ -129,6 +130,18 @@ fn serve(agent: &Agent, mut stream: UnixStream) -> anyhow::Result<()> {
             tracing::warn!(command = request.command, container = request.container, %error, "refused");
             reply(&mut stream, 1, error.render(&request.version_said()).to_string())
         }
+    }
+}
+
+/// Who called. A runtime whose patience is over kills the plugin and calls DEL, which may overtake
+/// what the killed one asked for.
+pub(super) struct Caller<'a>(&'a UnixStream);
+
+impl Caller<'_> {
+    pub(super) fn waits(&self) -> bool {
+        let mut ends = [PollFd::new(self.0.as_fd(), PollFlags::empty())];
+        let asked = poll(&mut ends, PollTimeout::ZERO);
+        asked.is_err() || !ends[0].revents().is_some_and(|has| has.contains(PollFlags::POLLHUP))
     }
 }
 
