@@ -166,6 +166,28 @@ impl Node {
         }
     }
 
+    /// The plugin as a runtime starts it, with its streams piped.
+    pub fn plugin(
+        &self,
+        command: &str,
+        container: &str,
+        netns: &Path,
+        env: &[(&str, &str)],
+    ) -> Command {
+        let mut plugin = Command::new(self.dir.with_file_name("bin").join("weft-cni"));
+        plugin
+            .env_clear()
+            .env("CNI_COMMAND", command)
+            .env("CNI_CONTAINERID", container)
+            .env("CNI_NETNS", netns)
+            .env("CNI_IFNAME", "eth0")
+            .env("CNI_PATH", "/opt/cni/bin")
+            .envs(env.iter().copied())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped());
+        plugin
+    }
+
     /// Runs the plugin as a runtime does. Returns its exit code and what it printed.
     pub fn cni(
         &self,
@@ -175,18 +197,8 @@ impl Node {
         config: &Value,
         env: &[(&str, &str)],
     ) -> anyhow::Result<(i32, Value)> {
-        let mut plugin = Command::new(self.dir.with_file_name("bin").join("weft-cni"))
-            .env_clear()
-            .env("CNI_COMMAND", command)
-            .env("CNI_CONTAINERID", container)
-            .env("CNI_NETNS", netns)
-            .env("CNI_IFNAME", "eth0")
-            .env("CNI_PATH", "/opt/cni/bin")
-            .envs(env.iter().copied())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .context("start the plugin")?;
+        let mut plugin = self.plugin(command, container, netns, env);
+        let mut plugin = plugin.spawn().context("start the plugin")?;
         if let Some(mut stdin) = plugin.stdin.take() {
             stdin.write_all(config.to_string().as_bytes())?;
         }

@@ -127,21 +127,9 @@ fn add_with(node: &Node, name: &str, addrs: &[IpAddr]) -> Vec<IpAddr> {
 fn random_adds_and_dels_with_kills_leak_nothing() {
     let cluster = cluster(1, "veth", "host-gw");
     let node = &cluster.nodes[0];
-    let mut dice = 0x9e37_79b9_7f4a_7c15_u64;
-    let mut roll = |sides: u64| {
-        dice ^= dice >> 12;
-        dice ^= dice << 25;
-        dice ^= dice >> 27;
-        (dice.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % sides
-    };
-    let namespaces: Vec<(Netns, PathBuf)> = (0..20)
-        .map(|n| {
-            let (netns, path) =
-                (Netns::create().unwrap(), PathBuf::from(format!("/run/netns/r{n}")));
-            netns.bind(&path).unwrap();
-            (netns, path)
-        })
-        .collect();
+    let mut dice = Dice(0x9e37_79b9_7f4a_7c15);
+    let mut roll = |sides| dice.roll(sides);
+    let namespaces: Vec<_> = (0..20).map(|n| namespace(&format!("r{n}"))).collect();
     let mut present = BTreeSet::new();
     let points: Vec<&str> = ADD_FAULTS.into_iter().chain(DEL_FAULTS).collect();
     let mut kills = 0;

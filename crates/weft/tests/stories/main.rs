@@ -9,6 +9,7 @@ mod input;
 mod kill;
 mod networks;
 mod packets;
+mod plugin;
 mod sabotage;
 mod store;
 mod story;
