@@ -8,7 +8,7 @@ use std::{
 };
 
 use netlink_sys::{Socket, SocketAddr, protocols};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, poll};
 
 use weft_core::{
     mark,
@@ -17,7 +17,7 @@ use weft_core::{
 
 use crate::{
     kernel::{Deed, Error, Kernel, Links, Ports, Unsigned},
-    socket,
+    nft, socket,
     uapi::*,
     wire::{self, u16_at, u32_at},
 };
@@ -25,6 +25,8 @@ use crate::{
 /// RTNLGRP_LINK, NEIGH, IPV4_IFADDR, IPV4_ROUTE, IPV6_IFADDR, IPV6_ROUTE, NEXTHOP.
 const GROUPS: [u32; 7] = [1, 3, 5, 7, 9, 11, 32];
 const NFNLGRP_NFTABLES: u32 = 7;
+/// The kernel tells nobody of tables of iptables' old kind, so they are looked for.
+const LEGACY_EVERY: u16 = 500; // Milliseconds.
 const RECEIVE: usize = 64 * 1024;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +44,7 @@ pub struct Watch {
     links: Links,
     unsigned: Unsigned,
     buffer: Mutex<Vec<u8>>,
+    legacy: String,
 }
 
 impl Watch {
@@ -62,6 +65,7 @@ impl Watch {
             links: kernel.links.clone(),
             unsigned: kernel.unsigned.clone(),
             buffer: Mutex::new(vec![0; RECEIVE]),
+            legacy: nft::legacy_tables(),
         })
     }
 
@@ -72,7 +76,8 @@ impl Watch {
                 let (route, nft) = (borrow(&self.route), borrow(&self.nft));
                 let mut ready =
                     [PollFd::new(route, PollFlags::POLLIN), PollFd::new(nft, PollFlags::POLLIN)];
-                match poll(&mut ready, PollTimeout::NONE) {
+                match poll(&mut ready, LEGACY_EVERY) {
+                    Ok(0) if self.legacy_changed() => return Ok(Event::Changed("iptables")),
                     Ok(_) | Err(nix::errno::Errno::EINTR) => {}
                     Err(errno) => return Err(errno.into()),
                 }
@@ -83,6 +88,13 @@ impl Watch {
                 }
             }
         }
+    }
+
+    fn legacy_changed(&mut self) -> bool {
+        let now = nft::legacy_tables();
+        let changed = now != self.legacy;
+        self.legacy = now;
+        changed
     }
 
     fn read(&self, socket: &Socket, routing: bool) -> io::Result<Option<Event>> {

@@ -14,6 +14,8 @@ use crate::socket;
 const INPUT: u32 = 1;
 const FORWARD: u32 = 2;
 const DROP: u32 = 0;
+const LEGACY_NAMES: [&str; 2] =
+    ["/proc/thread-self/net/ip_tables_names", "/proc/thread-self/net/ip6_tables_names"];
 
 /// Something another program's rules do to pod packets.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -123,9 +125,15 @@ fn ends_in_refusal(socket: &mut socket::Link, chain: &Base) -> Result<bool, Erro
 /// Commands of iptables' old kind that have `table` in the calling thread's namespace. The kernel
 /// has no word for what the table holds but theirs.
 fn legacy(table: &'static str) -> impl Iterator<Item = &'static str> {
-    let families = [("ip", "iptables-legacy"), ("ip6", "ip6tables-legacy")];
-    families.into_iter().filter_map(move |(family, command)| {
-        let names = fs::read_to_string(format!("/proc/thread-self/net/{family}_tables_names"));
+    let commands = ["iptables-legacy", "ip6tables-legacy"];
+    LEGACY_NAMES.into_iter().zip(commands).filter_map(move |(file, command)| {
+        let names = fs::read_to_string(file);
         names.is_ok_and(|names| names.lines().any(|name| name == table)).then_some(command)
     })
+}
+
+/// The names of all tables of iptables' old kind, as the kernel lists them.
+pub(crate) fn legacy_tables() -> String {
+    let names = LEGACY_NAMES.map(|file| fs::read_to_string(file).unwrap_or_default());
+    names.join("\n\n")
 }

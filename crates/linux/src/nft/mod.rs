@@ -13,6 +13,7 @@ use weft_core::{
 };
 
 pub use foreign::Finding;
+pub(crate) use foreign::legacy_tables;
 
 use crate::{
     socket,
