@@ -74,6 +74,19 @@ pub(crate) fn create_pair(batch: &mut Batch, host: &Link, pod: &Link, netns: i32
     batch.end();
 }
 
+/// Lets a bridge's port send back what came by it: where br_netfilter is in force, a pod that
+/// reaches itself by a translated address is bridged, not routed (br_nf_pre_routing_finish). In a
+/// message of its own, since the kernel asks the master that the port had before it.
+pub(crate) fn reflect(batch: &mut Batch, dev: &IfName) {
+    batch.begin(RTM_NEWLINK, 0, &ifinfomsg(0, 0, 0)).attr_str(IFLA_IFNAME, dev.as_str());
+    batch.nest(IFLA_LINKINFO, |batch| {
+        batch.attr(IFLA_INFO_SLAVE_KIND, b"bridge").nest(IFLA_INFO_SLAVE_DATA, |batch| {
+            batch.attr_u8(IFLA_BRPORT_MODE, 1);
+        });
+    });
+    batch.end();
+}
+
 pub(crate) fn get_link(batch: &mut Batch, index: u32) {
     batch.begin(RTM_GETLINK, 0, &ifinfomsg(index, 0, 0)).end();
 }

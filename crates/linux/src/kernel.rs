@@ -255,6 +255,9 @@ impl Kernel {
             };
             let mut batch = socket.batch();
             encode::create_pair(&mut batch, host, pod, netns.as_fd().as_raw_fd(), master);
+            if master != 0 {
+                encode::reflect(&mut batch, &host.dev);
+            }
             socket.send(batch)
         });
         match answers.map_err(|error| refused(&error))?.into_iter().next() {

@@ -101,6 +101,7 @@ pub(crate) fn link(message: &Message<'_>) -> Option<(HostLink, Option<u32>)> {
         ours: None,
     };
     let (mut mac, mut master, mut vxlan) = (Mac([0; 6]), None, None);
+    let mut reflects = false;
     for (kind, value) in wire::attrs(message.body.get(16..)?) {
         match kind {
             IFLA_IFNAME => link.dev = wire::text(value).parse().ok()?,
@@ -113,6 +114,10 @@ pub(crate) fn link(message: &Message<'_>) -> Option<(HostLink, Option<u32>)> {
                     match kind {
                         IFLA_INFO_KIND => link.kind = wire::text(value),
                         IFLA_INFO_DATA => vxlan = vxlan_kind(value),
+                        IFLA_INFO_SLAVE_DATA => {
+                            let mut port = wire::attrs(value);
+                            reflects = port.any(|(k, v)| k == IFLA_BRPORT_MODE && v == [1]);
+                        }
                         _ => {}
                     }
                 }
@@ -128,7 +133,8 @@ pub(crate) fn link(message: &Message<'_>) -> Option<(HostLink, Option<u32>)> {
     };
     let (dev, mtu) = (link.dev.clone(), Mtu::from_kernel(link.mtu));
     link.ours = kind.map(|kind| Link { dev, kind, mtu, mac, master: None });
-    Some((link, master))
+    // A port that does not send back is not yet the port that it should be.
+    Some((link, master.filter(|_| reflects)))
 }
 
 fn vxlan_kind(data: &[u8]) -> Option<Kind> {

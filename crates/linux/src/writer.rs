@@ -153,6 +153,9 @@ impl<'a> Writer<'a> {
                 encode::create_link(&mut self.batch, link, master);
             }
         }
+        if master != 0 {
+            encode::reflect(&mut self.batch, &link.dev);
+        }
         Ok(())
     }
 
