@@ -11,6 +11,7 @@ mod networks;
 mod packets;
 mod plugin;
 mod sabotage;
+mod services;
 mod store;
 mod story;
 mod underlay;
