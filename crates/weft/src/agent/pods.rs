@@ -59,8 +59,7 @@ fn add(
 ) -> Result<AddResult, CniError> {
     let id = call.id.clone().ok_or_else(no_container)?;
     let netns = netns.ok_or_else(|| no_namespace(call))?;
-    let (there, cookie) = Kernel::enter(&netns)
-        .map_err(|error| CniError::new(Code::Io, "reach into the namespace", error.to_string()))?;
+    let (there, cookie) = Kernel::enter(&netns).map_err(|error| not_entered(call, &error))?;
     if Some(cookie) == agent.cookie {
         return Err(CniError::new(
             Code::InvalidEnvironment,
@@ -347,6 +346,26 @@ fn status(agent: &Agent, call: &Call) -> Result<(), CniError> {
     Ok(())
 }
 
+fn not_entered(call: &Call, error: &weft_linux::Error) -> CniError {
+    let path = &call.netns;
+    match error {
+        // What setns(2) says of a descriptor of something else.
+        weft_linux::Error::Open(why) if why.raw_os_error() == Some(nix::libc::EINVAL) => {
+            CniError::new(
+                Code::InvalidEnvironment,
+                "CNI_NETNS is no network namespace",
+                format!(
+                    "{path}: the runtime must pass the pod's, as /run/netns/NAME or /proc/PID/ns/net"
+                ),
+            )
+        }
+        _ => CniError::new(
+            Code::Io,
+            "reach into the namespace",
+            format!("CNI_NETNS {path}: {error}"),
+        ),
+    }
+}
 fn no_container() -> CniError {
     CniError::new(Code::InvalidEnvironment, "invalid environment variable", "CNI_CONTAINERID")
 }
