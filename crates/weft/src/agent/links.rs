@@ -146,7 +146,15 @@ fn inside(pod: &Attachment, ground: &Ground<'_>) -> Result<(), String> {
     if there.link(&pod.id.ifname).is_none() {
         return Ok(());
     }
-    let refusals = kernel.apply(&plan(&pod.attach.inside(pod, ground), &there));
+    let wanted = pod.attach.inside(pod, ground);
+    let mut changes = plan(&wanted, &there);
+    // An IPv6 route that is as large as its device grows with it (net/ipv6/route.c,
+    // rt6_mtu_change_route), so what the pod may send is said again in the same breath.
+    if changes.iter().any(|change| matches!(change, Change::Put(Object::Link(_)))) {
+        let routes = wanted.objects().filter(|object| matches!(object, Object::Route(_)));
+        changes.extend(routes.cloned().map(Change::Put));
+    }
+    let refusals = kernel.apply(&changes);
     refusals.first().map_or(Ok(()), |refusal| Err(refusal.to_string()))
 }
 
