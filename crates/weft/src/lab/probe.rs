@@ -13,6 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use nix::sys::socket::{setsockopt, sockopt};
 use weft_linux::{
     Netns,
     sockets::{Discover, discover, path_mtu},
@@ -26,6 +27,8 @@ const ANSWER_MAX: Duration = Duration::from_millis(500);
 const DRAIN: Duration = Duration::from_secs(1);
 const TRIES: usize = 4;
 const SAMPLES: usize = 5;
+/// Bytes that a flow's receiver may leave waiting: a second's worth of jumbo packets.
+const QUEUE: usize = 16 << 20;
 
 fn any(ipv4: bool) -> IpAddr {
     if ipv4 { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() }
@@ -224,6 +227,8 @@ fn datagrams(
 ) -> anyhow::Result<Threads> {
     let sink = to.netns.run(|| UdpSocket::bind((addr, 0)))??;
     sink.set_read_timeout(Some(Duration::from_millis(50)))?;
+    // What waits for a receiver that had no core for a moment is not lost on the way.
+    setsockopt(&sink, sockopt::RcvBufForce, &QUEUE)?;
     let source = from.netns.run(|| UdpSocket::bind((any(addr.is_ipv4()), 0)))??;
     source.connect(sink.local_addr()?)?;
     if kind == FlowKind::Full {
