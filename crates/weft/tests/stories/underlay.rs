@@ -74,3 +74,157 @@ fn an_address_of_the_node_that_changes_is_followed() {
     assert!(sh(&cluster.nodes[0].netns, "bridge fdb show dev weftx4-1").contains("192.0.2.77"));
     cluster.settled("net", "vxlan").unwrap();
 }
+
+/// Traffic is as it was, and nobody has anything left to do or to say.
+fn well_again(what: &str, site: &Site, pods: &[Pod], join: &str) {
+    until(&format!("{what}: pods meet again"), || {
+        reaches(&pods[0], &pods[1]) && reaches(&pods[1], &pods[0])
+    });
+    site.settled("net", join).unwrap();
+    for node in &site.nodes {
+        node.wait_until(&format!("{what}: quiet"), |node| {
+            Ok(node.status()?["problems"].as_array().is_some_and(Vec::is_empty))
+        })
+        .unwrap();
+    }
+}
+
+/// What a network daemon does once the device is up: its IPv6 address and the ways out are gone.
+fn as_before(node: &Node, dev: &str) {
+    let script = format!(
+        "ip addr replace 192.0.2.1/24 dev {dev}
+         ip addr replace 2001:db8:1::1/64 dev {dev} nodad
+         ip route replace default via 192.0.2.254 dev {dev}
+         ip -6 route replace default via 2001:db8:1::fe dev {dev}"
+    );
+    sh(&node.netns, &script);
+}
+
+#[test]
+fn a_device_that_goes_down_and_comes_up_is_followed() {
+    for join in ["vxlan", "host-gw"] {
+        let site = cluster(2, "veth", join);
+        let (pods, _echo) = answering(&site);
+        let node = &site.nodes[0];
+        assert!(reaches(&pods[0], &pods[1]));
+        for round in 0..2 {
+            sh(&node.netns, "ip link set eth0 down");
+            assert!(reach(&pods[0].netns, pods[1].addr(true).unwrap()).is_none());
+            node.wait_until("saying it", |node| {
+                Ok(node.status()?["problems"].to_string().contains("no device with a global"))
+            })
+            .unwrap();
+            sh(&node.netns, "ip link set eth0 up");
+            as_before(node, "eth0");
+            well_again(&format!("{join}, round {round}"), &site, &pods, join);
+        }
+    }
+}
+
+#[test]
+fn an_address_and_the_way_out_that_move_to_another_device_are_followed() {
+    for join in ["vxlan", "host-gw"] {
+        let site = cluster(2, "bridge", join);
+        let (pods, _echo) = answering(&site);
+        let node = &site.nodes[0];
+        let switch = site.wire.switch(0);
+        rig::pair(&node.netns, "eth1", switch, "second", 1500).unwrap();
+        rig::port(switch, "second", "br0").unwrap();
+        // Whoever has the old device's MAC in its cache is told, as daemons do.
+        sh(
+            &node.netns,
+            "ip addr flush dev eth0 scope global; ip link set eth0 down; ip link set eth1 down
+             echo 1 >/proc/sys/net/ipv4/conf/eth1/arp_notify
+             echo 1 >/proc/sys/net/ipv6/conf/eth1/ndisc_notify
+             ip addr add 192.0.2.1/24 dev eth1",
+        );
+        assert!(reach(&pods[0].netns, pods[1].addr(true).unwrap()).is_none(), "{join}");
+        sh(&node.netns, "ip link set eth1 up");
+        as_before(node, "eth1");
+        well_again(join, &site, &pods, join);
+        let underlay = node.status().unwrap()["underlay"].clone();
+        assert!(underlay.as_array().unwrap().iter().all(|nic| nic["dev"] == "eth1"), "{underlay}");
+        let routes = sh(&node.netns, "ip route; ip -6 route");
+        assert!(!routes.contains("eth0"), "{routes}");
+    }
+}
+
+#[test]
+fn an_ipv6_address_of_the_node_that_changes_is_followed() {
+    for join in ["vxlan", "host-gw"] {
+        let plan = Plan { underlay: Families::V6, families: Families::V6, ..plan(2) };
+        let site = cluster_of(&plan, "veth", join);
+        let (pods, _echo) = answering(&site);
+        assert!(reaches(&pods[0], &pods[1]));
+        sh(
+            &site.nodes[1].netns,
+            "ip addr del 2001:db8:1::2/64 dev eth0; ip addr add 2001:db8:1::77/64 dev eth0 nodad",
+        );
+        let netns = &site.nodes[0].netns;
+        let paths =
+            || sh(netns, "ip -6 route; ip nexthop; bridge fdb; ip -6 neigh show nud permanent");
+        until("on the new address", || {
+            let paths = paths();
+            paths.contains("2001:db8:1::77") && !paths.contains("db8:1::2 ")
+        });
+        well_again(join, &site, &pods, join);
+    }
+}
+
+/// Largest packet with DF that each of two pods gets through to the other, by both families.
+fn largest_both_ways(pods: &[Pod]) -> [Option<usize>; 4] {
+    let one = |from: usize, to: usize, ipv4: bool| {
+        largest(&pods[from].netns, pods[to].addr(ipv4).unwrap())
+    };
+    [one(0, 1, true), one(1, 0, true), one(0, 1, false), one(1, 0, false)]
+}
+
+fn set_mtu(netns: &Netns, dev: &str, mtu: u32) {
+    sh(netns, &format!("ip link set {dev} mtu {mtu}"));
+}
+
+/// One node's device after the other, with the switch wide enough before and after.
+fn resized(attach: &str, join: &str, overhead: usize) {
+    let site = cluster(2, attach, join);
+    let (pods, _echo) = answering(&site);
+    let switch = site.wire.switch(0);
+    let wire = |mtu| ["node-a", "node-b", "br0"].map(|dev| set_mtu(switch, dev, mtu));
+    let follow = |node: usize, nic: u32, narrowest: usize| {
+        set_mtu(&site.nodes[node].netns, "eth0", nic);
+        let want = [Some(narrowest - overhead); 4];
+        let what = format!("{attach} × {join}: node {node} to {nic}");
+        until(&what, || largest_both_ways(&pods) == want);
+        well_again(&what, &site, &pods, join);
+        for pod in &pods {
+            let routes = sh(&pod.netns, "ip route; ip -6 route");
+            assert!(routes.contains(&format!("mtu {}", narrowest - overhead)), "{what}: {routes}");
+        }
+    };
+    assert_eq!(largest_both_ways(&pods), [Some(1500 - overhead); 4]);
+    follow(0, 1400, 1400);
+    follow(1, 1400, 1400);
+    // Growing costs no packet, not even the largest that fits at each moment.
+    wire(9000);
+    let flows = [(0, 1, true), (1, 0, true), (0, 1, false), (1, 0, false)]
+        .map(|(from, to, v4)| Flow::start(FlowKind::Full, &pods[from], &pods[to], v4).unwrap());
+    follow(0, 9000, 1400);
+    follow(1, 9000, 9000);
+    let mut all = Report::default();
+    flows.into_iter().for_each(|flow| all += flow.stop());
+    assert!(all.sent > 0);
+    assert_eq!(all.lost, 0, "{attach} × {join}: {all:?}");
+    follow(1, 1500, 1500);
+    follow(0, 1500, 1500);
+    wire(1500);
+    assert_eq!(largest_both_ways(&pods), [Some(1500 - overhead); 4]);
+}
+
+#[test]
+fn a_device_that_changes_its_mtu_is_followed_by_pods_of_veth_over_vxlan() {
+    resized("veth", "vxlan", 50);
+}
+
+#[test]
+fn a_device_that_changes_its_mtu_is_followed_by_pods_of_a_bridge_over_host_gw() {
+    resized("bridge", "host-gw", 0);
+}
