@@ -22,8 +22,9 @@ use crate::{
     wire::{self, u16_at, u32_at},
 };
 
-/// RTNLGRP_LINK, NEIGH, IPV4_IFADDR, IPV4_ROUTE, IPV6_IFADDR, IPV6_ROUTE, NEXTHOP.
-const GROUPS: [u32; 7] = [1, 3, 5, 7, 9, 11, 32];
+/// RTNLGRP_LINK, NEIGH, IPV4_IFADDR, IPV4_ROUTE, IPV6_IFADDR, IPV6_ROUTE, IPV4_NETCONF,
+/// IPV6_NETCONF, NEXTHOP.
+const GROUPS: [u32; 9] = [1, 3, 5, 7, 9, 11, 24, 25, 32];
 const NFNLGRP_NFTABLES: u32 = 7;
 /// The kernel tells nobody of tables of iptables' old kind, so they are looked for.
 const LEGACY_EVERY: u16 = 500; // Milliseconds.
@@ -134,6 +135,7 @@ impl Watch {
             // The local table follows addresses, which are told apart.
             RTM_NEWROUTE | RTM_DELROUTE => (body.get(4) == Some(&RT_TABLE_MAIN)).then_some("route"),
             RTM_NEWNEXTHOP | RTM_DELNEXTHOP => Some("nexthop"),
+            RTM_NEWNETCONF => sysctl(body).then_some("sysctl"),
             RTM_NEWNEIGH | RTM_DELNEIGH => self.neighbour(kind, body).then_some("neighbour"),
             _ => None,
         }
@@ -201,6 +203,14 @@ fn link(kind: u16, body: &[u8]) -> bool {
     }
     let set_down = change != BORN && change & IFF_UP != 0 && flags & IFF_UP == 0;
     group != mark::DOOMED_GROUP && (!pod_end || kind == RTM_DELLINK || set_down)
+}
+
+/// Forwarding or a reverse path filter that somebody set. What a new link is born with is told the
+/// same way, but all of it in one message.
+fn sysctl(body: &[u8]) -> bool {
+    let told = wire::attrs(body.get(4..).unwrap_or_default()).map(|(kind, _)| kind);
+    let told: Vec<u16> = told.filter(|kind| *kind != NETCONFA_IFINDEX).collect();
+    matches!(told[..], [NETCONFA_FORWARDING | NETCONFA_RP_FILTER])
 }
 
 /// The names that `IfName::host_end` gives.
