@@ -7,7 +7,7 @@ use anyhow::{Context, bail};
 use crate::run::{MUSL, cargo, step};
 
 /// Debian's packages, each with a file that tells whether it is there.
-const PACKAGES: [(&str, &str); 8] = [
+const PACKAGES: [(&str, &str); 10] = [
     ("protobuf-compiler", "/usr/bin/protoc"),
     ("libprotobuf-dev", "/usr/include/google/protobuf/descriptor.proto"),
     ("etcd-server", "/usr/bin/etcd"),
@@ -15,7 +15,9 @@ const PACKAGES: [(&str, &str); 8] = [
     ("containernetworking-plugins", "/usr/lib/cni/bridge"),
     ("nftables", "/usr/sbin/nft"),
     ("iproute2", "/usr/sbin/ip"),
+    ("iptables", "/usr/sbin/iptables-legacy"),
     ("procps", "/usr/bin/pgrep"),
+    ("radvd", "/usr/sbin/radvd"),
 ];
 const NEXTEST: &str = "0.9.143";
 

@@ -1,7 +1,5 @@
 //! Several networks, and the end of all: uninstall.
 
-use std::process::Command;
-
 use crate::story::*;
 
 #[test]
@@ -54,13 +52,6 @@ fn uninstall_leaves_the_node_as_it_was() {
     assert_ne!(stable(&look()), before);
     node.delete_pod(pod).unwrap();
     node.kill().unwrap();
-    let config = node.dir().join("agent.yaml");
-    let out = node
-        .netns
-        .run(|| {
-            Command::new(program()).args(["uninstall", "--config"]).arg(&config).output().unwrap()
-        })
-        .unwrap();
-    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    uninstall(node);
     assert_eq!(stable(&look()), before);
 }

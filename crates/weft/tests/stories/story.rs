@@ -171,6 +171,14 @@ pub fn pod_links(node: &Node) -> usize {
         .count()
 }
 
+/// `weft uninstall` on the node, whose agent is stopped.
+pub fn uninstall(node: &Node) {
+    let (mut weft, config) = (Command::new(program()), node.dir().join("agent.yaml"));
+    weft.args(["uninstall", "--config"]).arg(config);
+    let out = node.netns.run(|| weft.output().unwrap()).unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+}
+
 /// The end of every story: no attachment, no link, nothing to do.
 pub fn nothing_left(node: &Node) {
     node.wait_until("free", |node| Ok(node.status()?["pods"] == 0)).unwrap();
