@@ -1,5 +1,7 @@
 //! CNI's verbs as a runtime calls them, beyond ADD and DEL.
 
+use std::{io::Write, process::Command};
+
 use crate::story::*;
 
 #[test]
@@ -52,4 +54,61 @@ fn a_pod_whose_namespace_dies_frees_its_address() {
     drop(pod);
     node.wait_until("freed", |node| Ok(node.status()?["pods"] == 0)).unwrap();
     empty_plan(node);
+}
+
+/// Calls the plugin as a child of a program of this name: the runtime, as the plugin sees it.
+fn as_runtime(node: &Node, runtime: &str, verb: &str, name: &str, path: &Path, config: &Value) {
+    let program = node.dir().join(runtime);
+    if !program.exists() {
+        std::fs::copy("/bin/sh", &program).unwrap();
+    }
+    let plugin = node.plugin(verb, name, path, &[]);
+    let mut shell = Command::new(&program);
+    // Another command behind it, or the shell would become the plugin.
+    shell.arg("-c").arg(format!("{}; exit $?", plugin.get_program().display()));
+    shell.envs(plugin.get_envs().filter_map(|(key, value)| Some((key, value?))));
+    shell.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped());
+    let mut shell = shell.spawn().unwrap();
+    shell.stdin.take().unwrap().write_all(config.to_string().as_bytes()).unwrap();
+    let out = shell.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&out.stdout);
+    assert!(out.status.success(), "{runtime}: {verb} {name}: {said}");
+}
+
+#[test]
+fn gc_frees_only_what_the_runtime_that_calls_it_has_attached() {
+    let site = cluster(1, "veth", "host-gw");
+    with_released_plugin(&site);
+    let node = &site.nodes[0];
+    let config = node.cni_config("net");
+    let mut namespaces = Vec::new();
+    for (runtime, name) in
+        [("crio", "c1"), ("crio", "c2"), ("containerd", "d1"), ("containerd", "d2")]
+    {
+        let (netns, path) = namespace(name);
+        as_runtime(node, runtime, "ADD", name, &path, &config);
+        namespaces.push((netns, path));
+    }
+    let left = || -> Vec<String> {
+        let all = pods(node);
+        let attached = all.iter().filter(|pod| pod["phase"] == "attached");
+        attached.map(|pod| pod["container"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(left(), ["c1", "c2", "d1", "d2"]);
+    // Each lists its own alone, and knows nothing of the other's.
+    let gc = |runtime: &str, valid: Value| {
+        let mut config = config.clone();
+        config["cni.dev/valid-attachments"] = valid;
+        as_runtime(node, runtime, "GC", "", Path::new(""), &config);
+    };
+    gc("podman", json!([]));
+    assert_eq!(left().len(), 4, "a runtime that attached nothing frees nothing");
+    gc("crio", json!([{"containerID": "c2", "ifname": "eth0"}]));
+    until("c1 is freed", || left() == ["c2", "d1", "d2"]);
+    gc("containerd", json!([]));
+    until("the others' are freed", || left() == ["c2"]);
+    assert_eq!(leases(node).len(), 2);
+    // DEL asks nobody who attached.
+    as_runtime(node, "containerd", "DEL", "c2", &namespaces[1].1, &config);
+    nothing_left(node);
 }
