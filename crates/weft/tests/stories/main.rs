@@ -15,4 +15,5 @@ mod sabotage;
 mod services;
 mod store;
 mod story;
+mod strangers;
 mod underlay;
