@@ -50,22 +50,27 @@ pub fn enter() -> Result<(), SandboxError> {
         map("/proc/self/gid_map", &format!("0 {gid} 1"))?;
     }
     // Outside waits; inside, the first process only collects the dead; the second goes on.
+    // A keyboard's interrupt is for what runs inside, from the moment that something does.
+    let keyboard =
+        [Signal::SIGINT, Signal::SIGQUIT].map(|name| (name, at(name, SigHandler::SigIgn)));
     if let Some(child) = split()? {
-        // A keyboard's interrupt is for what runs inside.
-        let ignore = |name| {
-            // SAFETY: ignoring a signal runs no code of ours.
-            #[allow(unsafe_code)]
-            let _ = unsafe { signal(name, SigHandler::SigIgn) };
-        };
-        ignore(Signal::SIGINT);
-        ignore(Signal::SIGQUIT);
         process::exit(wait_for(child));
+    }
+    for (name, was) in keyboard {
+        at(name, was);
     }
     mounts()?;
     if let Some(child) = split()? {
         process::exit(wait_for(child));
     }
     loopback_up()
+}
+
+/// What is done at a signal from now on. Returns what was.
+fn at(name: Signal, handler: SigHandler) -> SigHandler {
+    // SAFETY: ignored, or what the process began with: neither runs code of ours.
+    #[allow(unsafe_code)]
+    unsafe { signal(name, handler) }.unwrap_or(SigHandler::SigDfl)
 }
 
 fn map(path: &'static str, text: &str) -> Result<(), SandboxError> {
