@@ -1,7 +1,15 @@
 //! `weft lab` itself, as a user runs it.
 #![allow(clippy::unwrap_used)]
 
-use std::process::Command;
+use std::{
+    collections::BTreeSet,
+    fs,
+    io::{BufRead, BufReader, Write},
+    os::unix::process::CommandExt,
+    path::Path,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
 
 use serde_json::Value;
 
@@ -41,4 +49,83 @@ fn every_model_reaches_everybody_and_no_change_loses_a_packet() {
 fn two_segments() {
     let result = guided(&["--topology", "routed", "--pods", "1"]);
     assert_eq!(result["runs"].as_array().unwrap().len(), 8, "vxlan and auto; host-gw is refused");
+}
+
+/// `weft lab shell` whose shell reads what it should do from a pipe.
+fn shell(program: &Path) -> Command {
+    let mut weft = Command::new(program);
+    weft.args(["lab", "shell", "--nodes", "2", "--pods", "1"]).env("SHELL", "/bin/sh");
+    weft.stdin(Stdio::piped()).stdout(Stdio::piped()).current_dir("/");
+    weft
+}
+
+/// What it prints until a line says `word`.
+fn until_said(child: &mut Child, word: &str) -> String {
+    let mut said = String::new();
+    for line in BufReader::new(child.stdout.as_mut().unwrap()).lines() {
+        said += &(line.unwrap() + "\n");
+        if said.contains(word) {
+            break;
+        }
+    }
+    assert!(said.contains(word), "{word} was never said: {said}");
+    said
+}
+
+const INSIDE: &str = "weft status; echo status $?
+                      weft lab exec node-b -- weft plan; echo plan $?
+                      weft lab exec a1 -- ip -4 route; exit 7\n";
+
+#[test]
+fn lab_shell_ends_as_its_shell_does() {
+    let mut child = shell(Path::new(env!("CARGO_BIN_EXE_weft"))).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(INSIDE.as_bytes()).unwrap();
+    let out = child.wait_with_output().unwrap();
+    assert_eq!(out.status.code(), Some(7));
+    let said = String::from_utf8(out.stdout).unwrap();
+    for word in ["pod b1", "status 0", "plan 0", "default via 169.254.1.1"] {
+        assert!(said.contains(word), "{word} is not in {said}");
+    }
+}
+
+#[test]
+fn the_lab_needs_no_root() {
+    if !nix::unistd::geteuid().is_root() {
+        // He who runs this has no rights himself, and so every test shows it.
+        return;
+    }
+    let place = nix::unistd::mkdtemp("/tmp/weft-lab-XXXXXX").unwrap();
+    let program = place.join("weft");
+    fs::copy(env!("CARGO_BIN_EXE_weft"), &program).unwrap();
+    std::os::unix::fs::chown(&place, Some(65534), Some(65534)).unwrap();
+    let mut child = shell(&program).uid(65534).gid(65534).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(INSIDE.as_bytes()).unwrap();
+    let out = child.wait_with_output().unwrap();
+    fs::remove_dir_all(place).unwrap();
+    let said = String::from_utf8(out.stdout).unwrap();
+    assert_eq!(out.status.code(), Some(7), "{said}");
+    assert!(said.contains("status 0") && said.contains("plan 0"), "{said}");
+}
+
+/// Every process of this test's PID namespace.
+fn processes() -> BTreeSet<i32> {
+    let entries = fs::read_dir("/proc").unwrap();
+    entries.filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok()).collect()
+}
+
+#[test]
+fn a_lab_that_is_killed_leaves_no_process() {
+    let before = processes();
+    let mut child = shell(Path::new(env!("CARGO_BIN_EXE_weft"))).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(b"sleep 1000 & echo all is up\n").unwrap();
+    until_said(&mut child, "all is up");
+    assert!(processes().len() > before.len() + 4, "two agents and a shell");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let end = Instant::now() + Duration::from_secs(10);
+    while processes() != before {
+        assert!(Instant::now() < end, "left: {:?}", processes());
+        std::thread::sleep(Duration::from_millis(2));
+    }
 }
