@@ -32,6 +32,8 @@ pub struct Host {
     pub strict_devices: Vec<IfName>,
     /// Some other program translates addresses here, so replies must be tracked.
     pub foreign_nat: bool,
+    /// The kernel can let what passes a bridge pass the rules too (br_netfilter is loaded).
+    pub bridge_calls: bool,
     /// The underlay device's MTU.
     pub wire: Option<Mtu>,
 }
@@ -80,6 +82,12 @@ pub fn node<'a>(
     state
 }
 
+/// True if a reply between two pods of one bridge may have to be translated back on its way, which
+/// the bridge alone would not do.
+pub fn bridged_behind_services(host: &Host, served: &[Served<'_>]) -> bool {
+    host.foreign_nat && served.iter().any(|net| net.network.attach.kind().reached_past_routes())
+}
+
 fn sysctls(host: &Host, served: &[Served<'_>]) -> Vec<Object> {
     let has = |ipv4: bool| {
         served.iter().any(|net| net.network.ranges.iter().any(|r| r.addr().is_ipv4() == ipv4))
@@ -92,6 +100,10 @@ fn sysctls(host: &Host, served: &[Served<'_>]) -> Vec<Object> {
     if has(false) {
         sysctls.push(set(Knob::Forward6, 1));
         sysctls.extend(host.ra_devices.iter().map(|dev| set(Knob::AcceptRa(dev.clone()), 2)));
+    }
+    if host.bridge_calls && bridged_behind_services(host, served) {
+        sysctls.extend(has(true).then(|| set(Knob::BridgeCall4, 1)));
+        sysctls.extend(has(false).then(|| set(Knob::BridgeCall6, 1)));
     }
     if !served.is_empty() {
         sysctls.extend(host.strict_devices.iter().map(|dev| set(Knob::RpFilter(dev.clone()), 2)));

@@ -110,6 +110,9 @@ pub enum Knob {
     RpFilter(IfName),
     Forward4,
     Forward6,
+    /// What passes a bridge passes the rules of IPv4 too (br_netfilter).
+    BridgeCall4,
+    BridgeCall6,
 }
 
 impl Knob {
@@ -120,6 +123,8 @@ impl Knob {
             Self::RpFilter(dev) => format!("net/ipv4/conf/{dev}/rp_filter"),
             Self::Forward4 => "net/ipv4/ip_forward".into(),
             Self::Forward6 => "net/ipv6/conf/all/forwarding".into(),
+            Self::BridgeCall4 => "net/bridge/bridge-nf-call-iptables".into(),
+            Self::BridgeCall6 => "net/bridge/bridge-nf-call-ip6tables".into(),
         }
     }
 
@@ -127,7 +132,7 @@ impl Knob {
     pub fn dev(&self) -> Option<&IfName> {
         match self {
             Self::AcceptRa(dev) | Self::RpFilter(dev) => Some(dev),
-            Self::Forward4 | Self::Forward6 => None,
+            Self::Forward4 | Self::Forward6 | Self::BridgeCall4 | Self::BridgeCall6 => None,
         }
     }
 }

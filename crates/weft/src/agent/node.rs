@@ -272,6 +272,7 @@ fn host(agent: &Agent, links: &[HostLink], nics: &[Nic]) -> Host {
             .map(|link| link.dev.clone())
             .collect(),
         foreign_nat: agent.kernel.foreign_nat().unwrap_or(true),
+        bridge_calls: Path::new("/proc/sys").join(Knob::BridgeCall4.path()).exists(),
         wire: nics.iter().map(|nic| nic.mtu).min(),
     }
 }
@@ -280,6 +281,9 @@ fn host(agent: &Agent, links: &[HostLink], nics: &[Nic]) -> Host {
 fn knobs(serving: &Serving) -> Vec<Knob> {
     let mut knobs = vec![Knob::Forward4, Knob::Forward6];
     let host = &serving.host;
+    if host.bridge_calls {
+        knobs.extend([Knob::BridgeCall4, Knob::BridgeCall6]);
+    }
     knobs.extend(host.ra_devices.iter().cloned().map(Knob::AcceptRa));
     knobs.extend(host.strict_devices.iter().cloned().map(Knob::RpFilter));
     let tunnels = serving.networks.values().flat_map(|net| &net.stage.hold);
@@ -397,6 +401,15 @@ fn report(agent: &Agent, memory: &Memory, serving: &mut Serving) {
         ));
     }
     serving.problems.extend(memory.strangers.iter().cloned());
+    if !serving.host.bridge_calls
+        && desired::bridged_behind_services(&serving.host, &serving.served())
+    {
+        serving.problems.push(
+            "pods of one bridge do not reach each other through Services: br_netfilter is not \
+             loaded (`modprobe br_netfilter`, and name it in /etc/modules-load.d)"
+                .into(),
+        );
+    }
     let shown = agent.shown();
     serving
         .problems
