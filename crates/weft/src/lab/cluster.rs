@@ -107,6 +107,7 @@ impl Cluster {
         let settled = |status: &Value| {
             let network = &status["networks"][name];
             status["converged"] == true
+                && network["blocks"].as_array().is_some_and(|own| own.len() >= self.families())
                 && network["join"] == join
                 && network["peers"] == peers
                 && network["withdrawing"].as_array().is_some_and(Vec::is_empty)
@@ -125,13 +126,16 @@ impl Cluster {
         Ok(())
     }
 
+    /// Families of pod addresses: as many ranges as a network has here.
+    fn families(&self) -> usize {
+        [true, false].into_iter().filter(|v4| self.plan.families.has(*v4, 2)).count()
+    }
+
     /// Every peer has a block of each family.
     fn sees_peers(&self, node: &Node, name: &str) -> anyhow::Result<bool> {
-        let families =
-            [true, false].into_iter().filter(|v4| self.plan.families.has(*v4, 2)).count();
         let paths = node.ask("GET", "/v1/paths", None)?;
         let ours = paths.as_array().into_iter().flatten().filter(|path| path["network"] == name);
-        Ok(ours.count() == families * (self.nodes.len() - 1))
+        Ok(ours.count() == self.families() * (self.nodes.len() - 1))
     }
 
     /// `pods` on every node: a1, a2, b1, …
