@@ -10,7 +10,8 @@ fn check_gc_and_status_do_what_the_spec_says() {
     let node = &cluster.nodes[0];
     let config = node.cni_config("net");
     let none = Path::new("");
-    assert_eq!(node.cni("STATUS", "", none, &config, &[]).unwrap().0, 0);
+    let (exit, answer) = node.cni("STATUS", "", none, &config, &[]).unwrap();
+    assert_eq!(exit, 0, "{answer}");
     let (one, two) = (node.add_pod("one", "net").unwrap(), node.add_pod("two", "net").unwrap());
     let (_, added) = node.cni("ADD", "one", &one.path, &config, &[]).unwrap();
     let mut check = config.clone();
