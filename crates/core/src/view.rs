@@ -89,6 +89,9 @@ pub struct Part {
     pub send: Mtu,
     /// The largest packet that its pods take.
     pub accept: Mtu,
+    /// It has pods in the network, which must not be deleted under them.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub pods: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -38,7 +38,7 @@ pub struct Situation<'a> {
 
 #[derive(Clone, Debug)]
 pub struct Stage {
-    /// To be published once everything below is in the kernel.
+    /// To be published once everything below is in the kernel; of the pods it knows nothing.
     pub part: Part,
     /// Ways to hold in the kernel: advertised, withdrawn but not yet given up, or used to send.
     pub hold: Vec<Receive>,
@@ -105,7 +105,14 @@ pub fn stage(now: &Situation<'_>) -> Stage {
     let accept = target.max(may_send).max(most_sent);
     let send = part.map_or(may_send, |part| may_send.min(part.send));
     Stage {
-        part: Part { blocks: now.blocks.to_vec(), receives, withdrawing, send: may_send, accept },
+        part: Part {
+            blocks: now.blocks.to_vec(),
+            receives,
+            withdrawing,
+            send: may_send,
+            accept,
+            pods: false,
+        },
         hold,
         choices,
         send,

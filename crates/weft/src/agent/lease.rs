@@ -16,6 +16,8 @@ use super::{Agent, POISONED, Serving};
 
 /// How long ADD waits for what is on its way: the first view, a block, an address being freed.
 const WAIT_MAX: Duration = Duration::from_secs(10);
+/// The same for a network that a full view does not know: it may have been written just now.
+const UNKNOWN_MAX: Duration = Duration::from_secs(1);
 
 /// One call at a time for an attachment: a runtime may call again before the first is answered.
 pub(super) struct Turn<'a> {
@@ -53,7 +55,12 @@ impl Drop for Lease<'_> {
 
 /// The network that is meant, once this node can serve it.
 pub(super) fn network(agent: &Agent, call: &Call) -> Result<(NetworkName, Arc<Serving>), CniError> {
-    let ready = wait(agent, || {
+    let unknown = {
+        let shown = agent.shown();
+        let name = call.network.as_ref().or_else(|| shown.view.default_network());
+        shown.synced && !name.is_some_and(|name| shown.view.networks.contains_key(name))
+    };
+    let ready = wait_for(agent, if unknown { UNKNOWN_MAX } else { WAIT_MAX }, || {
         let serving = agent.serving();
         let shown = agent.shown();
         let name = call.network.as_ref().or_else(|| shown.view.default_network())?.clone();
@@ -164,8 +171,12 @@ fn being_freed(agent: &Agent, addr: std::net::IpAddr) -> bool {
 }
 
 /// Polls at every sign of progress until there is an answer or the bound is reached.
-pub(super) fn wait<T>(agent: &Agent, mut ask: impl FnMut() -> Option<T>) -> Option<T> {
-    let end = Instant::now() + WAIT_MAX;
+pub(super) fn wait<T>(agent: &Agent, ask: impl FnMut() -> Option<T>) -> Option<T> {
+    wait_for(agent, WAIT_MAX, ask)
+}
+
+fn wait_for<T>(agent: &Agent, longest: Duration, mut ask: impl FnMut() -> Option<T>) -> Option<T> {
+    let end = Instant::now() + longest;
     loop {
         let seen = *agent.progress.0.lock().expect(POISONED);
         if let Some(answer) = ask() {

@@ -77,6 +77,9 @@ impl Ledger {
     pub fn attachments(&self) -> impl Iterator<Item = &Attachment> + Clone {
         self.attachments.values()
     }
+    pub fn has_pods(&self, network: &NetworkName) -> bool {
+        self.attachments.values().any(|pod| pod.network == *network)
+    }
     pub fn pools(&self) -> impl Iterator<Item = (&NetworkName, &Pool)> {
         self.pools.iter()
     }

@@ -20,7 +20,7 @@ use weft_core::{
     paths::{Nic, Reach, Sender, Situation, acknowledged, stage},
     plan::{Change, plan},
     state::{Key, Knob, Object, State},
-    view::NodeRecord,
+    view::{NodeRecord, Part},
 };
 use weft_linux::{Event, ForeignRoute, HostLink, Observed, Refusal, Watch, read_knob};
 
@@ -425,7 +425,11 @@ fn publish(agent: &Agent, serving: &Serving, memory: &Memory) {
     }
     let shown = agent.shown();
     let own = shown.view.nodes.get(&agent.node);
-    let parts = serving.networks.iter().map(|(name, net)| (name.clone(), net.stage.part.clone()));
+    let ledger = agent.ledger();
+    let parts = serving.networks.iter().map(|(name, net)| {
+        let pods = ledger.has_pods(name);
+        (name.clone(), Part { pods, ..net.stage.part.clone() })
+    });
     let record = NodeRecord {
         schema: SCHEMA,
         boot: agent.boot.clone(),
@@ -435,6 +439,7 @@ fn publish(agent: &Agent, serving: &Serving, memory: &Memory) {
         networks: parts.collect(),
         extra: own.map(|node| node.record.extra.clone()).unwrap_or_default(),
     };
+    drop(ledger);
     let stages = serving.networks.iter().map(|(name, net)| (name, &net.stage));
     let ack = acknowledged(&agent.node, &shown.view, stages);
     drop(shown);

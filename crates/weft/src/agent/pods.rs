@@ -20,6 +20,7 @@ use super::{
     lease::{Lease, Turn, lease, network, not_served, serving, wait},
     links::{bring_up, detach},
     serve::Caller,
+    wake::Reasons,
 };
 
 /// Carries out a call. Returns what goes to standard output.
@@ -77,6 +78,7 @@ fn add(
     let serving = agent.serving();
     let mut lease = Lease { agent, network: &name, addrs: Some(addrs) };
     let here = serving.networks.get(&name).ok_or_else(|| not_served(&name, &serving))?;
+    let first = !agent.ledger().has_pods(&name);
     let attachment = open(agent, call, &id, &name, here, cookie, &mut lease)?;
     fault::point("add.after-open");
     let born = Birth { agent, id: &id, done: false };
@@ -91,6 +93,10 @@ fn add(
         .map_err(|error| CniError::new(Code::Io, "write the ledger", error.to_string()))?;
     fault::point("add.after-commit");
     born.committed();
+    if first {
+        // The others are told that there are pods here.
+        agent.wake.ring(Reasons::OTHER);
+    }
     Ok(result(&attachment, &ground, &link, call))
 }
 

@@ -1,11 +1,14 @@
 //! Frees the links of pods that are gone, many in one message: most of a deletion is one wait for
 //! an RCU grace period, however many links it frees. Their addresses are free only after that.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use weft_core::attachment::{AttachmentId, Phase};
 
-use super::{Agent, wake::Gather};
+use super::{
+    Agent,
+    wake::{Gather, Reasons},
+};
 
 /// Deletions that come together are one.
 const GATHER: Gather = Gather { quiet: Duration::from_millis(5), most: Duration::from_millis(20) };
@@ -34,10 +37,10 @@ fn run(agent: &Agent) {
 }
 
 fn reap(agent: &Agent) -> anyhow::Result<()> {
-    let gone: Vec<_> = {
+    let (gone, networks): (Vec<_>, BTreeSet<_>) = {
         let ledger = agent.ledger();
         let doomed = ledger.attachments().filter(|pod| pod.phase == Phase::Doomed);
-        doomed.map(|pod| (pod.id.clone(), pod.host_end.clone())).collect()
+        doomed.map(|pod| ((pod.id.clone(), pod.host_end.clone()), pod.network.clone())).unzip()
     };
     // One that died between its ledger's word and the kernel's is marked now.
     let devs: Vec<_> = gone.iter().map(|(_, dev)| dev.clone()).collect();
@@ -53,7 +56,12 @@ fn reap(agent: &Agent) -> anyhow::Result<()> {
         .collect();
     let closed = {
         let mut ledger = agent.ledger();
-        ids.iter().try_for_each(|id| ledger.close(id))
+        let closed = ids.iter().try_for_each(|id| ledger.close(id));
+        if networks.iter().any(|network| !ledger.has_pods(network)) {
+            // The others are told that there are no more pods here.
+            agent.wake.ring(Reasons::OTHER);
+        }
+        closed
     };
     agent.tell_progress();
     Ok(closed?)

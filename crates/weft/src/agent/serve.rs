@@ -1,6 +1,7 @@
-//! The plugin's door: a Unix socket, one call a connection, a thread each. A call may take its thread
-//! into the pod's namespace, so none serves twice; its successor is made after the answer. The namespace comes as
-//! a descriptor beside the first byte, so a path that has since changed its meaning is no danger.
+//! The plugin's door: a Unix socket, one call a connection, a thread each. A call may take its
+//! thread into the pod's namespace, so none serves twice; its successor is made after the answer.
+//! The namespace comes as a descriptor beside the first byte, so a path that has since changed its
+//! meaning is no danger.
 
 use std::{
     fs,
@@ -10,10 +11,7 @@ use std::{
         unix::net::{UnixListener, UnixStream},
     },
     path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Condvar, Mutex},
     time::Duration,
 };
 
@@ -29,7 +27,7 @@ use weft_core::cni::{
 };
 use weft_linux::Netns;
 
-use super::{Agent, pods};
+use super::{Agent, POISONED, pods};
 
 /// Calls served at once; more wait in the socket's backlog.
 const CALLS_MAX: usize = 64;
@@ -42,16 +40,22 @@ const READ_MAX: Duration = Duration::from_secs(10);
 struct Door {
     agent: Arc<Agent>,
     listener: UnixListener,
-    /// Threads that wait for a call, and all.
-    waiting: AtomicUsize,
-    threads: AtomicUsize,
+    threads: Mutex<Threads>,
+    /// Told when there are fewer.
+    fewer: Condvar,
+}
+
+#[derive(Default)]
+struct Threads {
+    waiting: usize,
+    all: usize,
 }
 
 pub fn spawn(agent: &Arc<Agent>) -> anyhow::Result<()> {
     let listener = listen(&agent.config.cni_socket())?;
-    let (waiting, threads) = (AtomicUsize::new(0), AtomicUsize::new(0));
-    let door = Arc::new(Door { agent: agent.clone(), listener, waiting, threads });
-    door.fill(WAITING);
+    let (threads, fewer) = (Mutex::default(), Condvar::new());
+    let door = Arc::new(Door { agent: agent.clone(), listener, threads, fewer });
+    std::thread::Builder::new().name("cni-door".into()).spawn(move || door.fill())?;
     Ok(())
 }
 
@@ -66,29 +70,40 @@ pub fn listen(path: &Path) -> anyhow::Result<UnixListener> {
 }
 
 impl Door {
-    /// Sees that so many threads wait, as far as there may be more.
-    fn fill(self: &Arc<Self>, waiting: usize) {
-        while self.waiting.load(Ordering::Acquire) < waiting
-            && self.threads.load(Ordering::Acquire) < CALLS_MAX
-        {
-            self.waiting.fetch_add(1, Ordering::AcqRel);
-            self.threads.fetch_add(1, Ordering::AcqRel);
+    /// Sees that there are threads that wait for a call. It alone makes them: a thread is born in
+    /// the namespace of the one that makes it, and those that serve go elsewhere.
+    fn fill(self: &Arc<Self>) {
+        let mut threads = self.threads.lock().expect(POISONED);
+        loop {
+            while threads.waiting >= WAITING || threads.all >= CALLS_MAX {
+                threads = self.fewer.wait(threads).expect(POISONED);
+            }
             let door = self.clone();
             let made = std::thread::Builder::new().name("cni".into());
-            if let Err(error) = made.spawn(move || door.serve_one()) {
-                self.waiting.fetch_sub(1, Ordering::AcqRel);
-                self.threads.fetch_sub(1, Ordering::AcqRel);
-                tracing::warn!(%error, "no thread to be had for CNI calls; will try again");
-                std::thread::sleep(RETRY);
+            match made.spawn(move || door.serve_one()) {
+                Ok(_) => {
+                    threads.waiting += 1;
+                    threads.all += 1;
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "no thread to be had for CNI calls; will try again");
+                    threads = self.fewer.wait_timeout(threads, RETRY).expect(POISONED).0;
+                }
             }
         }
     }
 
-    fn serve_one(self: &Arc<Self>) {
+    fn serve_one(&self) {
         let stream = self.listener.accept();
-        self.waiting.fetch_sub(1, Ordering::AcqRel);
-        // Where nobody else waits, the next call must not wait for the end of this one.
-        self.fill(1);
+        let waiting = {
+            let mut threads = self.threads.lock().expect(POISONED);
+            threads.waiting -= 1;
+            threads.waiting
+        };
+        // The next call must not wait for the end of this one.
+        if waiting == 0 {
+            self.fewer.notify_one();
+        }
         match stream {
             Ok((stream, _)) => {
                 if let Err(error) = serve(&self.agent, stream) {
@@ -100,8 +115,8 @@ impl Door {
                 std::thread::sleep(RETRY);
             }
         }
-        self.threads.fetch_sub(1, Ordering::AcqRel);
-        self.fill(WAITING);
+        self.threads.lock().expect(POISONED).all -= 1;
+        self.fewer.notify_one();
     }
 }
 

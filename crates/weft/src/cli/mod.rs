@@ -83,7 +83,7 @@ struct Control {
 struct Explain {
     /// A pod of this node: its name, container or address
     from: String,
-    /// Another pod of this node, or any address
+    /// Another pod of this node, or any address (inside `weft lab shell`: any pod)
     to: String,
     #[command(flatten)]
     asked: Asked,
@@ -172,6 +172,7 @@ fn run(command: Command) -> anyhow::Result<u8> {
             drop(show::<Vec<report::PeerPath>>(&asked, "/v1/paths", |p| text::paths(p))?)
         }
         Command::Explain(Explain { from, to, asked }) => {
+            let to = if std::env::var_os("WEFT_LAB").is_some() { lab::address(&to) } else { to };
             let path =
                 format!("/v1/explain?from={}&to={}", client::quote(&from), client::quote(&to));
             let explained: Value = show(&asked, &path, text::explain)?;

@@ -19,10 +19,13 @@ use serde_json::{Value, json};
 use weft_core::{
     name::{NetworkName, NodeName},
     network::Network,
-    view::{ack_key, claim_key, network_key, node_key},
+    view::{Claim, ack_key, claim_key, network_key, node_key},
 };
 
-use crate::agent::{Agent, config::from_value};
+use crate::{
+    agent::{Agent, config::from_value},
+    store::StoreError,
+};
 
 type Shared = State<Arc<Agent>>;
 
@@ -171,21 +174,16 @@ async fn delete_network(State(agent): Shared, Path(name): Path<String>) -> Respo
         Ok(name) => name,
         Err(bad) => return refused(StatusCode::UNPROCESSABLE_ENTITY, bad),
     };
-    let pods = agent.ledger().attachments().filter(|pod| pod.network == name).count();
-    if pods > 0 {
-        let why = format!("network {name} has {pods} pods on this node: delete them first");
+    let used = users(&agent, &name);
+    if !used.is_empty() {
+        let why = format!("network {name} has pods on {}: delete them first", used.join(", "));
         return refused(StatusCode::CONFLICT, why);
     }
-    let claims: Vec<_> = {
-        let shown = agent.shown();
-        shown.view.claims.keys().filter(|(of, _)| *of == name).cloned().collect()
-    };
     let deleted = async {
         let there = agent.store.delete(&network_key(&name)).await?;
-        for (of, block) in &claims {
-            agent.store.delete(&claim_key(of, block)).await?;
-        }
-        Ok::<_, crate::store::StoreError>(there)
+        // One that died in between left blocks without a network.
+        let freed = free(&agent, |network, _| *network == name).await?;
+        Ok::<_, StoreError>(there || !freed.is_empty())
     };
     match deleted.await {
         Ok(true) => reported(json!({"network": name})),
@@ -194,34 +192,60 @@ async fn delete_network(State(agent): Shared, Path(name): Path<String>) -> Respo
     }
 }
 
+/// Nodes that have pods in the network: of this one by its ledger, of the others by their records.
+fn users(agent: &Agent, name: &NetworkName) -> Vec<String> {
+    let ours = agent.ledger().has_pods(name).then(|| agent.node.to_string());
+    let shown = agent.shown();
+    let others = shown.view.nodes.iter().filter(|(node, _)| **node != agent.node);
+    let used = others.filter(|(_, node)| node.record.part(name).is_some_and(|part| part.pods));
+    ours.into_iter().chain(used.map(|(node, _)| node.to_string())).collect()
+}
+
+/// Frees the blocks whose claims are meant. Each is looked at in the store: one that another node
+/// has claimed meanwhile is not taken from it.
+async fn free(
+    agent: &Agent,
+    meant: impl Fn(&NetworkName, &Claim) -> bool,
+) -> Result<Vec<String>, StoreError> {
+    let claims: Vec<_> = {
+        let shown = agent.shown();
+        let claims = shown.view.claims.iter().filter(|((network, _), claim)| meant(network, claim));
+        claims.map(|(key, _)| key.clone()).collect()
+    };
+    let mut freed = Vec::new();
+    for (network, block) in claims {
+        let key = claim_key(&network, &block);
+        let Some(entry) = agent.store.get(&key).await? else { continue };
+        let still = serde_json::from_slice(&entry.value).is_ok_and(|claim| meant(&network, &claim));
+        if still && agent.store.delete_if(&key, entry.revision).await? {
+            freed.push(block.to_string());
+        }
+    }
+    Ok(freed)
+}
+
 /// Frees what a node that will not come back has claimed. Should it come back, it takes new blocks.
 async fn forget(State(agent): Shared, Path(name): Path<String>) -> Response {
     let name: NodeName = match name.parse() {
         Ok(name) => name,
         Err(bad) => return refused(StatusCode::UNPROCESSABLE_ENTITY, bad),
     };
-    let (known, claims): (bool, Vec<_>) = {
+    let known = {
         let shown = agent.shown();
-        let theirs = shown.view.claims.iter().filter(|(_, claim)| claim.node == name);
-        (shown.view.nodes.contains_key(&name), theirs.map(|(key, _)| key.clone()).collect())
+        shown.view.nodes.contains_key(&name)
+            || shown.view.claims.values().any(|claim| claim.node == name)
     };
-    if !known && claims.is_empty() {
+    if !known {
         return refused(StatusCode::NOT_FOUND, format!("there is no node {name}"));
     }
     let forgotten = async {
         // The record first: nobody sends there any more when the block may be claimed again.
         agent.store.delete(&node_key(&name)).await?;
         agent.store.delete(&ack_key(&name)).await?;
-        for (network, block) in &claims {
-            agent.store.delete(&claim_key(network, block)).await?;
-        }
-        Ok::<_, crate::store::StoreError>(())
+        free(&agent, |_, claim| claim.node == name).await
     };
     match forgotten.await {
-        Ok(()) => {
-            let blocks: Vec<String> = claims.iter().map(|(_, block)| block.to_string()).collect();
-            reported(json!({"node": name, "freed": blocks}))
-        }
+        Ok(blocks) => reported(json!({"node": name, "freed": blocks})),
         Err(error) => refused(StatusCode::SERVICE_UNAVAILABLE, error),
     }
 }

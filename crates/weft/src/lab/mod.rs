@@ -18,6 +18,7 @@ use clap::{Args, Subcommand, ValueEnum};
 pub use cluster::{Cluster, Plan};
 pub use node::{Node, Pod};
 pub use probe::{Flow, FlowKind, Report, Responder, largest, reach, too_big};
+pub use shell::address;
 pub use wire::{Topology, WORLD4, Wire};
 
 /// Where the lab keeps everything, inside its own `/run`.

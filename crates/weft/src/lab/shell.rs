@@ -25,10 +25,10 @@ pub fn shell(plan: &Plan, attach: &str, join: &str) -> anyhow::Result<u8> {
         let addrs: Vec<String> = pod.addrs.iter().map(ToString::to_string).collect();
         println!("  pod {:<4} on {}  {}", pod.name, pod.node, addrs.join("  "));
     }
-    let other = pods.last().and_then(|pod| pod.addrs.first()).map(ToString::to_string);
+    let other = pods.last().map(|pod| pod.name.clone());
     println!(
         "\nTry:\n  weft status                        (this shell asks node-a)\n  \
-         weft explain a1 {}\n  weft network join default host-gw\n  \
+         weft explain a1 {}                     (or any address)\n  weft network join default host-gw\n  \
          weft lab exec node-b -- weft paths\n  weft lab exec a1 -- ip route\n  \
          exit                               (nothing is left behind)\n",
         other.unwrap_or_default()
@@ -42,6 +42,21 @@ pub fn shell(plan: &Plan, attach: &str, join: &str) -> anyhow::Result<u8> {
         .status()
         .context("start a shell")?;
     Ok(u8::try_from(status.code().unwrap_or(1)).unwrap_or(1))
+}
+
+/// The address of a pod of the lab, on whichever node; what is no such name stays as it is. On a
+/// node alone nobody knows the pods of the others by name.
+pub fn address(name: &str) -> String {
+    let nodes = std::fs::read_dir(DIR).into_iter().flatten().flatten();
+    let pods = nodes.filter_map(|node| {
+        crate::cli::client::ask(&node.path().join("control.sock"), "GET", "/v1/pods", None).ok()
+    });
+    let mut addrs = pods.filter_map(|pods| {
+        let mut pods = pods.as_array()?.iter();
+        let pod = pods.find(|pod| pod["container"] == name || pod["pod"] == name)?;
+        Some(pod["addrs"][0].as_str()?.to_owned())
+    });
+    addrs.next().unwrap_or_else(|| name.to_owned())
 }
 
 /// Runs a command in the namespace of a node or pod; on a node, `weft` asks that node's agent.

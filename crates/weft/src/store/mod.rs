@@ -183,6 +183,10 @@ impl Store {
     pub async fn delete(&self, key: &str) -> Result<bool, StoreError> {
         each!(self, store => store.delete(key).await)
     }
+    /// Removes it if what stands there still has revision `was`. True if it did.
+    pub async fn delete_if(&self, key: &str, was: u64) -> Result<bool, StoreError> {
+        each!(self, store => store.delete_if(key, was).await)
+    }
     /// Changes in the order of their revisions, after a snapshot.
     pub fn watch(&self) -> mpsc::Receiver<Event> {
         let (events, listener) = mpsc::channel(EVENTS_MAX);

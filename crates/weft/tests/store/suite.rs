@@ -50,6 +50,12 @@ async fn one_record(store: &Store) {
         store.replace("nodes/none", b"5".to_vec(), 1).await.unwrap(),
         Replaced::Conflict(None)
     );
+    let stands = store.get("nodes/a").await.unwrap().unwrap().revision;
+    assert!(!store.delete_if("nodes/a", stands - 1).await.unwrap());
+    assert!(store.get("nodes/a").await.unwrap().is_some(), "it is another by now");
+    assert!(store.delete_if("nodes/a", stands).await.unwrap());
+    assert!(!store.delete_if("nodes/a", stands).await.unwrap());
+    store.put("nodes/a", b"again".to_vec()).await.unwrap();
     assert!(store.delete("nodes/a").await.unwrap());
     assert!(!store.delete("nodes/a").await.unwrap());
     assert_eq!(store.get("nodes/a").await.unwrap(), None);

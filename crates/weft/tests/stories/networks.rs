@@ -33,6 +33,33 @@ fn two_networks_at_once_and_a_pod_in_both() {
 }
 
 #[test]
+fn a_network_is_not_deleted_under_the_pods_of_any_node() {
+    let cluster = cluster(2, "veth", "vxlan");
+    let (here, there) = (&cluster.nodes[0], &cluster.nodes[1]);
+    let pod = there.add_pod("p", "net").unwrap();
+    let delete = || here.ask("DELETE", "/v1/networks/net", None);
+    let record = cluster.plan.dir.join("store/nodes/node-b");
+    here.wait_until("told of the pod", |node| {
+        let record = std::fs::read_to_string(&record)?;
+        let revision: u64 = record.lines().next().unwrap_or_default().parse()?;
+        let seen = node.status()?["store"]["revision"].as_u64();
+        Ok(record.contains("\"pods\":true") && seen >= Some(revision))
+    })
+    .unwrap();
+    let said = delete().unwrap_err().to_string();
+    assert!(said.contains("network net has pods on node-b: delete them first"), "{said}");
+    there.delete_pod(pod).unwrap();
+    here.wait_until("told that it went", |_| Ok(delete().is_ok())).unwrap();
+    for node in &cluster.nodes {
+        node.wait_until("clean", |node| {
+            Ok(node.plan()?.is_empty() && node.ask("GET", "/v1/ipam", None)? == json!([]))
+        })
+        .unwrap();
+        assert!(rig::is_clean(&node.netns).unwrap());
+    }
+}
+
+#[test]
 fn uninstall_leaves_the_node_as_it_was() {
     let cluster = built(&plan(1));
     let node = &cluster.nodes[0];

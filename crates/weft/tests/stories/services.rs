@@ -101,7 +101,9 @@ fn load(netns: &Netns, rules: &str) {
 }
 
 fn untracked(node: &Node) -> bool {
-    sh(&node.netns, "nft list table inet weft").contains("notrack")
+    // A tunnel's own packets are untracked always.
+    let table = sh(&node.netns, "nft list table inet weft");
+    table.lines().any(|rule| rule.contains("daddr") && rule.contains("notrack"))
 }
 
 /// The first pod asks: a pod of the other node, one of its own node, itself.

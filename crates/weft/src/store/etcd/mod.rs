@@ -168,6 +168,18 @@ impl EtcdStore {
         Ok(self.endpoints.ask(&format!("delete {key}"), delete).await?.deleted() > 0)
     }
 
+    pub async fn delete_if(&self, key: &str, was: u64) -> Result<bool, StoreError> {
+        let full = self.key(key)?;
+        let was = i64::try_from(was).unwrap_or(i64::MAX);
+        let delete = |client: Client| {
+            let txn = Txn::new()
+                .when([Compare::mod_revision(full.clone(), CompareOp::Equal, was)])
+                .and_then([TxnOp::delete(full.clone(), None)]);
+            async move { kv(&client).txn(txn).await }
+        };
+        Ok(self.endpoints.ask(&format!("delete {key}"), delete).await?.succeeded())
+    }
+
     pub fn watch(self, events: mpsc::Sender<Event>) {
         tokio::spawn(watch::run(self, events));
     }

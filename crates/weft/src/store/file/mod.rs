@@ -105,11 +105,22 @@ impl FileStore {
     }
 
     pub async fn delete(&self, key: &str) -> Result<bool, StoreError> {
+        self.delete_where(key, |_| true).await
+    }
+
+    pub async fn delete_if(&self, key: &str, was: u64) -> Result<bool, StoreError> {
+        self.delete_where(key, move |entry| entry.revision == was).await
+    }
+
+    async fn delete_where(
+        &self,
+        key: &str,
+        holds: impl FnOnce(&Entry) -> bool + Send + 'static,
+    ) -> Result<bool, StoreError> {
         let key = key.to_owned();
         self.blocking(move |store| {
-            check_key(&key)?;
             let _lock = store.lock_to_write()?;
-            if store.read(&key)?.is_none() {
+            if !store.read(&key)?.as_ref().is_some_and(holds) {
                 return Ok(false);
             }
             store.next_revision()?;
