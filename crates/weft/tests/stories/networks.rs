@@ -52,10 +52,10 @@ fn a_network_is_not_deleted_under_the_pods_of_any_node() {
     here.wait_until("told that it went", |_| Ok(delete().is_ok())).unwrap();
     for node in &cluster.nodes {
         node.wait_until("clean", |node| {
-            Ok(node.plan()?.is_empty() && node.ask("GET", "/v1/ipam", None)? == json!([]))
+            let blocks = node.ask("GET", "/v1/ipam", None)?;
+            Ok(node.plan()?.is_empty() && blocks == json!([]) && rig::is_clean(&node.netns)?)
         })
         .unwrap();
-        assert!(rig::is_clean(&node.netns).unwrap());
     }
 }
 
