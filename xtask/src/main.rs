@@ -5,6 +5,7 @@ mod install;
 mod run;
 mod test;
 mod tidy;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -23,6 +24,11 @@ enum Task {
     Bench(Bench),
     /// Build the plugin as it is released: static, small
     Plugin,
+    /// Run a line of shell as root in a virtual machine with Debian's kernel and this machine's files
+    Vm {
+        /// Such as 'ip link add d0 type dummy && ip link'
+        script: String,
+    },
 }
 
 #[derive(Subcommand)]
@@ -35,6 +41,12 @@ enum Bench {
     Scale(bench::Scale),
 }
 
+fn vm_says(script: &str) -> anyhow::Result<()> {
+    let done = vm::Machine::prepare()?.run(script, std::time::Duration::from_secs(600))?;
+    anyhow::ensure!(done, "it failed in the virtual machine");
+    Ok(())
+}
+
 fn main() -> ExitCode {
     let done = match Task::parse() {
         Task::Test(test) => test.run(),
@@ -43,6 +55,7 @@ fn main() -> ExitCode {
         Task::Bench(Bench::Cni(rounds)) => bench::cni(&rounds),
         Task::Bench(Bench::Path(paths)) => bench::path(&paths),
         Task::Bench(Bench::Scale(scale)) => bench::scale(&scale),
+        Task::Vm { script } => vm_says(&script),
         Task::Plugin => run::plugin().map(|path| println!("{}", path.display())),
     };
     match done {

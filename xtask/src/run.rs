@@ -41,6 +41,16 @@ pub fn again_in_release() -> anyhow::Result<()> {
 
 pub const MUSL: &str = "x86_64-unknown-linux-musl";
 
+/// Where a program is, by the search path or beside cargo's own.
+pub fn find(program: &str) -> anyhow::Result<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
+    let home = home.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")));
+    let dirs = std::env::split_paths(&path).chain(home.map(|home| home.join("bin")));
+    let mut files = dirs.map(|dir| dir.join(program));
+    files.find(|file| file.is_file()).with_context(|| format!("{program} is not installed"))
+}
+
 /// Builds the plugin as it is released.
 pub fn plugin() -> anyhow::Result<PathBuf> {
     let mut build = cargo();
