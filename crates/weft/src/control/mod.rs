@@ -5,7 +5,11 @@ mod explain;
 mod metrics;
 pub mod report;
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::Context;
 use axum::{
@@ -28,6 +32,10 @@ use crate::{
 };
 
 type Shared = State<Arc<Agent>>;
+
+/// How long the deletion of a network waits for its pods to be gone.
+const USERS_MAX: Duration = Duration::from_secs(3);
+const LOOK: Duration = Duration::from_millis(20);
 
 pub fn spawn(agent: &Arc<Agent>, runtime: &tokio::runtime::Runtime) -> anyhow::Result<()> {
     let path = agent.config.control_socket();
@@ -174,7 +182,13 @@ async fn delete_network(State(agent): Shared, Path(name): Path<String>) -> Respo
         Ok(name) => name,
         Err(bad) => return refused(StatusCode::UNPROCESSABLE_ENTITY, bad),
     };
-    let used = users(&agent, &name);
+    // That the last pods went may be on its way here.
+    let start = Instant::now();
+    let mut used = users(&agent, &name);
+    while !used.is_empty() && start.elapsed() < USERS_MAX {
+        tokio::time::sleep(LOOK).await;
+        used = users(&agent, &name);
+    }
     if !used.is_empty() {
         let why = format!("network {name} has pods on {}: delete them first", used.join(", "));
         return refused(StatusCode::CONFLICT, why);

@@ -145,6 +145,7 @@ macro_rules! each {
 }
 
 impl Store {
+    #[cfg_attr(not(feature = "etcd"), allow(clippy::unused_async))]
     pub async fn open(config: &StoreConfig) -> Result<Self, StoreError> {
         match config {
             StoreConfig::File(config) => Ok(Self::File(file::FileStore::open(&config.dir))),
