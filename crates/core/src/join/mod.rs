@@ -167,7 +167,7 @@ impl Receive {
     pub fn counterpart(&self, me: &Receiver<'_>) -> Option<Self> {
         let back = match self {
             Self::Direct { .. } => hostgw::HostGw {}.receives(me),
-            Self::Vxlan { vni, port, .. } => vxlan::Vxlan { vni: *vni, port: *port }.receives(me),
+            Self::Vxlan { vni, port, .. } => vxlan::receives(*vni, *port, me),
         };
         back.into_iter().find(|back| back.underlay().is_ipv4() == self.underlay().is_ipv4())
     }

@@ -2,7 +2,7 @@
 //! was listed in full, so that a block that was ours is taken again and no other beside it.
 
 use std::{
-    collections::BTreeMap,
+    collections::BTreeSet,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -12,11 +12,11 @@ use weft_core::{
     ipam::candidates,
     name::NetworkName,
     network::{Network, SCHEMA, overlap},
-    view::{Claim, claim_key},
+    view::{Claim, claim_key, network_key},
 };
 
-use super::{Agent, POISONED};
-use crate::store::Created;
+use super::{Agent, POISONED, wake::Reasons};
+use crate::store::{Created, StoreError};
 
 const RETRY: Duration = Duration::from_secs(1);
 /// Blocks tried in one go; the view is looked at anew after that.
@@ -40,15 +40,24 @@ struct Missing {
     range: IpNet,
 }
 
+/// Why there is no block.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Unclaimed {
+    pub why: String,
+    /// All of the range is claimed.
+    pub full: bool,
+}
+
 pub async fn run(agent: Arc<Agent>) {
     let mut pending: Vec<Pending> = Vec::new();
-    // What was said last of each range: once is enough.
-    let mut said: BTreeMap<(NetworkName, IpNet), String> = BTreeMap::new();
     loop {
         let missing = missing(&agent, &mut pending);
-        said.retain(|(name, range), _| {
+        agent.unclaimed.lock().expect(POISONED).retain(|(name, range), _| {
             missing.iter().any(|of| of.name == *name && of.range == *range)
         });
+        if let Err(error) = free_orphans(&agent).await {
+            tracing::debug!(%error, "could not free the blocks of a network that is gone");
+        }
         for of in &missing {
             match claim(&agent, of).await {
                 Ok(claimed) => {
@@ -56,21 +65,65 @@ pub async fn run(agent: Arc<Agent>) {
                     agent.hungry.lock().expect(POISONED).remove(&of.name);
                     pending.push(claimed);
                 }
-                Err(error) => {
-                    let why = error.to_string();
-                    let last = said.insert((of.name.clone(), of.range), why.clone());
-                    if last.is_none_or(|last| last != why) {
-                        tracing::warn!(network = %of.name, %error, "could not claim a block");
+                Err(unclaimed) => {
+                    let why = unclaimed.why.clone();
+                    let key = (of.name.clone(), of.range);
+                    let last = agent.unclaimed.lock().expect(POISONED).insert(key, unclaimed);
+                    // Said once is enough.
+                    if last.is_none_or(|last| last.why != why) {
+                        tracing::warn!(network = %of.name, why, "could not claim a block");
+                        agent.wake.ring(Reasons::VIEW);
+                        agent.tell_progress();
                     }
                 }
             }
         }
-        if said.is_empty() && pending.is_empty() {
+        if agent.unclaimed.lock().expect(POISONED).is_empty() && pending.is_empty() {
             agent.claimer.notified().await;
         } else {
             tokio::select! { () = tokio::time::sleep(RETRY) => {}, () = agent.claimer.notified() => {} }
         }
     }
+}
+
+/// A network that was deleted while this node was claiming a block of it.
+async fn free_orphans(agent: &Agent) -> Result<(), StoreError> {
+    let gone: BTreeSet<NetworkName> = {
+        let shown = agent.shown();
+        let ours = shown.view.claims.iter().filter(|(_, claim)| claim.node == agent.node);
+        let gone = ours.map(|((network, _), _)| network);
+        let gone = gone.filter(|name| shown.synced && !shown.view.networks.contains_key(*name));
+        // One that this version can't read is there all the same.
+        let gone = gone.filter(|name| !shown.view.said.contains_key(&network_key(name)));
+        gone.filter(|name| !agent.ledger().has_pods(name)).cloned().collect()
+    };
+    if gone.is_empty() {
+        return Ok(());
+    }
+    free(agent, |network, claim| claim.node == agent.node && gone.contains(network)).await.map(drop)
+}
+
+/// Frees the blocks whose claims are meant. Each is looked at in the store: one that another node
+/// has claimed meanwhile is not taken from it.
+pub async fn free(
+    agent: &Agent,
+    meant: impl Fn(&NetworkName, &Claim) -> bool,
+) -> Result<Vec<String>, StoreError> {
+    let claims: Vec<_> = {
+        let shown = agent.shown();
+        let claims = shown.view.claims.iter().filter(|((network, _), claim)| meant(network, claim));
+        claims.map(|(key, _)| key.clone()).collect()
+    };
+    let mut freed = Vec::new();
+    for (network, block) in claims {
+        let key = claim_key(&network, &block);
+        let Some(entry) = agent.store.get(&key).await? else { continue };
+        let still = serde_json::from_slice(&entry.value).is_ok_and(|claim| meant(&network, &claim));
+        if still && agent.store.delete_if(&key, entry.revision).await? {
+            freed.push(block.to_string());
+        }
+    }
+    Ok(freed)
 }
 
 /// Ranges of which this node has no block, or none with a free address.
@@ -113,13 +166,26 @@ fn missing(agent: &Agent, pending: &mut Vec<Pending>) -> Vec<Missing> {
     missing
 }
 
-async fn claim(agent: &Agent, of: &Missing) -> anyhow::Result<Pending> {
+async fn claim(agent: &Agent, of: &Missing) -> Result<Pending, Unclaimed> {
     let Missing { name, network, range } = of;
+    let failed = |error: StoreError| Unclaimed { why: error.to_string(), full: false };
     let taken: Vec<IpNet> = {
         let shown = agent.shown();
         shown.view.claims.keys().filter(|(of, _)| of == name).map(|(_, block)| *block).collect()
     };
-    let free: Vec<IpNet> = candidates(*range, network.block_prefix(range), &agent.node)
+    let prefix = network.block_prefix(range);
+    // One that was taken from this node under its pods comes first.
+    let held: BTreeSet<IpNet> = {
+        let ledger = agent.ledger();
+        let pods = ledger.attachments().filter(|pod| pod.network == *name);
+        let addrs = pods.flat_map(|pod| &pod.addrs).filter(|addr| range.contains(*addr));
+        addrs.filter_map(|addr| Some(IpNet::new(*addr, prefix).ok()?.trunc())).collect()
+    };
+    let others = candidates(*range, prefix, &agent.node).filter(|block| !held.contains(block));
+    let free: Vec<IpNet> = held
+        .iter()
+        .copied()
+        .chain(others)
         .filter(|block| !taken.iter().any(|other| overlap(block, other)))
         .take(TRIES_MAX)
         .collect();
@@ -129,7 +195,8 @@ async fn claim(agent: &Agent, of: &Missing) -> anyhow::Result<Pending> {
         boot: agent.boot.clone(),
         extra: serde_json::Map::new(),
     };
-    let value = serde_json::to_vec(&claim)?;
+    let value = serde_json::to_vec(&claim)
+        .map_err(|error| Unclaimed { why: error.to_string(), full: false })?;
     for block in &free {
         let claimed = |revision| Pending {
             network: name.clone(),
@@ -137,7 +204,7 @@ async fn claim(agent: &Agent, of: &Missing) -> anyhow::Result<Pending> {
             revision,
             since: Instant::now(),
         };
-        match agent.store.create(&claim_key(name, block), value.clone()).await? {
+        match agent.store.create(&claim_key(name, block), value.clone()).await.map_err(failed)? {
             Created::New(revision) => return Ok(claimed(revision)),
             // Ours already: the answer was lost.
             Created::Exists(entry) if is_ours(agent, &entry.value) => {
@@ -147,13 +214,16 @@ async fn claim(agent: &Agent, of: &Missing) -> anyhow::Result<Pending> {
             Created::Exists(_) => {}
         }
     }
-    match free.len() {
-        0 => anyhow::bail!(
-            "{range} has no free block: widen it, or free the blocks of nodes that are gone \
-             with `weft node forget`"
-        ),
-        tried => anyhow::bail!("others were quicker on all {tried} blocks of {range} tried"),
-    }
+    let full = free.is_empty();
+    let why = if full {
+        format!(
+            "{range} has no free block: free the blocks of nodes that are gone with `weft node \
+             forget`, or make another network with a wider range"
+        )
+    } else {
+        format!("others were quicker on all {} blocks of {range} tried", free.len())
+    };
+    Err(Unclaimed { why, full })
 }
 
 fn is_ours(agent: &Agent, value: &[u8]) -> bool {

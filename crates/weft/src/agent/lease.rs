@@ -6,7 +6,7 @@ use std::{
 };
 
 use weft_core::{
-    attachment::{AttachmentId, Phase},
+    attachment::{Attachment, AttachmentId, Phase},
     cni::{Call, CniError, Code},
     ipam::NoAddress,
     name::NetworkName,
@@ -134,7 +134,7 @@ pub(super) fn lease(
     let ranges = serving.networks.get(name).map(|here| here.network.ranges.clone());
     let families: Vec<bool> =
         ranges.unwrap_or_default().iter().map(|range| range.addr().is_ipv4()).collect();
-    let mut last = None;
+    let (mut last, mut why_full) = (None, String::new());
     let leased = wait(agent, || {
         let leased = agent.ledger().lease(name, &families, &call.ips);
         match leased {
@@ -144,18 +144,26 @@ pub(super) fn lease(
             }
             Err(no @ (NoAddress::Elsewhere { .. } | NoAddress::Reserved(_))) => Some(Err(no)),
             Err(no) => {
+                let mut full = None;
                 if let NoAddress::Exhausted { ipv4, .. } = no {
                     agent.hungry.lock().expect(POISONED).insert(name.clone(), ipv4);
                     agent.claimer.notify_one();
+                    full = no_more(agent, name, ipv4);
                 }
-                last = Some(no);
-                None
+                last = Some(no.clone());
+                full.map(|full| {
+                    why_full = full;
+                    Err(no)
+                })
             }
         }
     });
     agent.hungry.lock().expect(POISONED).remove(name);
     let failed = match leased {
         Some(Ok(addrs)) => return Ok(addrs),
+        Some(Err(no @ NoAddress::Exhausted { .. })) => {
+            (Code::TryAgainLater, format!("{no}, and {why_full}"))
+        }
         Some(Err(no)) => (Code::InvalidConfig, no.to_string()),
         None => (Code::TryAgainLater, last.map_or_else(String::new, |no| no.to_string())),
     };
@@ -163,6 +171,17 @@ pub(super) fn lease(
     let store = agent.shown().away.clone().map(|why| format!("; the store is away: {why}"));
     let details = format!("network {name}: {why}{}", store.unwrap_or_default());
     Err(CniError::new(code, "no address for the pod", details))
+}
+
+/// Why there will be no address soon: no block to claim, and none that is being freed.
+fn no_more(agent: &Agent, name: &NetworkName, ipv4: bool) -> Option<String> {
+    let unclaimed = agent.unclaimed.lock().expect(POISONED);
+    let mut full = unclaimed
+        .iter()
+        .filter(|((of, range), why)| of == name && range.addr().is_ipv4() == ipv4 && why.full);
+    let (_, why) = full.next()?;
+    let doomed = |pod: &Attachment| pod.network == *name && pod.phase == Phase::Doomed;
+    (!agent.ledger().attachments().any(doomed)).then(|| why.why.clone())
 }
 
 fn being_freed(agent: &Agent, addr: std::net::IpAddr) -> bool {

@@ -43,6 +43,7 @@ use weft_core::{
 };
 use weft_linux::Kernel;
 
+pub use claims::free;
 pub use config::Config;
 pub use serve::listen;
 pub use uninstall::uninstall;
@@ -70,6 +71,8 @@ pub struct Agent {
     publication: tokio::sync::watch::Sender<publish::Publication>,
     /// Networks that ran out of addresses and want one more block.
     hungry: Mutex<BTreeMap<NetworkName, bool>>,
+    /// Ranges of which this node could not claim a block.
+    unclaimed: Mutex<BTreeMap<(NetworkName, IpNet), claims::Unclaimed>>,
     claimer: tokio::sync::Notify,
     doomed: wake::Wake,
     /// Attachments that a call is about; a second call for one waits.
@@ -189,6 +192,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
         wake: wake::Wake::default(),
         publication: tokio::sync::watch::Sender::default(),
         hungry: Mutex::default(),
+        unclaimed: Mutex::default(),
         claimer: tokio::sync::Notify::new(),
         doomed: wake::Wake::default(),
         busy: Mutex::default(),

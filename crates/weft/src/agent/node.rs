@@ -107,6 +107,10 @@ fn run(agent: &Agent) {
         agent.counters.rounds.fetch_add(1, Ordering::Relaxed);
         let waiting = !memory.waiting.is_empty();
         publish(agent, &serving, &memory);
+        let known = agent.serving();
+        for problem in serving.problems.iter().filter(|new| !known.problems.contains(new)) {
+            tracing::warn!(problem, "found");
+        }
         agent.set_serving(serving);
         let longest = if clean && !waiting { LOOK_ANEW } else { RETRY };
         let gather = |why: Reasons| if why == Reasons::VIEW { GATHER_VIEW } else { GATHER };
@@ -131,6 +135,7 @@ fn round(agent: &Agent, memory: &mut Memory, why: Reasons) -> Serving {
     if anew {
         memory.reach.clear();
     }
+    let mut undone = Vec::new();
     for _ in 0..LOOKS_MAX {
         serving.problems.clear();
         let mut look = match memory.sight.look(&agent.kernel, &knobs(&last), anew) {
@@ -169,6 +174,13 @@ fn round(agent: &Agent, memory: &mut Memory, why: Reasons) -> Serving {
         anew |= !refusals.is_empty();
         serving.problems.extend(refusals);
         last = Arc::new(serving.clone());
+        undone = changes;
+    }
+    if let Some(change) = undone.first() {
+        serving.problems.push(format!(
+            "the kernel still differs after {LOOKS_MAX} looks, by {} changes: {change}",
+            undone.len()
+        ));
     }
     serving
 }
@@ -414,7 +426,17 @@ fn report(agent: &Agent, memory: &Memory, serving: &mut Serving) {
     serving
         .problems
         .extend(shown.view.said.iter().map(|(key, said)| format!("store: {key}: {said}")));
+    let unclaimed = agent.unclaimed.lock().expect(POISONED);
+    let unclaimed = unclaimed.iter().map(|((name, _), why)| format!("network {name}: {}", why.why));
+    serving.problems.extend(unclaimed);
     let ledger = agent.ledger();
+    for pod in ledger.attachments().filter(|pod| pod.phase == Phase::Attached) {
+        let Some(here) = serving.networks.get(&pod.network) else { continue };
+        let lost = |addr: &&IpAddr| !here.blocks.iter().any(|block| block.contains(*addr));
+        serving.problems.extend(pod.addrs.iter().find(lost).map(|addr| {
+            format!("pod {} has {addr}, of a block that this node has lost: delete it", pod.label())
+        }));
+    }
     let unread = ledger.unread().map(|(path, why)| format!("ledger: {}: {why}", path.display()));
     serving.problems.extend(unread);
 }

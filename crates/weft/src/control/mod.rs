@@ -23,11 +23,11 @@ use serde_json::{Value, json};
 use weft_core::{
     name::{NetworkName, NodeName},
     network::Network,
-    view::{Claim, ack_key, claim_key, network_key, node_key},
+    view::{ack_key, network_key, node_key},
 };
 
 use crate::{
-    agent::{Agent, config::from_value},
+    agent::{Agent, config::from_value, free},
     store::StoreError,
 };
 
@@ -215,35 +215,17 @@ fn users(agent: &Agent, name: &NetworkName) -> Vec<String> {
     ours.into_iter().chain(used.map(|(node, _)| node.to_string())).collect()
 }
 
-/// Frees the blocks whose claims are meant. Each is looked at in the store: one that another node
-/// has claimed meanwhile is not taken from it.
-async fn free(
-    agent: &Agent,
-    meant: impl Fn(&NetworkName, &Claim) -> bool,
-) -> Result<Vec<String>, StoreError> {
-    let claims: Vec<_> = {
-        let shown = agent.shown();
-        let claims = shown.view.claims.iter().filter(|((network, _), claim)| meant(network, claim));
-        claims.map(|(key, _)| key.clone()).collect()
-    };
-    let mut freed = Vec::new();
-    for (network, block) in claims {
-        let key = claim_key(&network, &block);
-        let Some(entry) = agent.store.get(&key).await? else { continue };
-        let still = serde_json::from_slice(&entry.value).is_ok_and(|claim| meant(&network, &claim));
-        if still && agent.store.delete_if(&key, entry.revision).await? {
-            freed.push(block.to_string());
-        }
-    }
-    Ok(freed)
-}
-
 /// Frees what a node that will not come back has claimed. Should it come back, it takes new blocks.
 async fn forget(State(agent): Shared, Path(name): Path<String>) -> Response {
     let name: NodeName = match name.parse() {
         Ok(name) => name,
         Err(bad) => return refused(StatusCode::UNPROCESSABLE_ENTITY, bad),
     };
+    if name == agent.node {
+        let why =
+            format!("node {name} is this one, and alive: stop its agent and forget it elsewhere");
+        return refused(StatusCode::CONFLICT, why);
+    }
     let known = {
         let shown = agent.shown();
         shown.view.nodes.contains_key(&name)

@@ -19,41 +19,47 @@ const CALM: Duration = Duration::from_millis(300);
 pub fn run(plan: &Plan, json: bool) -> u8 {
     let show = Show { json };
     let start = Instant::now();
-    let outcome = guided(plan, &show);
-    let (ok, runs, switches) = match outcome {
-        Ok((runs, switches)) => {
-            let reached = runs.iter().all(|run| run["pairs"] == run["reached"]);
-            let kept = switches.iter().all(|s: &Value| s["lost"] == 0 && s["resets"] == 0);
-            (reached && kept, runs, switches)
-        }
-        Err(error) => {
-            show.event(
-                &json!({"event": "error", "text": format!("{error:#}")}),
-                &format!("FAILED: {error:#}"),
-            );
-            (false, Vec::new(), Vec::new())
-        }
+    let mut seen = Seen::default();
+    let failed = guided(plan, &show, &mut seen).err().map(|error| format!("{error:#}"));
+    let Seen { runs, switches } = seen;
+    let reached = runs.iter().all(|run| run["pairs"] == run["reached"]);
+    let kept = switches.iter().all(|s: &Value| s["lost"] == 0 && s["resets"] == 0);
+    let ok = failed.is_none() && reached && kept;
+    let mut result = json!({"event": "result", "ok": ok, "runs": runs, "switches": switches});
+    if let Some(why) = &failed {
+        show.event(&json!({"event": "error", "text": why}), "");
+        result["error"] = json!(why);
+    }
+    let sum = |of: &str| switches.iter().filter_map(|s| s[of].as_u64()).sum::<u64>();
+    let verdict = match failed {
+        None if ok => "Everything works".to_owned(),
+        None => "NOT everything works".to_owned(),
+        Some(why) => format!("FAILED: {why}\nUntil then"),
     };
-    let result = json!({"event": "result", "ok": ok, "runs": runs, "switches": switches});
-    let lost: u64 = switches.iter().filter_map(|s| s["lost"].as_u64()).sum();
-    let sent: u64 = switches.iter().filter_map(|s| s["sent"].as_u64()).sum();
-    let verdict = if ok { "All as it should be" } else { "NOT as it should be" };
     show.event(
         &result,
         &format!(
-            "\n{verdict}: {} runs, {} changes of join under traffic, {lost} of {sent} packets lost, in {} s.\n\
+            "\n{verdict}: {} runs, {} changes of join under traffic, {} of {} packets lost, {} connections reset, in {} s.\n\
              Nothing is left behind. `weft lab shell` leaves you inside such a cluster.",
             runs.len(),
             switches.len(),
+            sum("lost"),
+            sum("sent"),
+            sum("resets"),
             start.elapsed().as_secs()
         ),
     );
     u8::from(!ok)
 }
 
-type Outcome = (Vec<Value>, Vec<Value>);
+/// What was measured so far.
+#[derive(Default)]
+struct Seen {
+    runs: Vec<Value>,
+    switches: Vec<Value>,
+}
 
-fn guided(plan: &Plan, show: &Show) -> anyhow::Result<Outcome> {
+fn guided(plan: &Plan, show: &Show, seen: &mut Seen) -> anyhow::Result<()> {
     let program = std::env::current_exe().context("find this program")?;
     show.step(&format!(
         "A cluster of {} nodes ({}), each a namespace with an agent; they share a store directory.",
@@ -65,7 +71,6 @@ fn guided(plan: &Plan, show: &Show) -> anyhow::Result<Outcome> {
     ));
     let cluster = Cluster::build(plan, &program)?;
     cluster.start()?;
-    let (mut runs, mut switches) = (Vec::new(), Vec::new());
     for (attach, number) in ATTACHES.into_iter().zip(1..) {
         let first = WALK[0];
         show.step(&format!("\n== attach {attach}: network {attach}, join {first}"));
@@ -75,7 +80,7 @@ fn guided(plan: &Plan, show: &Show) -> anyhow::Result<Outcome> {
         show.step(&format!("   {} pods attached through the CNI plugin", pods.len()));
         let responders: Vec<Responder> =
             pods.iter().map(Responder::start).collect::<Result<_, _>>()?;
-        let mut seen = Vec::new();
+        let mut walked = Vec::new();
         let walk = if plan.topology == Topology::Segment {
             &WALK[..]
         } else {
@@ -84,11 +89,11 @@ fn guided(plan: &Plan, show: &Show) -> anyhow::Result<Outcome> {
         for (step, join) in walk.iter().enumerate() {
             if step > 0 {
                 let from = walk[step - 1];
-                switches.push(switch(&cluster, show, &pods, attach, (from, join), number)?);
+                seen.switches.push(switch(&cluster, show, &pods, attach, (from, join), number)?);
             }
-            if !seen.contains(join) {
-                seen.push(*join);
-                runs.extend(measure(&cluster, show, &pods, attach, join)?);
+            if !walked.contains(join) {
+                walked.push(*join);
+                seen.runs.extend(measure(&cluster, show, &pods, attach, join)?);
             }
         }
         if plan.topology == Topology::Routed {
@@ -105,7 +110,7 @@ fn guided(plan: &Plan, show: &Show) -> anyhow::Result<Outcome> {
         }
         show.step("   pods and network deleted; every node's plan is empty, no link is left");
     }
-    Ok((runs, switches))
+    Ok(())
 }
 
 /// Who reaches whom, over which path, how fast and how large.
@@ -152,7 +157,7 @@ fn measure(
         let run = json!({"attach": attach, "join": join, "family": family, "pairs": pairs, "reached": reached});
         show.event(
             &json!({"event": "run", "run": run}),
-            &format!("   {attach} × {join}, {family}: {reached} of {pairs} pairs reached, full-size packets too"),
+            &format!("   {attach} × {join}, {family}: {reached} of {pairs} pairs reached with small and full-size packets"),
         );
         runs.push(run);
     }
@@ -202,7 +207,7 @@ pub fn switch(
     show.event(
         &json!({"event": "switch", "attach": network, "switch": value}),
         &format!(
-            "   {from} -> {to} under traffic: {} ms, {} packets sent, {} lost, {} connections reset",
+            "   {from} -> {to} under traffic: settled in {} ms, {} packets sent, {} lost, {} connections reset",
             took.as_millis(),
             all.sent,
             all.lost,

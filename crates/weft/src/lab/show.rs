@@ -20,7 +20,7 @@ impl Show {
     pub fn event(&self, event: &Value, text: &str) {
         if self.json {
             println!("{event}");
-        } else {
+        } else if !text.is_empty() {
             println!("{text}");
         }
     }

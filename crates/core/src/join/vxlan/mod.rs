@@ -5,7 +5,7 @@
 //! address is next, the neighbour says which inner MAC that is, the FDB says which node has it.
 //! A device carries one underlay family, so a node with both has two devices.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, num::NonZeroU16};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -25,7 +25,7 @@ pub struct Vxlan {
     pub vni: Vni,
     /// UDP port of the VTEPs; 4789 is IANA's, Flannel uses 8472.
     #[serde(default = "iana_port")]
-    pub port: u16,
+    pub port: NonZeroU16,
 }
 
 impl Default for Vxlan {
@@ -36,17 +36,7 @@ impl Default for Vxlan {
 
 impl Joining for Vxlan {
     fn receives(&self, me: &Receiver<'_>) -> Vec<Receive> {
-        let mac = |underlay: &IpAddr| {
-            let family = if underlay.is_ipv4() { "4" } else { "6" };
-            Mac::derived(&["vtep", me.node.as_str(), me.network.as_str(), family])
-        };
-        let receive = |underlay: &IpAddr| Receive::Vxlan {
-            underlay: *underlay,
-            vni: self.vni,
-            port: self.port,
-            mac: mac(underlay),
-        };
-        me.underlay.iter().map(receive).collect()
+        receives(self.vni, self.port.get(), me)
     }
     fn order(&self) -> &'static [Way] {
         &[Way::Vxlan]
@@ -54,6 +44,19 @@ impl Joining for Vxlan {
     fn vni(&self) -> Option<Vni> {
         Some(self.vni)
     }
+}
+
+/// One VTEP for each address on the underlay.
+pub fn receives(vni: Vni, port: u16, me: &Receiver<'_>) -> Vec<Receive> {
+    let mac = |underlay: &IpAddr| {
+        let family = if underlay.is_ipv4() { "4" } else { "6" };
+        Mac::derived(&["vtep", me.node.as_str(), me.network.as_str(), family])
+    };
+    let receive = |underlay: &IpAddr| {
+        let (underlay, mac) = (*underlay, mac(underlay));
+        Receive::Vxlan { underlay, vni, port, mac }
+    };
+    me.underlay.iter().map(receive).collect()
 }
 
 /// Outer Ethernet is not counted: it is the link's, not the IP packet's. Outer IP, UDP 8, VXLAN 8,
@@ -120,6 +123,6 @@ pub fn tunnel_address(block: &IpNet) -> IpAddr {
 fn first_vni() -> Vni {
     Vni::try_from(1).expect("1 is a VNI")
 }
-fn iana_port() -> u16 {
-    4789
+fn iana_port() -> NonZeroU16 {
+    NonZeroU16::new(4789).expect("4789 is not zero")
 }
