@@ -134,6 +134,12 @@ impl IfName {
         Self::new(&format!("{}{hash:011x}", Self::PREFIX))
     }
 
+    /// One of the names that `host_end` gives.
+    pub fn is_host_end(&self) -> bool {
+        let hash = self.as_str().strip_prefix(Self::PREFIX).unwrap_or_default();
+        hash.len() == 11 && hash.bytes().all(|b| b.is_ascii_hexdigit())
+    }
+
     pub fn is_ours(&self) -> bool {
         self.as_str().starts_with(Self::PREFIX)
     }
@@ -239,6 +245,8 @@ ranged! {
 
 impl Mtu {
     pub const ETHERNET: Self = Self(1500);
+    /// What every link with IPv6 takes (RFC 8200, section 5).
+    pub const IPV6_LEAST: Self = Self(1280);
 
     /// What is left for the packet inside when `bytes` go to the envelope.
     pub fn less(self, bytes: u16) -> Self {

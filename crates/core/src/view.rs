@@ -4,7 +4,10 @@
 //! Keys: `networks/NETWORK`, `nodes/NODE`, `blocks/NETWORK/BLOCK`, `acks/NODE`. The changes that
 //! led here, and whether this is the first full list, are the store's business.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -173,6 +176,25 @@ impl View {
         }
     }
 
+    /// All there is, anew. Of a record that is there but can't be read, the last that could be
+    /// still stands.
+    pub fn list<'a>(
+        &mut self,
+        entries: impl Iterator<Item = (&'a str, &'a [u8], u64)>,
+        revision: u64,
+    ) {
+        let mut was = std::mem::replace(self, Self { revision, ..Self::default() });
+        entries.for_each(|(key, value, revision)| self.put(key, value, revision));
+        for place in self.said.keys().filter_map(|key| place(key)) {
+            match place {
+                Place::Network(name) => keep(&mut self.networks, &mut was.networks, name),
+                Place::Node(name) => keep(&mut self.nodes, &mut was.nodes, name),
+                Place::Claim(name, block) => keep(&mut self.claims, &mut was.claims, (name, block)),
+                Place::Ack(name) => keep(&mut self.acks, &mut was.acks, name),
+            }
+        }
+    }
+
     pub fn delete(&mut self, key: &str, revision: u64) {
         self.revision = self.revision.max(revision);
         self.said.remove(key);
@@ -203,19 +225,32 @@ impl View {
             .map(|((_, block), _)| *block)
     }
 
-    /// Networks that contradict each other; the later by name is the one not to serve.
+    /// Networks that contradict each other: not to be served is the one of which no node has a
+    /// block, of two alike the later by name.
     pub fn conflicts(&self) -> BTreeMap<NetworkName, String> {
         let mut conflicts = BTreeMap::new();
-        for (name, network) in &self.networks {
-            let earlier = self.networks.iter().take_while(|(other, _)| *other < name);
+        if self.networks.len() < 2 {
+            return conflicts;
+        }
+        let used: BTreeSet<&NetworkName> = self.claims.keys().map(|(name, _)| name).collect();
+        let mut networks: Vec<_> = self.networks.iter().collect();
+        networks.sort_by_key(|(name, _)| (!used.contains(name), *name));
+        for (at, (name, network)) in networks.iter().enumerate() {
+            let earlier = networks[..at].iter();
             for (other, beside) in earlier.filter(|(other, _)| !conflicts.contains_key(*other)) {
                 if let Err(bad) = network.check_beside(name, other, beside) {
-                    conflicts.insert(name.clone(), bad.to_string());
+                    conflicts.insert((*name).clone(), bad.to_string());
                     break;
                 }
             }
         }
         conflicts
+    }
+}
+
+fn keep<K: Ord, V>(now: &mut BTreeMap<K, V>, was: &mut BTreeMap<K, V>, key: K) {
+    if let Some(value) = was.remove(&key) {
+        now.entry(key).or_insert(value);
     }
 }
 
@@ -327,6 +362,31 @@ mod tests {
             let view = view(&[(&key, r#"{"schema":1,"node":"a","boot":"x"}"#)]);
             assert!(view.claims.contains_key(&(network, block)), "{key}: {:?}", view.said);
         }
+    }
+
+    #[test]
+    fn a_new_list_keeps_of_what_it_can_not_read_what_could_be_read_last() {
+        let node =
+            r#"{"schema":1,"boot":"b","version":"0","underlay":[],"mtu":1500,"networks":{}}"#;
+        let mut view = view(&[("networks/a", NETWORK), ("nodes/x", node), ("nodes/y", node)]);
+        let newer = br#"{"schema":9}"#.as_slice();
+        let entries = [("networks/a", newer, 5), ("nodes/x", newer, 6), ("nodes/z", newer, 7)];
+        view.list(entries.into_iter(), 8);
+        let nodes: Vec<String> = view.nodes.keys().map(ToString::to_string).collect();
+        assert_eq!((view.networks.len(), nodes, view.revision), (1, vec!["x".to_owned()], 8));
+        assert_eq!(view.said.len(), 3, "{:?}", view.said);
+    }
+
+    #[test]
+    fn of_two_networks_that_overlap_the_one_in_use_is_served() {
+        let claim = r#"{"schema":1,"node":"a","boot":"x"}"#;
+        let view = view(&[
+            ("networks/b", NETWORK),
+            ("blocks/b/10.1.2.0-24", claim),
+            ("networks/a", r#"{"ranges":["10.1.128.0/17"],"join":"host-gw"}"#),
+        ]);
+        let names: Vec<String> = view.conflicts().keys().map(ToString::to_string).collect();
+        assert_eq!(names, ["a"]);
     }
 
     #[test]

@@ -102,6 +102,9 @@ pub(crate) fn edit_link(
     (master, was_master): (u32, u32),
 ) {
     batch.begin(RTM_NEWLINK, 0, &ifinfomsg(index, 0, 0));
+    if link.dev.is_host_end() {
+        batch.attr_u32(IFLA_GROUP, mark::LINK_GROUP);
+    }
     if link.mtu != was.mtu {
         batch.attr_u32(IFLA_MTU, link.mtu.get().into());
     }

@@ -196,13 +196,15 @@ fn link(kind: u16, body: &[u8]) -> bool {
     let (mut pod_end, mut group) = (false, 0);
     for (kind, value) in wire::attrs(body.get(16..).unwrap_or_default()) {
         match kind {
-            IFLA_IFNAME => pod_end = is_host_end(&wire::text(value)),
+            IFLA_IFNAME => {
+                pod_end = wire::text(value).parse().is_ok_and(|dev: IfName| dev.is_host_end())
+            }
             IFLA_GROUP => group = u32_at(value, 0).unwrap_or(0),
             _ => {}
         }
     }
     let set_down = change != BORN && change & IFF_UP != 0 && flags & IFF_UP == 0;
-    group != mark::DOOMED_GROUP && (!pod_end || kind == RTM_DELLINK || set_down)
+    !pod_end || (group != mark::DOOMED_GROUP && (kind == RTM_DELLINK || set_down))
 }
 
 /// Forwarding or a reverse path filter that somebody set. What a new link is born with is told the
@@ -211,10 +213,4 @@ fn sysctl(body: &[u8]) -> bool {
     let told = wire::attrs(body.get(4..).unwrap_or_default()).map(|(kind, _)| kind);
     let told: Vec<u16> = told.filter(|kind| *kind != NETCONFA_IFINDEX).collect();
     matches!(told[..], [NETCONFA_FORWARDING | NETCONFA_RP_FILTER])
-}
-
-/// The names that `IfName::host_end` gives.
-fn is_host_end(name: &str) -> bool {
-    let hash = name.strip_prefix(IfName::PREFIX).unwrap_or_default();
-    hash.len() == 11 && hash.bytes().all(|b| b.is_ascii_hexdigit())
 }

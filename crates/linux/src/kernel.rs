@@ -160,38 +160,47 @@ impl Kernel {
         self.writes.load(Ordering::SeqCst)
     }
 
+    /// As `observe_node`, for one who only looks: writing goes on by what the loop saw.
+    pub fn look_at_node(&self, knobs: &[Knob]) -> Result<Observed, Error> {
+        self.read_node(knobs).map(|(observed, _)| observed)
+    }
+
     /// What is ours in a node's namespace, and what the host has besides.
     pub fn observe_node(&self, knobs: &[Knob]) -> Result<Observed, Error> {
-        let read = |what| move |error| Error::Read { what, error };
-        let mut observed = self.with(observe_routing).map_err(read("links and routes"))?;
+        let (observed, hops) = self.read_node(knobs)?;
         {
             let mut links = self.links.lock().expect(POISONED);
             links.clear();
             links.extend(
                 observed
-                    .0
                     .links
                     .iter()
                     .map(|link| (link.index, (link.dev.clone(), Mtu::from_kernel(link.mtu)))),
             );
         }
-        *self.hops.lock().expect(POISONED) = observed.1;
+        *self.hops.lock().expect(POISONED) = hops;
+        Ok(observed)
+    }
+
+    fn read_node(&self, knobs: &[Knob]) -> Result<(Observed, Hops), Error> {
+        let read = |what| move |error| Error::Read { what, error };
+        let (mut observed, hops) = self.with(observe_routing).map_err(read("links and routes"))?;
         for knob in knobs {
             if let Some(value) = read_knob(knob) {
-                observed.0.ours.put(Object::Sysctl { knob: knob.clone(), value });
+                observed.ours.put(Object::Sysctl { knob: knob.clone(), value });
             }
         }
         if let Some(nft) = &self.nft {
             match nft.observe()? {
                 nft::Seen::Absent => {}
-                nft::Seen::Ours(ruleset) => observed.0.ours.put(Object::Table { ruleset }),
+                nft::Seen::Ours(ruleset) => observed.ours.put(Object::Table { ruleset }),
                 // Differs from whatever is wanted, so it is written anew.
                 nft::Seen::Altered => {
-                    observed.0.ours.put(Object::Table { ruleset: Ruleset::default() });
+                    observed.ours.put(Object::Table { ruleset: Ruleset::default() });
                 }
             }
         }
-        Ok(observed.0)
+        Ok((observed, hops))
     }
 
     /// What a pod's namespace holds of the link `dev`.

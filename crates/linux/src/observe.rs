@@ -331,7 +331,7 @@ pub(crate) fn route_to(
     message: &Message<'_>,
     links: &BTreeMap<u32, (IfName, Mtu)>,
 ) -> Option<RouteTo> {
-    if *message.body.get(7)? == RTN_LOCAL {
+    if *message.body.get(7)? != RTN_UNICAST {
         return None;
     }
     let (mut found, mut gateway, mut src, mut mtu) = (None, None, None, None);

@@ -139,9 +139,14 @@ impl<'a> Writer<'a> {
                 encode::get_link(&mut batch, index);
                 let found = self.socket.ask(&batch, observe::link)?.pop().flatten();
                 self.batch = self.socket.batch();
-                let Some((HostLink { ours: Some(was), .. }, was_master)) = found else {
+                let Some((HostLink { ours: Some(was), group, .. }, was_master)) = found else {
                     return Err(io::Error::other("a link of another kind has this name"));
                 };
+                // Only a pod's name is sure to be nobody else's: its group is put back.
+                if group != mark::LINK_GROUP && !link.dev.is_host_end() {
+                    let stranger = "a link of this name is not weft's: rename or delete it";
+                    return Err(io::Error::other(stranger));
+                }
                 let masters = (master, was_master.unwrap_or(0));
                 encode::edit_link(&mut self.batch, link, &was, index, masters);
             }

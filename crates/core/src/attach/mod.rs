@@ -61,7 +61,12 @@ impl Attach {
         Link {
             dev: pod.id.ifname.clone(),
             kind: crate::state::Kind::Veth,
-            mtu: on.accept,
+            // A device that is too small for IPv6 loses its addresses of it.
+            mtu: if pod.addrs.iter().any(IpAddr::is_ipv6) {
+                on.accept.max(Mtu::IPV6_LEAST)
+            } else {
+                on.accept
+            },
             mac: pod.mac,
             master: None,
         }

@@ -56,7 +56,7 @@ fn choice(receive: Receive, blocks: &[&str]) -> PeerChoice {
     };
     let path = Path { receive, dev: IfName::new(dev), via, mtu: Mtu::ETHERNET, overhead: 0 };
     let v4 = Some(Choice { path: Some(path), refused: Vec::new() });
-    PeerChoice { revision: 1, blocks, v4, v6: None }
+    PeerChoice { revision: 1, blocks, ignored: vec![], v4, v6: None }
 }
 
 fn stage(choices: &Choices) -> Stage {

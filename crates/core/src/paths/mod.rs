@@ -88,6 +88,8 @@ pub enum Refusal {
     Ipv6OverIpv4 { underlay: IpAddr },
     #[error("the peer has no {} block yet", if *ipv4 { "IPv4" } else { "IPv6" })]
     NoBlock { ipv4: bool },
+    #[error("IPv6 needs packets of 1280 bytes (RFC 8200, 5), and this way takes {mtu}")]
+    TooSmallForIpv6 { mtu: Mtu },
     #[error("the peer does not receive {0}")]
     NotReceived(Way),
 }

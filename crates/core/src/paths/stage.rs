@@ -7,7 +7,11 @@
 //! before a route moves to a smaller path, and grows only when every peer takes it; what pods
 //! take is never less than what any peer's pods may send.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
 
 use ipnet::IpNet;
 
@@ -60,6 +64,9 @@ pub struct PeerChoice {
     #[serde(skip)]
     pub revision: u64,
     pub blocks: Vec<IpNet>,
+    /// Blocks that it says are its own, and are not.
+    #[serde(skip)]
+    pub ignored: Vec<IpNet>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub v4: Option<Choice>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -122,11 +129,12 @@ pub fn stage(now: &Situation<'_>) -> Stage {
 }
 
 /// The revision up to which this node no longer sends by anything withdrawn. To be published
-/// after the kernel holds the choices.
+/// after the kernel holds the choices; `behind` are peers of whom it refused them.
 pub fn acknowledged<'a>(
     node: &NodeName,
     view: &View,
     stages: impl Iterator<Item = (&'a NetworkName, &'a Stage)> + Clone,
+    behind: &BTreeSet<NodeName>,
 ) -> Option<u64> {
     let uses = |peer: &NodeName, withdrawn: &Receive, network: &NetworkName| {
         let mut ours = stages.clone().filter(|(name, _)| *name == network);
@@ -143,7 +151,7 @@ pub fn acknowledged<'a>(
         for (network, part) in record.record.networks.iter() {
             for withdrawn in &part.withdrawing {
                 clear = clear.max(Some(record.revision));
-                if uses(peer, withdrawn, network) {
+                if behind.contains(peer) || uses(peer, withdrawn, network) {
                     in_use = in_use.min(record.revision);
                 }
             }
@@ -182,19 +190,28 @@ fn choose_for(
     part: &Part,
     node: &Node,
 ) -> PeerChoice {
+    // A claim is made before it is published, so where there is none it is yet to be heard of.
+    let claims = &now.view.claims;
+    let elsewhere = |block: &IpNet| {
+        let claim = claims.get(&(now.name.clone(), *block));
+        claim.is_some_and(|claim| claim.node != *name) || now.blocks.contains(block)
+    };
+    let own = |block: &&IpNet| now.network.contains(block) && !elsewhere(block);
+    let (blocks, ignored): (Vec<IpNet>, Vec<IpNet>) =
+        part.blocks.iter().partition(|block| own(block));
     let peer = Peer {
         name,
-        blocks: &part.blocks,
+        blocks: &blocks,
         mtu: node.record.mtu,
         receives: &part.receives,
         withdrawing: &part.withdrawing,
     };
     let family = |ipv4: bool| {
-        let has = part.blocks.iter().any(|block| block.addr().is_ipv4() == ipv4);
+        let has = blocks.iter().any(|block| block.addr().is_ipv4() == ipv4);
         has.then(|| choose(order, &now.sender, &peer, ipv4))
     };
     let (v4, v6) = (family(true), family(false));
-    PeerChoice { revision: node.revision, blocks: part.blocks.clone(), v4, v6 }
+    PeerChoice { revision: node.revision, blocks, ignored, v4, v6 }
 }
 
 fn paths(choices: &Choices) -> impl Iterator<Item = &super::Path> {

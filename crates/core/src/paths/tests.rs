@@ -2,7 +2,7 @@
 //! while packets flow, and die between any two steps. After every single step each node must hold
 //! the way by which any other sends to it, and take packets as large as any other may send.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
 use crate::{
@@ -100,7 +100,8 @@ impl Machine {
             .choices
             .iter()
             .filter_map(|(peer, choice)| Some((peer.clone(), choice.v4.as_ref()?.path.clone()?)));
-        let ack = acknowledged(&self.name, &self.view, [(&name, &stage)].into_iter());
+        let ack =
+            acknowledged(&self.name, &self.view, [(&name, &stage)].into_iter(), &BTreeSet::new());
         let routes = routes.collect();
         self.pending = vec![
             Step::Shrink(stage.send),

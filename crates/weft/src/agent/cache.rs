@@ -5,7 +5,7 @@
 use std::{
     collections::BTreeMap,
     fs,
-    io::{self, BufRead, Write},
+    io::{self, Write},
     path::{Path, PathBuf},
 };
 
@@ -117,8 +117,8 @@ pub fn view(dir: &Path) -> View {
 
 /// The last word on each key. A line that its writer did not finish is none.
 fn lines_of(log: &[u8]) -> BTreeMap<String, Line> {
-    let lines = log.lines().map_while(Result::ok);
-    let lines = lines.filter_map(|line| serde_json::from_str::<Line>(&line).ok());
+    let lines = log.split(|byte| *byte == b'\n');
+    let lines = lines.filter_map(|line| serde_json::from_slice::<Line>(line).ok());
     lines.map(|line| (line.key.clone(), line)).collect()
 }
 
@@ -160,9 +160,10 @@ mod tests {
         let want = vec![("b".to_owned(), 1400), ("c".to_owned(), 9000)];
         assert_eq!(mtus(&view(&dir)), want);
         let mut torn = fs::read(dir.join(FILE)).unwrap();
+        torn.splice(0..0, *b"\xff{garbled\xfe\n");
         torn.extend(b"{\"key\":\"nodes/b\",\"re");
         fs::write(dir.join(FILE), torn).unwrap();
-        assert_eq!(mtus(&view(&dir)), want, "an unfinished line is none");
+        assert_eq!(mtus(&view(&dir)), want, "a garbled line and an unfinished one are none");
         fs::remove_dir_all(&dir).unwrap();
         cache.note(&put("nodes/d", 5, &node(1500)));
         assert!(cache.save().is_err(), "a lost log is not gone on with");

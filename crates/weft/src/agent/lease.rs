@@ -16,6 +16,8 @@ use super::{Agent, POISONED, Serving};
 
 /// How long ADD waits for what is on its way: the first view, a block, an address being freed.
 const WAIT_MAX: Duration = Duration::from_secs(10);
+/// The same where there is no block left to claim: an address may come back.
+const FULL_MAX: Duration = Duration::from_secs(2);
 /// The same for a network that a full view does not know: it may have been written just now.
 const UNKNOWN_MAX: Duration = Duration::from_secs(1);
 
@@ -134,8 +136,8 @@ pub(super) fn lease(
     let ranges = serving.networks.get(name).map(|here| here.network.ranges.clone());
     let families: Vec<bool> =
         ranges.unwrap_or_default().iter().map(|range| range.addr().is_ipv4()).collect();
-    let (mut last, mut why_full) = (None, String::new());
-    let leased = wait(agent, || {
+    let mut last = None;
+    let mut ask = || {
         let leased = agent.ledger().lease(name, &families, &call.ips);
         match leased {
             Ok(addrs) => Some(Ok(addrs)),
@@ -144,28 +146,29 @@ pub(super) fn lease(
             }
             Err(no @ (NoAddress::Elsewhere { .. } | NoAddress::Reserved(_))) => Some(Err(no)),
             Err(no) => {
-                let mut full = None;
                 if let NoAddress::Exhausted { ipv4, .. } = no {
                     agent.hungry.lock().expect(POISONED).insert(name.clone(), ipv4);
                     agent.claimer.notify_one();
-                    full = no_more(agent, name, ipv4);
                 }
-                last = Some(no.clone());
-                full.map(|full| {
-                    why_full = full;
-                    Err(no)
-                })
+                last = Some(no);
+                None
             }
         }
-    });
+    };
+    let mut leased = wait_for(agent, FULL_MAX, &mut ask);
+    let full = no_more(agent, name);
+    if leased.is_none() && full.is_none() {
+        leased = wait_for(agent, WAIT_MAX, &mut ask);
+    }
     agent.hungry.lock().expect(POISONED).remove(name);
     let failed = match leased {
         Some(Ok(addrs)) => return Ok(addrs),
-        Some(Err(no @ NoAddress::Exhausted { .. })) => {
-            (Code::TryAgainLater, format!("{no}, and {why_full}"))
-        }
         Some(Err(no)) => (Code::InvalidConfig, no.to_string()),
-        None => (Code::TryAgainLater, last.map_or_else(String::new, |no| no.to_string())),
+        None => {
+            let no = last.map_or_else(String::new, |no| no.to_string());
+            let full = full.map(|full| format!(", and {full}")).unwrap_or_default();
+            (Code::TryAgainLater, no + &full)
+        }
     };
     let (code, why) = failed;
     let store = agent.shown().away.clone().map(|why| format!("; the store is away: {why}"));
@@ -174,12 +177,9 @@ pub(super) fn lease(
 }
 
 /// Why there will be no address soon: no block to claim, and none that is being freed.
-fn no_more(agent: &Agent, name: &NetworkName, ipv4: bool) -> Option<String> {
+fn no_more(agent: &Agent, name: &NetworkName) -> Option<String> {
     let unclaimed = agent.unclaimed.lock().expect(POISONED);
-    let mut full = unclaimed
-        .iter()
-        .filter(|((of, range), why)| of == name && range.addr().is_ipv4() == ipv4 && why.full);
-    let (_, why) = full.next()?;
+    let (_, why) = unclaimed.iter().find(|((of, _), why)| of == name && why.full)?;
     let doomed = |pod: &Attachment| pod.network == *name && pod.phase == Phase::Doomed;
     (!agent.ledger().attachments().any(doomed)).then(|| why.why.clone())
 }

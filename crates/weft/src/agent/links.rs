@@ -1,12 +1,12 @@
 //! Pods' links: made, resized, made again, taken apart. The calls that lead here are in `pods.rs`.
 
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
 use weft_core::{
     attach::Ground,
     attachment::{Attachment, AttachmentId, Phase},
     cni::{CniError, Code},
-    name::IfName,
+    name::{IfName, Mtu},
     plan::{Change, plan},
     state::{Key, Link, Object, State},
 };
@@ -106,9 +106,19 @@ pub(super) enum Resize {
     AfterRoutes,
 }
 
-/// Brings the inside of every pod to the MTUs of its network. True if every pod took it.
-pub(super) fn resize(agent: &Agent, serving: &mut Serving, when: Resize) -> bool {
-    let mut done = true;
+/// How many pods are looked into in one round, where nothing is known to have changed.
+const INSIDE_AT_ONCE: usize = 64;
+
+/// Forgets what was written inside some pods, so that they are looked into: others the next time.
+pub(super) fn forget_some(applied: &mut BTreeMap<AttachmentId, (Mtu, Mtu)>, next: &mut usize) {
+    let some: Vec<_> = applied.keys().skip(*next).take(INSIDE_AT_ONCE).cloned().collect();
+    *next = if some.len() < INSIDE_AT_ONCE { 0 } else { *next + some.len() };
+    applied.retain(|id, _| !some.contains(id));
+}
+
+/// Brings the inside of every pod to the MTUs of its network. What a pod refuses is said, and held
+/// against nobody else.
+pub(super) fn resize(agent: &Agent, serving: &mut Serving, when: Resize) {
     let pods: Vec<Attachment> = {
         let ledger = agent.ledger();
         ledger.attachments().filter(|pod| pod.phase == Phase::Attached).cloned().collect()
@@ -128,19 +138,25 @@ pub(super) fn resize(agent: &Agent, serving: &mut Serving, when: Resize) -> bool
         let served = here.served(&pod.network);
         let ground = Ground { send, accept, ..served.ground(&agent.node, &serving.host) };
         match inside(&pod, &ground) {
-            Ok(()) => drop(serving.applied.insert(pod.id.clone(), (send, accept))),
+            Ok(()) => {
+                serving.applied.insert(pod.id.clone(), (send, accept));
+                serving.refused_inside.remove(&pod.id);
+            }
             Err(why) => {
-                done = false;
-                serving.problems.push(format!("pod {}: {why}", pod.label()));
+                // As far as it took it: it is tried again when pods are looked into.
+                serving.applied.insert(pod.id.clone(), (send, accept));
+                serving
+                    .refused_inside
+                    .insert(pod.id.clone(), format!("pod {}: {why}", pod.label()));
             }
         }
     }
-    done
+    serving.refused_inside.retain(|id, _| serving.applied.contains_key(id));
 }
 
 /// Brings a pod's own namespace to what it should hold. A pod that is gone needs nothing.
-fn inside(pod: &Attachment, ground: &Ground<'_>) -> Result<(), String> {
-    let Some(netns) = namespace(pod) else { return Ok(()) };
+pub(super) fn inside(pod: &Attachment, ground: &Ground<'_>) -> Result<(), String> {
+    let Some(netns) = namespace(pod)? else { return Ok(()) };
     let kernel = Kernel::of(&netns).map_err(|error| error.to_string())?;
     let there = kernel.observe_pod(&pod.id.ifname).map_err(|error| error.to_string())?;
     if there.link(&pod.id.ifname).is_none() {
@@ -158,10 +174,20 @@ fn inside(pod: &Attachment, ground: &Ground<'_>) -> Result<(), String> {
     refusals.first().map_or(Ok(()), |refusal| Err(refusal.to_string()))
 }
 
-/// The pod's namespace, if its path still leads to the one that it was.
-fn namespace(pod: &Attachment) -> Option<Netns> {
-    let netns = Netns::open(Path::new(&pod.netns)).ok()?;
-    netns.cookie().ok().filter(|cookie| *cookie == pod.cookie).map(|_| netns)
+/// The pod's namespace; none if its path no longer leads to the one that it was. That it can't be
+/// told is an error, and no reason to take the pod for gone.
+fn namespace(pod: &Attachment) -> Result<Option<Netns>, String> {
+    let failed = |error: std::io::Error| format!("open its namespace {}: {error}", pod.netns);
+    let netns = match Netns::open(Path::new(&pod.netns)) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        opened => opened.map_err(failed)?,
+    };
+    match netns.cookie() {
+        Ok(cookie) => Ok((cookie == pod.cookie).then_some(netns)),
+        // A file that is there, but no namespace: what was bound to it is gone.
+        Err(error) if error.raw_os_error() == Some(nix::libc::EINVAL) => Ok(None),
+        Err(error) => Err(failed(error)),
+    }
 }
 
 /// A pod's link that somebody deleted is made again, as long as the pod lives.
@@ -171,7 +197,7 @@ pub(super) fn rebirth(agent: &Agent, serving: &Serving, host_end: &IfName) -> Re
         ledger.attachments().find(|pod| pod.host_end == *host_end).cloned()
     };
     let Some(pod) = pod else { return Ok(()) };
-    let Some(netns) = namespace(&pod) else {
+    let Some(netns) = namespace(&pod)? else {
         tracing::info!(id = %pod.id, "the pod's namespace is gone; its address is free");
         return agent.ledger().close(&pod.id).map_err(|error| error.to_string());
     };

@@ -9,6 +9,7 @@ mod claims;
 pub mod config;
 mod daemons;
 mod fault;
+mod findings;
 mod lease;
 mod ledger;
 mod links;
@@ -39,6 +40,7 @@ use weft_core::{
     name::{Mtu, NetworkName, NodeName},
     network::Network,
     paths::{Nic, Stage},
+    plan::Change,
     view::View,
 };
 use weft_linux::Kernel;
@@ -98,10 +100,14 @@ pub struct Serving {
     pub nics: Vec<Nic>,
     /// The plan was empty at the end of the last round.
     pub converged: bool,
+    /// What it was, where it was not.
+    pub undone: Vec<Change>,
     /// What the kernel refused, what contradicts us, what the operator should know.
     pub problems: Vec<String>,
     /// Pods' links by what was last written inside them.
     pub applied: BTreeMap<AttachmentId, (Mtu, Mtu)>,
+    /// Pods that did not take all of it.
+    pub refused_inside: BTreeMap<AttachmentId, String>,
     pub rounds: u64,
 }
 

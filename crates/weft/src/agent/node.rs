@@ -1,9 +1,10 @@
 //! The loop: observe, plan, apply, observe, until the plan is empty. An event only wakes it.
 //!
-//! One round holds the gate alone, so no pod's link is half born while it looks.
+//! One round holds the gate alone, so no pod's link is half born while it looks. What it finds
+//! besides its work is in `findings.rs`, what it tells the others in `publish.rs`.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     fs,
     net::IpAddr,
     path::Path,
@@ -14,19 +15,17 @@ use std::{
 use weft_core::{
     attachment::Phase,
     desired::{self, Host},
+    join::Receive,
     moved::moved,
     name::{IfName, NetworkName},
-    network::SCHEMA,
-    paths::{Nic, Reach, Sender, Situation, acknowledged, stage},
+    paths::{Nic, Reach, Sender, Situation, stage},
     plan::{Change, plan},
-    state::{Key, Knob, Object, State},
-    view::{NodeRecord, Part},
+    state::{Knob, Object, State},
 };
 use weft_linux::{Event, ForeignRoute, HostLink, Observed, Refusal, Watch, read_knob};
 
 use super::{
-    Agent, NetworkHere, POISONED, Serving,
-    publish::Publication,
+    Agent, NetworkHere, POISONED, Serving, findings, links, publish,
     sight::{Look, Sight},
     sysctls::Found,
     underlay,
@@ -48,7 +47,7 @@ const LOOKS_MAX: usize = 4;
 const ACK_WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// What the loop remembers between rounds. All of it can be learnt anew.
-struct Memory {
+pub(super) struct Memory {
     reach: BTreeMap<IpAddr, Option<Reach>>,
     nics: Vec<Nic>,
     /// Why there is none.
@@ -56,11 +55,14 @@ struct Memory {
     found: Found,
     sight: Sight,
     /// Foreign routes to what we route too, as last looked for.
-    clashes: Vec<ForeignRoute>,
+    pub(super) clashes: Vec<ForeignRoute>,
     /// Foreign firewalls, and daemons that work against us, as last looked for.
-    strangers: Vec<String>,
-    /// Since when each network waits for acknowledgements.
-    waiting: BTreeMap<NetworkName, Instant>,
+    pub(super) strangers: Vec<String>,
+    /// Since when each network waits for acknowledgements of which withdrawal.
+    waiting: BTreeMap<NetworkName, (Vec<Receive>, Instant)>,
+    /// What is inside pods is to be looked at, from which pod on.
+    inside_anew: bool,
+    inside_next: usize,
 }
 
 pub fn spawn(agent: &Arc<Agent>) -> anyhow::Result<()> {
@@ -99,90 +101,108 @@ fn run(agent: &Agent) {
         clashes: Vec::new(),
         strangers: Vec::new(),
         waiting: BTreeMap::new(),
+        inside_anew: false,
+        inside_next: 0,
     };
     let mut why = Reasons::KERNEL;
     loop {
-        let serving = round(agent, &mut memory, why);
-        let clean = serving.converged;
-        agent.counters.rounds.fetch_add(1, Ordering::Relaxed);
-        let waiting = !memory.waiting.is_empty();
-        publish(agent, &serving, &memory);
-        let known = agent.serving();
-        for problem in serving.problems.iter().filter(|new| !known.problems.contains(new)) {
-            tracing::warn!(problem, "found");
-        }
-        agent.set_serving(serving);
-        let longest = if clean && !waiting { LOOK_ANEW } else { RETRY };
+        let all_well = turn(agent, &mut memory, why);
+        let longest = if all_well { LOOK_ANEW } else { RETRY };
         let gather = |why: Reasons| if why == Reasons::VIEW { GATHER_VIEW } else { GATHER };
         why = agent.wake.wait(longest, gather);
         if !why.any() {
             why = Reasons::KERNEL;
+            // What is inside pods tells nobody when it changes.
+            memory.inside_anew = true;
         }
     }
 }
 
-fn round(agent: &Agent, memory: &mut Memory, why: Reasons) -> Serving {
+/// One round, and what follows from it. True if there is nothing to come back for soon.
+fn turn(agent: &Agent, memory: &mut Memory, why: Reasons) -> bool {
+    // No ADD goes on by what was served before.
     let _gate = agent.gate.write().expect(POISONED);
+    let serving = round(agent, memory, why);
+    agent.counters.rounds.fetch_add(1, Ordering::Relaxed);
+    publish::say(agent, &serving, &memory.nics);
+    let known = agent.serving();
+    for problem in serving.problems.iter().filter(|new| !known.problems.contains(new)) {
+        tracing::warn!(problem, "found");
+    }
+    let all_well = serving.converged && memory.waiting.is_empty();
+    agent.set_serving(serving);
+    all_well
+}
+
+fn round(agent: &Agent, memory: &mut Memory, why: Reasons) -> Serving {
     let mut last = agent.serving();
     let mut serving = Serving {
         host: last.host.clone(),
         nics: last.nics.clone(),
         applied: last.applied.clone(),
+        refused_inside: last.refused_inside.clone(),
         rounds: last.rounds + 1,
         ..Serving::default()
     };
+    if std::mem::take(&mut memory.inside_anew) {
+        links::forget_some(&mut serving.applied, &mut memory.inside_next);
+    }
     let mut anew = why.kernel;
     if anew {
         memory.reach.clear();
     }
-    let mut undone = Vec::new();
-    for _ in 0..LOOKS_MAX {
+    let (mut undone, mut refusals) = (Vec::new(), Vec::new());
+    for look in 0..=LOOKS_MAX {
         serving.problems.clear();
-        let mut look = match memory.sight.look(&agent.kernel, &knobs(&last), anew) {
-            Ok(look) => look,
+        let mut seen = match memory.sight.look(&agent.kernel, &knobs(&last), anew) {
+            Ok(seen) => seen,
             Err(error) => return blind(agent, &error),
         };
         if anew {
-            ask_host(agent, memory, &look.observed, &mut serving);
+            ask_host(agent, memory, &seen.observed, &mut serving);
         }
         decide(agent, memory, &mut serving, (!anew).then_some(&last));
-        super::links::bury(agent, &look.observed);
-        let sized = super::links::resize(agent, &mut serving, super::links::Resize::BeforeRoutes);
-        let changes = match changes(agent, &last, &serving, &mut look) {
+        links::bury(agent, &seen.observed);
+        links::resize(agent, &mut serving, links::Resize::BeforeRoutes);
+        let changes = match changes(agent, &last, &serving, &mut seen) {
             Ok(changes) => changes,
             Err(error) => return blind(agent, &error),
         };
-        if changes.is_empty() {
-            serving.converged = sized
-                && super::links::resize(agent, &mut serving, super::links::Resize::AfterRoutes);
-            if !look.as_decided {
-                memory.clashes = clashes(&look.observed);
-            }
-            report(agent, memory, &mut serving);
-            // Before the first full list nothing was taken away, so more may be there.
-            if agent.shown().synced {
-                memory.sight.know(&agent.kernel, look);
-            }
-            weft_linux::memory::give_back();
+        // What was refused once is not better for being tried again at once.
+        if changes.is_empty() || look == LOOKS_MAX || changes == undone {
+            serving.problems.append(&mut refusals);
+            serving.undone = changes;
+            finish(agent, memory, &mut serving, seen);
             return serving;
         }
-        let refusals = apply(agent, memory, &serving, &changes);
+        refusals = apply(agent, memory, &serving, &changes);
         // Only of peers that moved are all consequences known; after the rest a look tells.
-        if look.as_decided && refusals.is_empty() && !meets(&changes, &look.observed.foreign) {
-            memory.sight.know(&agent.kernel, look);
+        let meets = findings::meets(&changes, &seen.observed.foreign);
+        if seen.as_decided && refusals.is_empty() && !meets {
+            memory.sight.know(&agent.kernel, seen);
         }
         anew |= !refusals.is_empty();
-        serving.problems.extend(refusals);
         last = Arc::new(serving.clone());
         undone = changes;
     }
-    if let Some(change) = undone.first() {
-        serving.problems.push(format!(
-            "the kernel still differs after {LOOKS_MAX} looks, by {} changes: {change}",
-            undone.len()
-        ));
-    }
     serving
+}
+
+fn finish(agent: &Agent, memory: &mut Memory, serving: &mut Serving, seen: Look) {
+    serving.converged = serving.undone.is_empty();
+    if serving.converged {
+        links::resize(agent, serving, links::Resize::AfterRoutes);
+        if !seen.as_decided {
+            memory.clashes = findings::clashes(&seen.observed);
+        }
+    }
+    let frozen = findings::frozen(agent, serving);
+    findings::report(agent, memory, serving, frozen.as_deref());
+    // Where nothing is taken away, more may be there than was decided.
+    if serving.converged && frozen.is_none() {
+        memory.sight.know(&agent.kernel, seen);
+    }
+    weft_linux::memory::give_back();
 }
 
 /// What was served goes on being served.
@@ -252,13 +272,15 @@ fn decide(agent: &Agent, memory: &mut Memory, serving: &mut Serving, last: Optio
             patience_over: memory
                 .waiting
                 .get(name)
-                .is_some_and(|since| since.elapsed() > ACK_WAIT_MAX),
+                .is_some_and(|(_, since)| since.elapsed() > ACK_WAIT_MAX),
         };
         let stage = stage(&situation);
+        let own = shown.view.nodes.get(&agent.node).and_then(|own| own.record.part(name));
+        let withdrawing = own.map(|part| part.withdrawing.clone()).unwrap_or_default();
         if stage.waiting.is_empty() {
             memory.waiting.remove(name);
-        } else {
-            memory.waiting.entry(name.clone()).or_insert_with(Instant::now);
+        } else if memory.waiting.get(name).is_none_or(|(of, _)| *of != withdrawing) {
+            memory.waiting.insert(name.clone(), (withdrawing, Instant::now()));
         }
         agent.ledger().set_blocks(name, &blocks);
         networks.insert(name.clone(), NetworkHere { network: network.clone(), blocks, stage });
@@ -299,7 +321,7 @@ fn knobs(serving: &Serving) -> Vec<Knob> {
     knobs.extend(host.ra_devices.iter().cloned().map(Knob::AcceptRa));
     knobs.extend(host.strict_devices.iter().cloned().map(Knob::RpFilter));
     let tunnels = serving.networks.values().flat_map(|net| &net.stage.hold);
-    knobs.extend(tunnels.filter_map(weft_core::join::Receive::device).map(Knob::RpFilter));
+    knobs.extend(tunnels.filter_map(Receive::device).map(Knob::RpFilter));
     knobs
 }
 
@@ -328,13 +350,14 @@ fn changes(
     Ok(everything(agent, serving, &mut look.observed))
 }
 
-/// A view that was never listed in full may add, but takes nothing away.
+/// Where not all is known that something may be here for, it may be added to, but nothing is taken
+/// away.
 fn everything(agent: &Agent, serving: &Serving, observed: &mut Observed) -> Vec<Change> {
     let desired = desired(agent, serving);
     know_new_knobs(&desired, &mut observed.ours);
     let mut changes = plan(&desired, &observed.ours);
-    let synced = agent.shown().synced;
-    changes.retain(|change| synced || !matches!(change, Change::Drop(_)));
+    let frozen = findings::frozen(agent, serving).is_some();
+    changes.retain(|change| !frozen || !matches!(change, Change::Drop(_)));
     changes
 }
 
@@ -365,7 +388,7 @@ fn apply(agent: &Agent, memory: &mut Memory, serving: &Serving, changes: &[Chang
         changes.iter().cloned().partition(|change| pod_link(agent, change));
     for birth in births {
         if let Change::Put(Object::Link(link)) = birth {
-            problems.extend(super::links::rebirth(agent, serving, &link.dev).err());
+            problems.extend(links::rebirth(agent, serving, &link.dev).err());
         }
     }
     agent.counters.changes.fetch_add(rest.len() as u64, Ordering::Relaxed);
@@ -387,97 +410,13 @@ fn pod_link(agent: &Agent, change: &Change) -> bool {
         && agent.kernel.link_exists(&link.dev).is_ok_and(|exists| !exists)
 }
 
-/// Foreign routes to destinations of ours. The plan is empty, so what is there is what should be.
-fn clashes(observed: &Observed) -> Vec<ForeignRoute> {
-    let clash = |foreign: &&ForeignRoute| observed.ours.contains(&Key::Route(foreign.dst));
-    observed.foreign.iter().filter(clash).cloned().collect()
-}
-
-/// True if a change concerns a destination that a foreign route has.
-fn meets(changes: &[Change], foreign: &[ForeignRoute]) -> bool {
-    let foreign: BTreeSet<_> = foreign.iter().map(|route| route.dst).collect();
-    let dst = |change: &Change| match change.key() {
-        Key::Route(dst) => Some(dst),
-        _ => None,
-    };
-    !foreign.is_empty() && changes.iter().filter_map(dst).any(|dst| foreign.contains(&dst))
-}
-
-/// Notes what stands in our way but is not ours to change.
-fn report(agent: &Agent, memory: &Memory, serving: &mut Serving) {
-    for foreign in &memory.clashes {
-        serving.problems.push(format!(
-            "a foreign route stands beside ours and was left: {foreign}; \
-             remove it, or packets to {} follow it",
-            foreign.dst
-        ));
-    }
-    serving.problems.extend(memory.strangers.iter().cloned());
-    if !serving.host.bridge_calls
-        && desired::bridged_behind_services(&serving.host, &serving.served())
-    {
-        serving.problems.push(
-            "pods of one bridge do not reach each other through Services: br_netfilter is not \
-             loaded (`modprobe br_netfilter`, and name it in /etc/modules-load.d)"
-                .into(),
-        );
-    }
-    let shown = agent.shown();
-    serving
-        .problems
-        .extend(shown.view.said.iter().map(|(key, said)| format!("store: {key}: {said}")));
-    let unclaimed = agent.unclaimed.lock().expect(POISONED);
-    let unclaimed = unclaimed.iter().map(|((name, _), why)| format!("network {name}: {}", why.why));
-    serving.problems.extend(unclaimed);
-    let ledger = agent.ledger();
-    for pod in ledger.attachments().filter(|pod| pod.phase == Phase::Attached) {
-        let Some(here) = serving.networks.get(&pod.network) else { continue };
-        let lost = |addr: &&IpAddr| !here.blocks.iter().any(|block| block.contains(*addr));
-        serving.problems.extend(pod.addrs.iter().find(lost).map(|addr| {
-            format!("pod {} has {addr}, of a block that this node has lost: delete it", pod.label())
-        }));
-    }
-    let unread = ledger.unread().map(|(path, why)| format!("ledger: {}: {why}", path.display()));
-    serving.problems.extend(unread);
-}
-
-fn publish(agent: &Agent, serving: &Serving, memory: &Memory) {
-    if !serving.converged || memory.nics.is_empty() {
-        return;
-    }
-    let shown = agent.shown();
-    let own = shown.view.nodes.get(&agent.node);
-    let ledger = agent.ledger();
-    let parts = serving.networks.iter().map(|(name, net)| {
-        let pods = ledger.has_pods(name);
-        (name.clone(), Part { pods, ..net.stage.part.clone() })
-    });
-    let record = NodeRecord {
-        schema: SCHEMA,
-        boot: agent.boot.clone(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        underlay: memory.nics.iter().map(|nic| nic.addr.addr()).collect(),
-        mtu: memory.nics.iter().map(|nic| nic.mtu).min().unwrap_or(weft_core::name::Mtu::ETHERNET),
-        networks: parts.collect(),
-        extra: own.map(|node| node.record.extra.clone()).unwrap_or_default(),
-    };
-    drop(ledger);
-    let stages = serving.networks.iter().map(|(name, net)| (name, &net.stage));
-    let ack = acknowledged(&agent.node, &shown.view, stages);
-    drop(shown);
-    let publication = Publication { record: Some(record), ack };
-    agent.publication.send_if_modified(|known| {
-        let news = *known != publication;
-        *known = publication;
-        news
-    });
-}
-
 impl Agent {
     /// What a round would do now.
     pub fn planned(&self) -> Result<Vec<Change>, weft_linux::Error> {
+        // Between what pods' links are made of there is no plan to be seen.
+        let _gate = self.gate.write().expect(POISONED);
         let serving = self.serving();
-        let mut observed = self.kernel.observe_node(&knobs(&serving))?;
+        let mut observed = self.kernel.look_at_node(&knobs(&serving))?;
         Ok(everything(self, &serving, &mut observed))
     }
 }

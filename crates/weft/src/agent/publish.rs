@@ -2,14 +2,22 @@
 //! after the kernel holds it; the loop decides when, this keeps trying.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use serde::Serialize;
-use weft_core::view::{Ack, NodeRecord, ack_key, node_key};
+use weft_core::{
+    name::{Mtu, NetworkName, NodeName},
+    network::SCHEMA,
+    paths::{Nic, acknowledged},
+    plan::Change,
+    state::Key,
+    view::{Ack, NodeRecord, Part, ack_key, node_key},
+};
 
-use super::Agent;
+use super::{Agent, Serving};
 
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -43,6 +51,71 @@ pub async fn run(agent: Arc<Agent>) {
             }
         }
     }
+}
+
+/// Says what this node is now, as far as it is in force. What the kernel refuses of a pod or of one
+/// peer keeps nothing from the others.
+pub(super) fn say(agent: &Agent, serving: &Serving, nics: &[Nic]) {
+    let shown = agent.shown();
+    if nics.is_empty() || !shown.synced || serving.undone.iter().any(at_stake) {
+        return;
+    }
+    let own = shown.view.nodes.get(&agent.node).map(|node| &node.record);
+    let ledger = agent.ledger();
+    let mut parts: BTreeMap<NetworkName, Part> = serving
+        .networks
+        .iter()
+        .map(|(name, net)| {
+            let pods = ledger.has_pods(name);
+            (name.clone(), Part { pods, ..net.stage.part.clone() })
+        })
+        .collect();
+    // Pods of a network that can't be served now are as reachable as they were.
+    for (name, part) in own.into_iter().flat_map(|own| own.networks.iter()) {
+        if ledger.has_pods(name) {
+            parts.entry(name.clone()).or_insert_with(|| part.clone());
+        }
+    }
+    drop(ledger);
+    let record = NodeRecord {
+        schema: SCHEMA,
+        boot: agent.boot.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        underlay: nics.iter().map(|nic| nic.addr.addr()).collect(),
+        mtu: nics.iter().map(|nic| nic.mtu).min().unwrap_or(Mtu::ETHERNET),
+        networks: parts.into_iter().collect(),
+        extra: own.map(|own| own.extra.clone()).unwrap_or_default(),
+    };
+    let stages = serving.networks.iter().map(|(name, net)| (name, &net.stage));
+    let ack = acknowledged(&agent.node, &shown.view, stages, &behind(serving));
+    drop(shown);
+    let publication = Publication { record: Some(record), ack };
+    agent.publication.send_if_modified(|known| {
+        let news = *known != publication;
+        *known = publication;
+        news
+    });
+}
+
+/// True of what others rely on once it is published: tunnels, forwarding, rules. Not of pods' own
+/// links, nor of the ways to single peers.
+fn at_stake(change: &Change) -> bool {
+    match change.key() {
+        Key::Link(dev) | Key::Up(dev) | Key::Addr(dev, _) => !dev.is_host_end(),
+        Key::Sysctl(_) | Key::Table => true,
+        Key::Neigh(..) | Key::Fdb(..) | Key::NextHop(..) | Key::Route(_) => false,
+    }
+}
+
+/// Peers to whom the way may still be the old one: the kernel refused the new.
+fn behind(serving: &Serving) -> BTreeSet<NodeName> {
+    let undone: BTreeSet<Key> = serving.undone.iter().map(Change::key).collect();
+    if undone.is_empty() {
+        return BTreeSet::new();
+    }
+    let choices = serving.networks.values().flat_map(|here| &here.stage.choices);
+    let of = choices.filter(|(_, choice)| choice.objects().any(|o| undone.contains(&o.key())));
+    of.map(|(peer, _)| peer.clone()).collect()
 }
 
 /// Has it compared with the store again: somebody may have written or deleted what is ours.
@@ -79,7 +152,7 @@ async fn publish(agent: &Agent, publication: &Publication, written: &mut Written
     if let Some(ack) = publication.ack
         && acked.is_none_or(|acked| acked < ack)
     {
-        let record = Ack { schema: weft_core::network::SCHEMA, revision: ack };
+        let record = Ack { schema: SCHEMA, revision: ack };
         match put(agent, &ack_key(&agent.node), &record).await {
             Some(revision) => written.ack = Some((ack, revision)),
             None => done = false,

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use weft_core::view::{ack_key, node_key};
 
-use super::{Agent, Shown, cache::Cache, publish, wake::Reasons};
+use super::{Agent, cache::Cache, publish, wake::Reasons};
 use crate::store::Event;
 
 /// The view on disk is at most this much older than the one in use.
@@ -65,11 +65,11 @@ fn take(agent: &Agent, events: impl Iterator<Item = Event>) {
         match event {
             Event::Snapshot { entries, revision } => {
                 tracing::info!(revision, records = entries.len(), "the store's full list is here");
-                *shown = Shown { synced: true, ..Shown::default() };
-                shown.view.revision = revision;
-                for entry in entries {
-                    shown.view.put(&entry.key, &entry.value, entry.revision);
-                }
+                (shown.synced, shown.away) = (true, None);
+                let entries = entries.iter();
+                let entries =
+                    entries.map(|entry| (entry.key.as_str(), &entry.value[..], entry.revision));
+                shown.view.list(entries, revision);
             }
             Event::Put(entry) => shown.view.put(&entry.key, &entry.value, entry.revision),
             Event::Delete { key, revision } => shown.view.delete(&key, revision),

@@ -122,6 +122,9 @@ enum NodeCommand {
     /// Free the node's blocks and forget its record
     Forget {
         name: NodeName,
+        /// Although it had pods when it was last heard of: it is gone for good
+        #[arg(long)]
+        force: bool,
         #[command(flatten)]
         agent: Control,
     },
@@ -179,10 +182,12 @@ fn run(command: Command) -> anyhow::Result<u8> {
             return Ok(if explained["works"] == true { 0 } else { NO });
         }
         Command::Network(command) => network(command)?,
-        Command::Node(NodeCommand::Forget { name, agent }) => {
-            let done =
-                client::ask(&agent.control, "POST", &format!("/v1/nodes/{name}/forget"), None)?;
-            println!("node {name} forgotten; freed {}", done["freed"]);
+        Command::Node(NodeCommand::Forget { name, force, agent }) => {
+            let path = format!("/v1/nodes/{name}/forget?force={force}");
+            let done = client::ask(&agent.control, "POST", &path, None)?;
+            let freed: Vec<&str> =
+                done["freed"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+            println!("node {name} forgotten; freed {}", freed.join(", "));
         }
         Command::Uninstall(AgentFile { config }) => agent::uninstall(&Config::read(&config)?)?,
     }

@@ -216,7 +216,11 @@ fn users(agent: &Agent, name: &NetworkName) -> Vec<String> {
 }
 
 /// Frees what a node that will not come back has claimed. Should it come back, it takes new blocks.
-async fn forget(State(agent): Shared, Path(name): Path<String>) -> Response {
+async fn forget(
+    State(agent): Shared,
+    Path(name): Path<String>,
+    Query(asked): Query<HashMap<String, String>>,
+) -> Response {
     let name: NodeName = match name.parse() {
         Ok(name) => name,
         Err(bad) => return refused(StatusCode::UNPROCESSABLE_ENTITY, bad),
@@ -224,6 +228,18 @@ async fn forget(State(agent): Shared, Path(name): Path<String>) -> Response {
     if name == agent.node {
         let why =
             format!("node {name} is this one, and alive: stop its agent and forget it elsewhere");
+        return refused(StatusCode::CONFLICT, why);
+    }
+    let pods = {
+        let shown = agent.shown();
+        let record = shown.view.nodes.get(&name).map(|node| &node.record);
+        record.is_some_and(|record| record.networks.iter().any(|(_, part)| part.pods))
+    };
+    if pods && asked.get("force").is_none_or(|force| force != "true") {
+        let why = format!(
+            "node {name} has pods by its own last word: should it be alive, their addresses would be \
+             given twice. If it is gone for good, say `weft node forget {name} --force`"
+        );
         return refused(StatusCode::CONFLICT, why);
     }
     let known = {

@@ -5,7 +5,10 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Joining, Receive, Receiver, Way};
-use crate::paths::{Path, Peer, Refusal, Sender};
+use crate::{
+    name::Mtu,
+    paths::{Path, Peer, Refusal, Sender},
+};
 
 /// It has no settings.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,11 +40,9 @@ pub fn path(
     if let Some(gateway) = reach.gateway {
         return Err(Refusal::NotOnLink { underlay, gateway });
     }
-    Ok(Path {
-        receive: receive.clone(),
-        dev: reach.dev.clone(),
-        via: underlay,
-        mtu: reach.mtu.min(peer.mtu),
-        overhead: 0,
-    })
+    let (dev, mtu) = (reach.dev.clone(), reach.mtu.min(peer.mtu));
+    if !ipv4 && mtu < Mtu::IPV6_LEAST {
+        return Err(Refusal::TooSmallForIpv6 { mtu });
+    }
+    Ok(Path { receive: receive.clone(), dev, via: underlay, mtu, overhead: 0 })
 }

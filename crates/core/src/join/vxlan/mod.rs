@@ -81,7 +81,10 @@ pub fn hold(underlay: IpAddr, vni: Vni, port: u16, mac: Mac, mtu: Mtu, addrs: &[
     };
     // While a path changes, packets may come by another way than they go.
     let loose = Object::Sysctl { knob: Knob::RpFilter(dev.clone()), value: 2 };
-    let addrs = addrs.iter().map(|addr| Object::Addr { dev: dev.clone(), addr: (*addr).into() });
+    // The kernel has no IPv6 on a device that is too small for it (`addrconf_notify`).
+    let held = addrs.iter().filter(|addr| addr.is_ipv4() || link.mtu >= Mtu::IPV6_LEAST);
+    let addrs: Vec<Object> =
+        held.map(|addr| Object::Addr { dev: dev.clone(), addr: (*addr).into() }).collect();
     [Object::Link(link), loose, Object::Up { dev: dev.clone() }].into_iter().chain(addrs).collect()
 }
 
@@ -104,6 +107,9 @@ pub fn path(
     let via = peer.tunnel_address(ipv4).ok_or(Refusal::NoBlock { ipv4 })?;
     let dev = device(vni, underlay);
     let mtu = local.mtu.min(peer.mtu).less(overhead(underlay));
+    if !ipv4 && mtu < Mtu::IPV6_LEAST {
+        return Err(Refusal::TooSmallForIpv6 { mtu });
+    }
     Ok(Path { receive: receive.clone(), dev, via, mtu, overhead: overhead(underlay) })
 }
 
