@@ -88,6 +88,18 @@ impl Ledger {
         self.pools.entry(network.clone()).or_default().set_blocks(blocks);
     }
 
+    /// Where records can't be read, what the kernel holds for pods tells which addresses are taken.
+    pub fn reserve(&mut self, network: &NetworkName, held: impl Iterator<Item = IpAddr>) {
+        if self.unread.is_empty() {
+            return;
+        }
+        let known: BTreeSet<IpAddr> =
+            self.attachments.values().flat_map(|pod| pod.addrs.iter().copied()).collect();
+        let pool = self.pools.entry(network.clone()).or_default();
+        // Already taken is as good.
+        held.filter(|addr| !known.contains(addr)).for_each(|addr| drop(pool.lease_this(addr)));
+    }
+
     /// Takes addresses, one per family or exactly those asked for. All or none.
     pub fn lease(
         &mut self,
@@ -116,6 +128,17 @@ impl Ledger {
     pub fn release(&mut self, network: &NetworkName, addrs: &[IpAddr]) {
         if let Some(pool) = self.pools.get_mut(network) {
             addrs.iter().for_each(|addr| pool.release(*addr));
+        }
+    }
+
+    /// The pod goes. A file system that is full must not keep it: what would be written then goes
+    /// on being known to this process, and the file is removed in the end.
+    pub fn doom(&mut self, id: &AttachmentId) {
+        if let Err(error) = self.set_phase(id, Phase::Doomed) {
+            tracing::warn!(%error, "the end of a pod could not be written down");
+            if let Some(pod) = self.attachments.get_mut(id) {
+                pod.phase = Phase::Doomed;
+            }
         }
     }
 

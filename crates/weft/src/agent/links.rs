@@ -65,10 +65,7 @@ pub(super) fn bring_up(
 /// The pod can't be reached any more when this returns. Twice is as good as once.
 pub(super) fn detach(agent: &Agent, id: &AttachmentId) -> Result<(), CniError> {
     let Some(pod) = agent.ledger().get(id).cloned() else { return Ok(()) };
-    let failed = |error: super::ledger::LedgerError| {
-        CniError::new(Code::Io, "write the ledger", error.to_string())
-    };
-    agent.ledger().set_phase(id, Phase::Doomed).map_err(failed)?;
+    agent.ledger().doom(id);
     fault::point("del.after-doom");
     let refusals = agent.kernel.apply(&unreachable(agent, &pod));
     fault::point("del.after-routes");

@@ -162,6 +162,7 @@ fn round(agent: &Agent, memory: &mut Memory, why: Reasons) -> Serving {
             ask_host(agent, memory, &seen.observed, &mut serving);
         }
         decide(agent, memory, &mut serving, (!anew).then_some(&last));
+        reserve(agent, &serving, &seen.observed);
         links::bury(agent, &seen.observed);
         links::resize(agent, &mut serving, links::Resize::BeforeRoutes);
         let changes = match changes(agent, &last, &serving, &mut seen) {
@@ -287,6 +288,25 @@ fn decide(agent: &Agent, memory: &mut Memory, serving: &mut Serving, last: Optio
     }
     drop(shown);
     serving.networks = networks;
+}
+
+/// What the kernel holds for pods whose records can't be read is not given to others.
+fn reserve(agent: &Agent, serving: &Serving, observed: &Observed) {
+    let mut ledger = agent.ledger();
+    if ledger.unread().next().is_none() {
+        return;
+    }
+    let single = |object: &Object| match object {
+        Object::Route(route) if route.dst.prefix_len() == route.dst.max_prefix_len() => {
+            Some(route.dst.addr())
+        }
+        _ => None,
+    };
+    let held: Vec<IpAddr> = observed.ours.objects().filter_map(single).collect();
+    for (name, here) in &serving.networks {
+        let ours = |addr: &&IpAddr| here.blocks.iter().any(|block| block.contains(*addr));
+        ledger.reserve(name, held.iter().filter(ours).copied());
+    }
 }
 
 fn host(agent: &Agent, links: &[HostLink], nics: &[Nic]) -> Host {

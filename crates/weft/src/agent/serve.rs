@@ -11,7 +11,10 @@ use std::{
         unix::net::{UnixListener, UnixStream},
     },
     path::Path,
-    sync::{Arc, Condvar, Mutex},
+    sync::{
+        Arc, Condvar, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -22,7 +25,7 @@ use nix::{
     sys::socket::{ControlMessageOwned, MsgFlags, recvmsg},
 };
 use weft_core::cni::{
-    CniError, Code, Request,
+    CniError, Code, Request, Verb,
     wire::{self, HEAD, Reply},
 };
 use weft_linux::Netns;
@@ -30,17 +33,20 @@ use weft_linux::Netns;
 use super::{Agent, POISONED, pods};
 
 /// Calls served at once; more wait in the socket's backlog.
-const CALLS_MAX: usize = 64;
+const CALLS_MAX: usize = 128;
+/// ADDs among them, which may have to wait for an address that a DEL gives back.
+const ADDS_MAX: usize = 64;
 /// Threads that wait for a call.
 const WAITING: usize = 8;
 /// How soon to try again what the system refused.
 const RETRY: Duration = Duration::from_millis(100);
-const READ_MAX: Duration = Duration::from_secs(10);
+const READ_MAX: Duration = Duration::from_secs(2);
 
 struct Door {
     agent: Arc<Agent>,
     listener: UnixListener,
     threads: Mutex<Threads>,
+    adds: AtomicUsize,
     /// Told when there are fewer.
     fewer: Condvar,
 }
@@ -53,8 +59,8 @@ struct Threads {
 
 pub fn spawn(agent: &Arc<Agent>) -> anyhow::Result<()> {
     let listener = listen(&agent.config.cni_socket())?;
-    let (threads, fewer) = (Mutex::default(), Condvar::new());
-    let door = Arc::new(Door { agent: agent.clone(), listener, threads, fewer });
+    let (threads, adds, fewer) = (Mutex::default(), AtomicUsize::new(0), Condvar::new());
+    let door = Arc::new(Door { agent: agent.clone(), listener, threads, adds, fewer });
     std::thread::Builder::new().name("cni-door".into()).spawn(move || door.fill())?;
     Ok(())
 }
@@ -106,7 +112,7 @@ impl Door {
         }
         match stream {
             Ok((stream, _)) => {
-                if let Err(error) = serve(&self.agent, stream) {
+                if let Err(error) = serve(self, stream) {
                     tracing::warn!(%error, "a call broke off");
                 }
             }
@@ -120,7 +126,7 @@ impl Door {
     }
 }
 
-fn serve(agent: &Agent, mut stream: UnixStream) -> anyhow::Result<()> {
+fn serve(door: &Door, mut stream: UnixStream) -> anyhow::Result<()> {
     stream.set_read_timeout(Some(READ_MAX))?;
     let (request, netns) = match receive(&mut stream) {
         Ok(received) => received,
@@ -134,7 +140,8 @@ fn serve(agent: &Agent, mut stream: UnixStream) -> anyhow::Result<()> {
         for warning in &call.warnings {
             tracing::warn!(container = request.container, warning, "the configuration is odd");
         }
-        pods::answer(agent, &call, netns, &Caller(&stream))
+        let _add = (call.verb == Verb::Add).then(|| Adding::begin(&door.adds)).transpose()?;
+        pods::answer(&door.agent, &call, netns, &Caller(&stream))
     });
     match answered {
         Ok(result) => {
@@ -145,6 +152,25 @@ fn serve(agent: &Agent, mut stream: UnixStream) -> anyhow::Result<()> {
             tracing::warn!(command = request.command, container = request.container, %error, "refused");
             reply(&mut stream, 1, error.render(&request.version_said()).to_string())
         }
+    }
+}
+
+/// One of the ADDs that are served.
+struct Adding<'a>(&'a AtomicUsize);
+
+impl<'a> Adding<'a> {
+    fn begin(adds: &'a AtomicUsize) -> Result<Self, CniError> {
+        let adding = Self(adds);
+        if adds.fetch_add(1, Ordering::AcqRel) < ADDS_MAX {
+            return Ok(adding);
+        }
+        let details = format!("{ADDS_MAX} pods are being added on this node");
+        Err(CniError::new(Code::TryAgainLater, "the agent is busy", details))
+    }
+}
+impl Drop for Adding<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
