@@ -23,7 +23,7 @@ use weft_core::{
 use crate::{
     encode,
     netns::Netns,
-    nft::{self, Finding, Nft},
+    nft::{self, Finding, Nft, Passing},
     observe::{self, Found, Hops, HostLink, Observed, RouteTo},
     socket::{self, Answer},
     uapi::RTPROT_RA,
@@ -336,8 +336,9 @@ impl Kernel {
     }
 
     /// Chains of other tables that drop what pods forward.
-    pub fn foreign_firewall(&self) -> Result<Vec<Finding>, Error> {
-        Ok(self.nft.as_ref().map(Nft::foreign_firewall).transpose()?.unwrap_or_default())
+    pub fn foreign_firewall(&self, passing: &Passing<'_>) -> Result<Vec<Finding>, Error> {
+        let found = self.nft.as_ref().map(|nft| nft.foreign_firewall(passing)).transpose()?;
+        Ok(found.unwrap_or_default())
     }
 
     /// Every link of the namespace.

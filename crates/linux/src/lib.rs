@@ -18,5 +18,5 @@ mod writer;
 pub use events::{Event, Watch};
 pub use kernel::{Error, Kernel, Refusal, read_knob};
 pub use netns::{Netns, cookie_here, own};
-pub use nft::Finding;
+pub use nft::{Finding, Passing};
 pub use observe::{ForeignRoute, HostLink, Observed, RouteTo};

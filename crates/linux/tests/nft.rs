@@ -9,6 +9,7 @@ use weft_core::{
     policy::{Rule, Ruleset},
     state::{Object, State},
 };
+use weft_linux::Passing;
 
 #[test]
 fn the_table_says_in_nft_what_we_mean_and_sabotage_is_seen() {
@@ -114,8 +115,11 @@ fn a_foreign_firewall_is_named() {
     node(|kernel| {
         sh("nft add table inet mine; \
             nft 'add chain inet mine f { type filter hook forward priority 0; policy drop; }'");
+        let ranges = [net("10.1.0.0/16"), net("fd00:1::/64")];
         let found = || -> Vec<String> {
-            kernel.foreign_firewall().unwrap().iter().map(ToString::to_string).collect()
+            let passing = Passing { ranges: &ranges, ports: &[4789] };
+            let found = kernel.foreign_firewall(&passing).unwrap();
+            found.iter().map(ToString::to_string).collect()
         };
         assert!(found()[0].contains("pod packets: table inet mine chain f has policy drop"));
         sh("nft add table inet mine '{ flags dormant; }'");
@@ -123,11 +127,50 @@ fn a_foreign_firewall_is_named() {
         sh("nft delete table inet mine; nft add table ip other; \
             nft 'add chain ip other in { type filter hook input priority 0; policy drop; }'; \
             nft 'add chain ip other through { type filter hook forward priority 0; }'; \
-            nft add rule ip other through counter drop; nft add rule ip other through ip daddr 10.1.0.0/16 accept");
+            nft add rule ip other through ip daddr 10.9.0.0/16 counter drop");
         let said = found().join(" and ");
         assert!(said.contains("tunnels: table ip other chain in has policy drop"), "{said}");
         assert!(!said.contains("chain through"), "{said}");
         sh("nft add rule ip other through counter drop");
         assert!(found().join(" ").contains("pod packets: table ip other chain through drops all"));
+        sh("nft delete table ip other");
+        // Each drops what should get through; where it is accepted before, it does not.
+        let chain = |hook: &str, rules: &[&str]| {
+            sh(&format!(
+                "nft add table inet fw; nft add chain inet fw other; \
+                 nft 'add chain inet fw c {{ type filter hook {hook} priority 0; }}'"
+            ));
+            rules.iter().for_each(|rule| drop(sh(&format!("nft add rule inet fw {rule}"))));
+            let found = found();
+            sh("nft delete table inet fw");
+            found.join(" and ")
+        };
+        let cases: [(&str, &[&str], &str); 12] = [
+            ("forward", &["c ip saddr 10.1.0.0/16 drop"], "chain c drops saddr 10.1.0.0/16"),
+            ("forward", &["c ip daddr 10.1.7.0/24 counter reject"], "drops daddr 10.1.7.0/24"),
+            ("forward", &["other reject", "c jump other"], "jumps to other, which drops all"),
+            ("prerouting", &["c ip6 saddr fd00:1::/64 drop"], "pod packets and tunnels"),
+            ("postrouting", &["c drop"], "drops all"),
+            (
+                "output",
+                &["c udp dport 4789 drop"],
+                "this node's tunnels: table inet fw chain c drops udp dport 4789",
+            ),
+            ("input", &["c udp dport 4789 accept", "c drop"], ""),
+            (
+                "forward",
+                &["c ip saddr 10.0.0.0/8 accept", "c ip6 saddr fd00:1::/64 accept", "c drop"],
+                "",
+            ),
+            ("forward", &["c ip saddr 10.0.0.0/8 accept", "c drop"], "drops all"),
+            ("forward", &["c ip saddr 10.9.0.0/16 drop", "c tcp dport 22 drop"], ""),
+            ("forward", &["c accept", "c drop"], ""),
+            ("output", &["c ip daddr 10.1.0.0/16 drop"], ""),
+        ];
+        for (hook, rules, says) in cases {
+            let said = chain(hook, rules);
+            let right = if says.is_empty() { said.is_empty() } else { said.contains(says) };
+            assert!(right, "{hook} {rules:?}: {said:?}");
+        }
     });
 }

@@ -2,27 +2,47 @@
 
 use std::{fmt, fs, io};
 
+use ipnet::IpNet;
 use serde::Serialize;
-use weft_core::mark;
+use weft_core::{mark, network::overlap};
 
 use super::{
-    ACCEPT, Base, Error, GETRULE, INET, Nft, OUTPUT, POISONED, PREROUTING, RULE_CHAIN,
-    RULE_EXPRESSIONS, RULE_TABLE, chains, header, shape, tables, value_of,
+    Base, Error, GETRULE, INET, Nft, OUTPUT, POISONED, PREROUTING, RULE_CHAIN, RULE_EXPRESSIONS,
+    RULE_TABLE, chains, header,
+    shape::{self, Match, Word},
+    tables, value_of,
 };
 use crate::socket;
 
 const INPUT: u32 = 1;
 const FORWARD: u32 = 2;
+const POSTROUTING: u32 = 4;
+const NETDEV: u8 = 5;
 const DROP: u32 = 0;
+/// Chains that jump to chains are followed so far (the kernel allows 16).
+const JUMPS_MAX: usize = 16;
 const LEGACY_NAMES: [&str; 2] =
     ["/proc/thread-self/net/ip_tables_names", "/proc/thread-self/net/ip6_tables_names"];
+const FAMILIES: [(u8, &str, Option<bool>); 5] = [
+    (INET, "inet", None),
+    (2, "ip", Some(true)),
+    (NETDEV, "netdev", None),
+    (7, "bridge", None),
+    (10, "ip6", Some(false)),
+];
+
+/// What must get through: packets of pods, and of tunnels to these UDP ports.
+pub struct Passing<'a> {
+    pub ranges: &'a [IpNet],
+    pub ports: &'a [u16],
+}
 
 /// Something another program's rules do to pod packets.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Finding {
-    /// A chain ends in dropping what nothing in it accepts.
-    Drops { family: &'static str, table: String, chain: String, input: bool, policy: bool },
+    /// A chain drops what should get through, or what nothing in it accepts.
+    Drops { family: &'static str, table: String, chain: String, what: &'static str, how: String },
     /// Rules of iptables' old kind, which nftables can't show.
     Legacy { command: &'static str },
 }
@@ -30,26 +50,29 @@ pub enum Finding {
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Drops { family, table, chain, input, policy } => {
-                let how = if *policy { "has policy drop" } else { "drops all at its end" };
-                let (what, mend) = if *input {
-                    ("packets of other nodes' tunnels", "the VTEPs' UDP port")
-                } else {
-                    ("pod packets", "the pods' ranges")
-                };
-                write!(
-                    f,
-                    "a foreign firewall may drop {what}: table {family} {table} chain {chain} \
-                     {how}; let its owner accept {mend} there (`nft list chain {family} {table} \
-                     {chain}` shows it), an accept in another table does not outvote it"
-                )
-            }
+            Self::Drops { family, table, chain, what, how } => write!(
+                f,
+                "a foreign firewall may drop {what}: table {family} {table} chain {chain} {how}; let \
+                 its owner accept the pods' ranges and the VTEPs' UDP port there (`nft list chain \
+                 {family} {table} {chain}` shows it), an accept in another table does not outvote it"
+            ),
             Self::Legacy { command } => write!(
                 f,
                 "a firewall of {command} stands here, which can't be read from here: see that its \
                  FORWARD chain accepts the pods' ranges (`{command} -S FORWARD`)"
             ),
         }
+    }
+}
+
+/// What passes a hook, of what weft sends: pods' packets, tunnels.
+fn passes(chain: &Base) -> Option<(bool, bool)> {
+    let hook = chain.hook.filter(|_| chain.kind == "filter")?;
+    match (chain.family, hook) {
+        (NETDEV, _) | (_, PREROUTING | POSTROUTING) => Some((true, true)),
+        (_, FORWARD) => Some((true, false)),
+        (_, INPUT | OUTPUT) => Some((false, true)),
+        _ => None,
     }
 }
 
@@ -62,32 +85,117 @@ impl Nft {
         Ok(foreign_chains(&mut socket)?.iter().any(translates) || legacy("nat").next().is_some())
     }
 
-    pub(crate) fn foreign_firewall(&self) -> Result<Vec<Finding>, Error> {
+    pub(crate) fn foreign_firewall(&self, passing: &Passing<'_>) -> Result<Vec<Finding>, Error> {
         let mut socket = self.socket.lock().expect(POISONED);
         let mut findings = Vec::new();
         for chain in foreign_chains(&mut socket)? {
-            let Some(input) = [(FORWARD, false), (INPUT, true)]
-                .into_iter()
-                .find_map(|(hook, input)| (chain.hook == Some(hook)).then_some(input))
+            let Some((pods, tunnels)) = passes(&chain) else { continue };
+            let Some((_, family, of)) = FAMILIES.into_iter().find(|(n, ..)| *n == chain.family)
             else {
                 continue;
             };
-            let policy = chain.policy == Some(DROP);
-            let refuses = |socket| ends_in_refusal(socket, &chain);
-            if !policy && (chain.policy != Some(ACCEPT) || !refuses(&mut socket)?) {
-                continue;
-            }
-            let known = [(1, "inet"), (2, "ip"), (7, "bridge"), (10, "ip6")];
-            let Some((_, family)) = known.into_iter().find(|(number, _)| *number == chain.family)
-            else {
-                continue;
+            let concerned = Passing {
+                ranges: if pods { passing.ranges } else { &[] },
+                ports: if tunnels { passing.ports } else { &[] },
+            };
+            let place = (chain.family, of, chain.table.as_str());
+            let how = match refusal(&mut socket, place, &chain.name, &concerned, JUMPS_MAX)? {
+                Goes::Nowhere(how) => how,
+                Goes::On if chain.policy == Some(DROP) => "has policy drop".to_owned(),
+                Goes::On | Goes::Through => continue,
+            };
+            let what = match (pods, tunnels) {
+                (true, false) => "pod packets",
+                (false, _) if chain.hook == Some(INPUT) => "packets of other nodes' tunnels",
+                (false, _) => "packets of this node's tunnels",
+                _ => "pod packets and tunnels",
             };
             let Base { table, name: chain, .. } = chain;
-            findings.push(Finding::Drops { family, table, chain, input, policy });
+            findings.push(Finding::Drops { family, table, chain, what, how });
         }
         findings.extend(legacy("filter").map(|command| Finding::Legacy { command }));
         Ok(findings)
     }
+}
+
+/// What becomes of what should pass.
+enum Goes {
+    /// Behind the chain's last rule.
+    On,
+    Through,
+    Nowhere(String),
+}
+
+fn refusal(
+    socket: &mut socket::Link,
+    place: (u8, Option<bool>, &str),
+    chain: &str,
+    passing: &Passing<'_>,
+    jumps: usize,
+) -> Result<Goes, Error> {
+    let mut accepted: Vec<Match> = Vec::new();
+    for word in words(socket, place, chain)? {
+        match word {
+            Word::Accepts(of) if of == Match::default() => return Ok(Goes::Through),
+            Word::Accepts(of) => {
+                accepted.push(of);
+                if all_accepted(&accepted, passing) {
+                    return Ok(Goes::Through);
+                }
+            }
+            Word::Refuses(of) if of == Match::default() => {
+                return Ok(Goes::Nowhere("drops all at its end".into()));
+            }
+            Word::Refuses(of) if concerns(&of, passing) => {
+                return Ok(Goes::Nowhere(format!("drops {}", said(&of))));
+            }
+            Word::Jumps(of, to)
+                if jumps > 0 && (of == Match::default() || concerns(&of, passing)) =>
+            {
+                match refusal(socket, place, &to, passing, jumps - 1)? {
+                    Goes::On => {}
+                    Goes::Through => return Ok(Goes::Through),
+                    Goes::Nowhere(how) => {
+                        return Ok(Goes::Nowhere(format!("jumps to {to}, which {how}")));
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(Goes::On)
+}
+
+/// True if the rules accept all that should pass, by one of its ends at least.
+fn all_accepted(accepted: &[Match], passing: &Passing<'_>) -> bool {
+    let range = |range: &IpNet| {
+        accepted.iter().any(|of| match (of.from, of.to, of.port) {
+            (Some(net), None, None) | (None, Some(net), None) => net.contains(range),
+            _ => false,
+        })
+    };
+    let port = |port: &u16| {
+        accepted.iter().any(|of| of.port == Some(*port) && of.from.is_none() && of.to.is_none())
+    };
+    passing.ranges.iter().all(range) && passing.ports.iter().all(port)
+}
+
+/// True if what should pass is among what is matched, by addresses or port alone.
+fn concerns(of: &Match, passing: &Passing<'_>) -> bool {
+    let pods = |net: Option<IpNet>| {
+        net.is_none_or(|net| passing.ranges.iter().any(|range| overlap(range, &net)))
+    };
+    match of.port {
+        Some(port) => of.from.is_none() && of.to.is_none() && passing.ports.contains(&port),
+        None => (of.from.is_some() || of.to.is_some()) && pods(of.from) && pods(of.to),
+    }
+}
+
+fn said(of: &Match) -> String {
+    let from = of.from.map(|net| format!("saddr {net}"));
+    let to = of.to.map(|net| format!("daddr {net}"));
+    let port = of.port.map(|port| format!("udp dport {port}"));
+    [from, to, port].into_iter().flatten().collect::<Vec<_>>().join(" ")
 }
 
 /// Chains of all tables but ours that are in force.
@@ -104,21 +212,26 @@ fn foreign_chains(socket: &mut socket::Link) -> Result<Vec<Base>, Error> {
     Ok(chains)
 }
 
-/// True if the last rule of a chain drops or rejects whatever comes that far.
-fn ends_in_refusal(socket: &mut socket::Link, chain: &Base) -> Result<bool, Error> {
+fn words(
+    socket: &mut socket::Link,
+    (number, family, table): (u8, Option<bool>, &str),
+    chain: &str,
+) -> Result<Vec<Word>, Error> {
     let rules = socket.dump(
         GETRULE,
-        &header(chain.family),
+        &header(number),
         |batch| {
-            batch.attr_str(RULE_TABLE, &chain.table).attr_str(RULE_CHAIN, &chain.name);
+            batch.attr_str(RULE_TABLE, table).attr_str(RULE_CHAIN, chain);
         },
-        |message| Some(value_of(message, RULE_EXPRESSIONS).is_some_and(shape::refuses_all)),
+        |message| {
+            let word = value_of(message, RULE_EXPRESSIONS).map(|rule| shape::word(family, rule));
+            Some(word.unwrap_or(Word::Other))
+        },
     );
     match rules {
-        Ok(rules) => Ok(rules.last() == Some(&true)),
         // It went meanwhile.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(Error::Read { what: "rules", error }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        rules => rules.map_err(|error| Error::Read { what: "rules", error }),
     }
 }
 

@@ -12,8 +12,8 @@ use weft_core::{
     policy::{Rule, Ruleset},
 };
 
-pub use foreign::Finding;
 pub(crate) use foreign::legacy_tables;
+pub use foreign::{Finding, Passing};
 
 use crate::{
     socket,

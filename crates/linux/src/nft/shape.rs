@@ -37,10 +37,14 @@ const IMMEDIATE_DATA: u16 = 2;
 const DATA_VALUE: u16 = 1;
 const DATA_VERDICT: u16 = 2;
 const VERDICT_CODE: u16 = 1;
+const VERDICT_CHAIN: u16 = 2;
 const REG_VERDICT: u32 = 0;
 const REG_1: u32 = 1;
 const RETURN: i32 = -5;
 const DROP: i32 = 0;
+const ACCEPTED: i32 = 1;
+const JUMP: i32 = -3;
+const GOTO: i32 = -4;
 const TARGET_NAME: u16 = 1;
 const IPV4: u8 = 2;
 const IPV6: u8 = 10;
@@ -185,19 +189,62 @@ pub(super) fn decode(expressions: &[u8]) -> Option<Rule> {
     reading.rule
 }
 
-/// True of a rule that drops or rejects without asking anything.
-pub(super) fn refuses_all(expressions: &[u8]) -> bool {
-    let mut verdicts = wire::attrs(expressions)
-        .map(|(_, expression)| parts(expression))
-        .filter(|(name, _)| !matches!(name.as_str(), "counter" | "log"));
-    let refuses = |(name, data): (String, &[u8])| match name.as_str() {
-        "reject" => true,
-        // iptables' words for it, carried whole.
-        "target" => nested(data, TARGET_NAME).map(wire::text).as_deref() == Some("REJECT"),
-        "immediate" => verdict(data) == Some(DROP),
-        _ => false,
-    };
-    verdicts.next().is_some_and(refuses) && verdicts.next().is_none()
+/// What a stranger's rule says, as far as it can be read.
+pub(super) enum Word {
+    /// It drops or rejects what it matches.
+    Refuses(Match),
+    Accepts(Match),
+    Jumps(Match, String),
+    Other,
+}
+
+/// What a rule asks of a packet; nothing: everything passes.
+#[derive(Default, PartialEq, Eq)]
+pub(super) struct Match {
+    pub(super) from: Option<IpNet>,
+    pub(super) to: Option<IpNet>,
+    /// The destination's, over UDP.
+    pub(super) port: Option<u16>,
+    /// Something else besides.
+    pub(super) more: bool,
+}
+
+/// `family` is the table's, where it has one.
+pub(super) fn word(family: Option<bool>, expressions: &[u8]) -> Word {
+    let mut reading = Reading { ipv4: family, ..Reading::default() };
+    for (_, expression) in wire::attrs(expressions) {
+        let (name, data) = parts(expression);
+        let matches = |reading: &Reading| Match {
+            from: reading.from,
+            to: reading.to,
+            port: reading.port,
+            more: reading.ipv4 != family || (reading.udp && reading.port.is_none()),
+        };
+        match name.as_str() {
+            "counter" | "log" => {}
+            "meta" | "payload" | "bitwise" | "cmp" if reading.take(&name, data).is_some() => {}
+            "reject" => return Word::Refuses(matches(&reading)),
+            // iptables' words for it, carried whole.
+            "target" if nested(data, TARGET_NAME).map(wire::text).as_deref() == Some("REJECT") => {
+                return Word::Refuses(matches(&reading));
+            }
+            "immediate" => {
+                let (matches, chain) = (matches(&reading), jump(data));
+                return match (verdict(data), chain) {
+                    (Some(DROP), _) => Word::Refuses(matches),
+                    (Some(ACCEPTED), _) => Word::Accepts(matches),
+                    (Some(JUMP | GOTO), Some(chain)) => Word::Jumps(matches, chain),
+                    _ => Word::Other,
+                };
+            }
+            _ => return Word::Other,
+        }
+    }
+    Word::Other
+}
+
+fn jump(data: &[u8]) -> Option<String> {
+    nested(nested(nested(data, IMMEDIATE_DATA)?, DATA_VERDICT)?, VERDICT_CHAIN).map(wire::text)
 }
 
 fn verdict(data: &[u8]) -> Option<i32> {

@@ -12,6 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use ipnet::IpNet;
 use weft_core::{
     attachment::Phase,
     desired::{self, Host},
@@ -22,7 +23,7 @@ use weft_core::{
     plan::{Change, plan},
     state::{Knob, Object, State},
 };
-use weft_linux::{Event, ForeignRoute, HostLink, Observed, Refusal, Watch, read_knob};
+use weft_linux::{Event, ForeignRoute, HostLink, Observed, Passing, Refusal, Watch, read_knob};
 
 use super::{
     Agent, NetworkHere, POISONED, Serving, findings, links, publish,
@@ -228,7 +229,9 @@ fn ask_host(agent: &Agent, memory: &mut Memory, observed: &Observed, serving: &m
     memory.no_underlay = nics.err();
     serving.host = host(agent, &observed.links, &serving.nics);
     memory.strangers = super::daemons::find(Path::new("/"));
-    if let Ok(findings) = agent.kernel.foreign_firewall() {
+    let (ranges, ports) = passing(agent, &agent.serving());
+    let passing = Passing { ranges: &ranges, ports: &ports };
+    if let Ok(findings) = agent.kernel.foreign_firewall(&passing) {
         memory.strangers.extend(findings.iter().map(ToString::to_string));
     }
 }
@@ -288,6 +291,14 @@ fn decide(agent: &Agent, memory: &mut Memory, serving: &mut Serving, last: Optio
     }
     drop(shown);
     serving.networks = networks;
+}
+
+/// What no firewall may stop: pods' ranges, and the ports of tunnels.
+fn passing(agent: &Agent, last: &Serving) -> (Vec<IpNet>, Vec<u16>) {
+    let shown = agent.shown();
+    let ranges = shown.view.networks.values().flat_map(|network| network.ranges.clone());
+    let held = last.networks.values().flat_map(|here| &here.stage.hold);
+    (ranges.collect(), held.filter_map(Receive::port).collect())
 }
 
 /// What the kernel holds for pods whose records can't be read is not given to others.
