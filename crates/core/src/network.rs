@@ -77,6 +77,10 @@ pub enum BadNetwork {
         "network {0}: no range; give `ranges`, such as [10.1.0.0/16] or [10.1.0.0/16, fd01::/64]"
     )]
     NoRange(NetworkName),
+    #[error(
+        "network {name}: {range} is not for pods: loopback, link-local, multicast or unspecified"
+    )]
+    Special { name: NetworkName, range: IpNet },
     #[error("network {name}: two {family} ranges; one per address family")]
     TwoRanges { name: NetworkName, family: &'static str },
     #[error("network {name}: {range} has bits set beyond its prefix; write {}", range.trunc())]
@@ -128,6 +132,9 @@ impl Network {
             if range.trunc() != *range {
                 return Err(BadNetwork::HostBits { name: name(), range: *range });
             }
+            if special(range) {
+                return Err(BadNetwork::Special { name: name(), range: *range });
+            }
             let most =
                 if range.addr().is_ipv4() { Self::SMALLEST_BLOCK4 } else { Self::SMALLEST_BLOCK6 };
             let block = self.block_prefix(range);
@@ -175,6 +182,20 @@ impl Network {
             None => Ok(()),
         }
     }
+}
+
+/// Addresses that mean something of their own in every network (RFC 6890).
+fn special(range: &IpNet) -> bool {
+    let special = [
+        "0.0.0.0/8",
+        "127.0.0.0/8",
+        "169.254.0.0/16",
+        "224.0.0.0/3",
+        "::/127",
+        "fe80::/10",
+        "ff00::/8",
+    ];
+    special.iter().filter_map(|net| net.parse().ok()).any(|net| overlap(range, &net))
 }
 
 pub fn overlap(a: &IpNet, b: &IpNet) -> bool {

@@ -337,6 +337,12 @@ mod tests {
             ("networks/a", r#"{"ranges":["10.1.0.0/16"],"join":"hostgw"}"#, "`vxlan`, `host-gw`"),
             ("networks/a", r#"{"ranges":[]}"#, "no range"),
             ("networks/a", r#"{"ranges":["10.1.0.1/16"]}"#, "write 10.1.0.0/16"),
+            ("networks/a", r#"{"ranges":["127.0.0.0/8"]}"#, "is not for pods"),
+            (
+                "networks/a",
+                r#"{"ranges":["10.1.0.0/16"],"join":{"kind":"vxlan","port":0}}"#,
+                "nonzero",
+            ),
             ("networks/a", r#"{"ranges":["10.1.0.0/16"],"blockPrefix4":12}"#, "from 16 to 29"),
         ];
         for (key, value, want) in cases {

@@ -43,6 +43,9 @@ fn undecodable(what: impl Into<String>) -> CniError {
 impl Config {
     pub(super) fn read(text: &str) -> Result<Self, CniError> {
         match serde_json::from_str(text) {
+            Ok(Value::Object(config)) if config.contains_key("plugins") => Err(invalid(
+                "this is a list (`plugins`): a runtime passes one plugin's configuration of it",
+            )),
             Ok(Value::Object(config)) => Ok(Self(config)),
             Ok(other) => Err(undecodable(format!("{}, not a JSON object", kind(&other)))),
             Err(error) => Err(undecodable(format!("not JSON: {error}"))),

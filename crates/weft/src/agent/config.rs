@@ -86,8 +86,13 @@ fn cache_dir() -> PathBuf {
 
 impl Config {
     pub fn read(path: &Path) -> anyhow::Result<Self> {
-        let text = std::fs::read_to_string(path)
-            .with_context(|| format!("read the agent's configuration {}", path.display()))?;
+        let text = std::fs::read_to_string(path).with_context(|| {
+            format!(
+                "read the agent's configuration {} (--config names another; `weft config` \
+                     prints one)",
+                path.display()
+            )
+        })?;
         from_yaml(&text).with_context(|| {
             format!("configuration {}: see `weft config` for every field", path.display())
         })

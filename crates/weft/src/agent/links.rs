@@ -171,6 +171,25 @@ pub(super) fn inside(pod: &Attachment, ground: &Ground<'_>) -> Result<(), String
     refusals.first().map_or(Ok(()), |refusal| Err(refusal.to_string()))
 }
 
+/// What is not as it should be inside a pod, in the words of a plan.
+pub fn missing_inside(
+    agent: &Agent,
+    pod: &Attachment,
+    here: &super::NetworkHere,
+) -> Option<String> {
+    let netns = match namespace(pod) {
+        Ok(Some(netns)) => netns,
+        Ok(None) => return Some("its namespace is gone".into()),
+        Err(why) => return Some(why),
+    };
+    let served = here.served(&pod.network);
+    let ground = served.ground(&agent.node, &agent.serving().host);
+    let kernel = Kernel::of(&netns).ok()?;
+    let there = kernel.observe_pod(&pod.id.ifname).ok()?;
+    let changes = plan(&pod.attach.inside(pod, &ground), &there);
+    changes.first().map(ToString::to_string)
+}
+
 /// The pod's namespace; none if its path no longer leads to the one that it was. That it can't be
 /// told is an error, and no reason to take the pod for gone.
 fn namespace(pod: &Attachment) -> Result<Option<Netns>, String> {

@@ -47,6 +47,7 @@ use weft_linux::Kernel;
 
 pub use claims::free;
 pub use config::Config;
+pub use links::missing_inside;
 pub use serve::listen;
 pub use uninstall::uninstall;
 

@@ -18,7 +18,7 @@ use weft_linux::{Kernel, Netns};
 use super::{
     Agent, NetworkHere, POISONED, fault,
     lease::{Lease, Turn, lease, network, not_served, serving, wait},
-    links::{bring_up, detach},
+    links::{bring_up, detach, inside},
     serve::Caller,
     wake::Reasons,
 };
@@ -168,6 +168,8 @@ fn repeat(
         serving.networks.get(&known.network).ok_or_else(|| not_served(&known.network, &serving))?;
     let served = here.served(&known.network);
     let ground = served.ground(&agent.node, &serving.host);
+    inside(known, &ground)
+        .map_err(|why| CniError::new(Code::Refused, "set the pod's link up again", why))?;
     let inside = there.observe_pod(&known.id.ifname);
     let inside =
         inside.map_err(|error| CniError::new(Code::Io, "look into the pod", error.to_string()))?;

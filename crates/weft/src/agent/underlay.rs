@@ -40,7 +40,10 @@ pub fn find(links: &[HostLink], config: &Underlay) -> Result<Vec<Nic>, String> {
         return Err(match (&config.device, config.addresses.first()) {
             (_, Some(addr)) => format!("underlay address {addr} is on no device that is up"),
             (Some(dev), _) => format!("underlay device {dev} is not up or has no global address"),
-            _ => "no device with a global address found; set `underlay.device`".into(),
+            _ => match links.iter().find(|link| !link.up && !link.addrs.is_empty()) {
+                Some(down) => format!("device {} has an address but is down", down.dev),
+                None => "no device with a global address found; set `underlay.device`".into(),
+            },
         });
     }
     Ok(nics)

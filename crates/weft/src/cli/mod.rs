@@ -238,6 +238,9 @@ fn network(command: NetworkCommand) -> anyhow::Result<()> {
             }
             network["join"] = settings;
             apply(&name, network, &agent)?;
+            println!(
+                "the nodes change over one after the other: `weft paths` shows how far this one is"
+            );
         }
         NetworkCommand::Delete { name, agent } => {
             client::ask(&agent.control, "DELETE", &format!("/v1/networks/{name}"), None)?;

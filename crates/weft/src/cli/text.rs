@@ -42,9 +42,9 @@ pub fn status(status: &Status) -> String {
                 network.waiting.iter().map(weft_core::name::NodeName::as_str).collect();
             let _ = writeln!(
                 out,
-                "  holds {} until {} acknowledged",
+                "  still holds {}: not yet acknowledged by {}",
                 network.withdrawing.join(","),
-                if waiting.is_empty() { "all have".into() } else { waiting.join(",") + " have" }
+                if waiting.is_empty() { "the store".into() } else { waiting.join(",") }
             );
         }
     }

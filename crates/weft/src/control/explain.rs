@@ -36,7 +36,11 @@ fn hop(at: impl Into<String>, text: impl Into<String>) -> Hop {
 
 pub fn explain(agent: &Agent, from: &str, to: &str) -> anyhow::Result<Explained> {
     let pod = find(agent, from).with_context(|| {
-        format!("{from:?} is no pod of node {}: `weft pods` lists them", agent.node)
+        format!(
+            "{from:?} is no pod of node {}: `weft pods` lists them; a packet is followed from the node \
+             that has the pod",
+            agent.node
+        )
     })?;
     let target = find(agent, to);
     let addr = address(&pod, target.as_ref(), to)?;
@@ -66,6 +70,12 @@ pub fn explain(agent: &Agent, from: &str, to: &str) -> anyhow::Result<Explained>
         }
         None => remote(agent, &pod.network, here, addr, &mut hops),
     };
+    let missing = crate::agent::missing_inside(agent, &pod, here);
+    let works = works && missing.is_none();
+    if let Some(missing) = missing {
+        let text = format!("but inside the pod something is not as it should be: {missing}");
+        hops.insert(1, hop(format!("pod {}", pod.label()), text));
+    }
     let mtu = mtu.map(|mtu| mtu.min(here.stage.send.get()));
     Ok(Explained { from: pod.label(), to: addr.to_string(), hops, mtu, works })
 }
@@ -85,13 +95,12 @@ fn remote(
     });
     let Some((peer, block, choice)) = peer else {
         let inside = here.network.ranges.iter().any(|range| range.contains(&addr));
-        let text = if inside {
-            format!("no node has a block of network {network} with {addr}: the packet is dropped")
-        } else {
-            format!("{addr} is outside network {network}: by the host's routes, masqueraded")
-        };
-        hops.push(hop(node, text));
-        return (None, !inside);
+        if inside {
+            let text = "no node has a block of network";
+            hops.push(hop(node, format!("{text} {network} with {addr}: the packet is dropped")));
+            return (None, false);
+        }
+        return outside(agent, network, here, addr, hops);
     };
     for (way, why) in &choice.refused {
         hops.push(hop(&node, format!("not {way} to {peer}: {why}")));
@@ -132,8 +141,38 @@ fn remote(
         format!("node {peer}"),
         format!("receives {} at {}", path.way(), path.receive.underlay()),
     ));
-    hops.push(hop(format!("node {peer}"), format!("delivers to its pod {addr}")));
+    hops.push(hop(format!("node {peer}"), format!("delivers to {addr}, if it has that pod")));
     (Some(path.mtu.get()), works)
+}
+
+/// To an address of none of our networks.
+fn outside(
+    agent: &Agent,
+    network: &NetworkName,
+    here: &NetworkHere,
+    addr: IpAddr,
+    hops: &mut Vec<Hop>,
+) -> (Option<u16>, bool) {
+    let node = format!("node {}", agent.node);
+    if addr.is_loopback() || addr.is_multicast() || addr.is_unspecified() {
+        hops.push(hop(node, format!("{addr} is for one link or one host: it is not routed")));
+        return (None, false);
+    }
+    let Some(route) = agent.kernel.route_to(&[addr]).into_iter().next().flatten() else {
+        hops.push(hop(
+            node,
+            format!("{addr} is outside network {network}: this node's own, or no route"),
+        ));
+        return (None, agent.serving().nics.iter().any(|nic| nic.addr.addr() == addr));
+    };
+    let via = route.gateway.map(|via| format!(" via {via}")).unwrap_or_default();
+    let source =
+        if here.network.masquerade { ", with this node's address (masqueraded)" } else { "" };
+    hops.push(hop(
+        node,
+        format!("{addr} is outside network {network}: route{via} dev {}{source}", route.dev),
+    ));
+    (Some(route.mtu.get()), true)
 }
 
 /// By pod name (`namespace/name` or `name`), container or address.

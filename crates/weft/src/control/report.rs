@@ -1,12 +1,16 @@
 //! What the agent says of itself, as values; the command line makes text of them.
 
-use std::{collections::BTreeMap, sync::atomic::Ordering};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::atomic::Ordering,
+};
 
 use anyhow::Context;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use weft_core::{
     attachment::{AttachmentId, Phase},
+    join::Receive,
     name::{IfName, Mac, NetworkName, NodeName},
     network::Network,
 };
@@ -59,17 +63,20 @@ pub struct NetworkStatus {
     pub waiting: Vec<NodeName>,
 }
 
+fn ways(receives: &[Receive]) -> Vec<String> {
+    let ways: BTreeSet<String> = receives.iter().map(|r| r.way().to_string()).collect();
+    ways.into_iter().collect()
+}
+
 pub fn status(agent: &Agent) -> Status {
     let serving = agent.serving();
     let shown = agent.shown();
     let networks = serving.networks.iter().map(|(name, here)| {
         let unreachable = here.stage.choices.iter().filter_map(|(peer, choice)| {
-            let cut: Vec<String> = choice
-                .each()
-                .filter(|(_, choice)| choice.path.is_none())
-                .flat_map(|(_, choice)| &choice.refused)
-                .map(|(way, why)| format!("{way}: {why}"))
-                .collect();
+            let cut = choice.each().filter(|(_, choice)| choice.path.is_none());
+            let cut = cut.flat_map(|(_, choice)| &choice.refused);
+            let mut cut: Vec<String> = cut.map(|(way, why)| format!("{way}: {why}")).collect();
+            cut.dedup();
             (!cut.is_empty()).then(|| (peer.clone(), cut.join("; ")))
         });
         let status = NetworkStatus {
@@ -79,7 +86,7 @@ pub fn status(agent: &Agent) -> Status {
             mtu: here.stage.send.get(),
             peers: here.stage.choices.len(),
             unreachable: unreachable.collect(),
-            withdrawing: here.stage.part.withdrawing.iter().map(|w| w.way().to_string()).collect(),
+            withdrawing: ways(&here.stage.part.withdrawing),
             waiting: here.stage.waiting.clone(),
         };
         (name.clone(), status)

@@ -100,14 +100,29 @@ pub fn run(lab: Lab) -> anyhow::Result<u8> {
     match lab.command {
         Some(LabCommand::Exec { place, command }) => shell::exec(&place, &command),
         Some(LabCommand::Shell { attach, join, plan }) => {
+            check(&plan)?;
             enter()?;
             shell::shell(&Plan::from(&plan), &attach, &join)
         }
         None => {
+            check(&lab.plan)?;
+            anyhow::ensure!(
+                lab.plan.underlay != Families::Mixed,
+                "the guided run wants everybody to reach everybody, and over a mixed underlay the first \
+                 two nodes have no family in common: try `weft lab shell --underlay mixed`"
+            );
             enter()?;
             Ok(guide::run(&Plan::from(&lab.plan), lab.json))
         }
     }
+}
+
+fn check(plan: &LabPlan) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        plan.families != Families::Mixed,
+        "--families mixed: pods have ipv4, ipv6 or dual; only the underlay may be mixed"
+    );
+    Ok(())
 }
 
 fn enter() -> anyhow::Result<()> {

@@ -16,4 +16,5 @@ mod services;
 mod store;
 mod story;
 mod strangers;
+mod trust;
 mod underlay;
