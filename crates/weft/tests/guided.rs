@@ -101,6 +101,11 @@ fn the_lab_needs_no_root() {
     let mut child = shell(&program).uid(65534).gid(65534).spawn().unwrap();
     child.stdin.take().unwrap().write_all(INSIDE.as_bytes()).unwrap();
     let out = child.wait_with_output().unwrap();
+    let args = ["lab", "--json", "--nodes", "2", "--pods", "1", "--families", "ipv4"];
+    let guided = Command::new(&program).args(args).uid(65534).gid(65534).output().unwrap();
+    let all = String::from_utf8(guided.stdout).unwrap();
+    let last: Value = serde_json::from_str(all.lines().last().unwrap_or_default()).unwrap();
+    assert_eq!(last["ok"], true, "{all}");
     fs::remove_dir_all(place).unwrap();
     let said = String::from_utf8(out.stdout).unwrap();
     assert_eq!(out.status.code(), Some(7), "{said}");
