@@ -8,7 +8,7 @@ use weft_core::{
     cni::{CniError, Code},
     name::{IfName, Mtu},
     plan::{Change, plan},
-    state::{Key, Link, Object, State},
+    state::{Key, Link, Object, Route, State},
 };
 use weft_linux::{Kernel, Netns, Observed};
 
@@ -161,14 +161,32 @@ pub(super) fn inside(pod: &Attachment, ground: &Ground<'_>) -> Result<(), String
     }
     let wanted = pod.attach.inside(pod, ground);
     let mut changes = plan(&wanted, &there);
-    // An IPv6 route that is as large as its device grows with it (net/ipv6/route.c,
-    // rt6_mtu_change_route), so what the pod may send is said again in the same breath.
     if changes.iter().any(|change| matches!(change, Change::Put(Object::Link(_)))) {
-        let routes = wanted.objects().filter(|object| matches!(object, Object::Route(_)));
-        changes.extend(routes.cloned().map(Change::Put));
+        changes = held_small(&wanted, &there, changes);
     }
     let refusals = kernel.apply(&changes);
     refusals.first().map_or(Ok(()), |refusal| Err(refusal.to_string()))
+}
+
+/// The changes of a device that may grow, so that what the pod sends does not grow with it. Whatever
+/// is as large as the device was grows by itself: an IPv6 route (`rt6_mtu_change_route`), and what
+/// was learnt of single destinations (`fib_nhc_update_mtu`). A route that is replaced by another
+/// forgets the latter, so it becomes a byte smaller for as long as this takes.
+fn held_small(wanted: &State, there: &State, changes: Vec<Change>) -> Vec<Change> {
+    let routes = |state: &State| -> Vec<Route> {
+        let routes = state.objects().filter_map(|object| match object {
+            Object::Route(route) => Some(route.clone()),
+            _ => None,
+        });
+        routes.collect()
+    };
+    let put = |route: Route| Change::Put(Object::Route(route));
+    let smaller = routes(there).into_iter().filter(|route| route.mtu.is_some());
+    let smaller = smaller.map(|route| {
+        let mtu = route.mtu.map(|mtu| mtu.less(1));
+        put(Route { mtu, ..route })
+    });
+    smaller.chain(changes).chain(routes(wanted).into_iter().map(put)).collect()
 }
 
 /// What is not as it should be inside a pod, in the words of a plan.
