@@ -135,10 +135,14 @@ impl Receive {
         peer: &crate::paths::Peer<'_>,
         ipv4: bool,
     ) -> Result<Path, Refusal> {
-        match self {
+        let path = match self {
             Self::Direct { .. } => hostgw::path(self, sender, peer, ipv4),
             Self::Vxlan { vni, .. } => vxlan::path(self, *vni, sender, peer, ipv4),
+        }?;
+        if !ipv4 && path.mtu < Mtu::IPV6_LEAST {
+            return Err(Refusal::TooSmallForIpv6 { mtu: path.mtu });
         }
+        Ok(path)
     }
 
     /// Neighbour and FDB entries that a next hop by this way stands on.

@@ -5,10 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Joining, Receive, Receiver, Way};
-use crate::{
-    name::Mtu,
-    paths::{Path, Peer, Refusal, Sender},
-};
+use crate::paths::{Path, Peer, Refusal, Sender};
 
 /// It has no settings.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,8 +38,5 @@ pub fn path(
         return Err(Refusal::NotOnLink { underlay, gateway });
     }
     let (dev, mtu) = (reach.dev.clone(), reach.mtu.min(peer.mtu));
-    if !ipv4 && mtu < Mtu::IPV6_LEAST {
-        return Err(Refusal::TooSmallForIpv6 { mtu });
-    }
     Ok(Path { receive: receive.clone(), dev, via: underlay, mtu, overhead: 0 })
 }

@@ -107,9 +107,6 @@ pub fn path(
     let via = peer.tunnel_address(ipv4).ok_or(Refusal::NoBlock { ipv4 })?;
     let dev = device(vni, underlay);
     let mtu = local.mtu.min(peer.mtu).less(overhead(underlay));
-    if !ipv4 && mtu < Mtu::IPV6_LEAST {
-        return Err(Refusal::TooSmallForIpv6 { mtu });
-    }
     Ok(Path { receive: receive.clone(), dev, via, mtu, overhead: overhead(underlay) })
 }
 
