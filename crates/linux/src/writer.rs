@@ -96,6 +96,10 @@ impl<'a> Writer<'a> {
                 self.flush();
                 return self.nft()?.replace(ruleset).map_err(io::Error::other);
             }
+            Object::Apart { dev, mac } => {
+                self.flush();
+                return self.nft()?.set_apart(dev, *mac).map_err(io::Error::other);
+            }
             Object::Addr { dev, addr } => {
                 let index = self.index(dev)?;
                 encode::addr(&mut self.batch, true, index, addr);
@@ -145,7 +149,7 @@ impl<'a> Writer<'a> {
                 let masters = (master, was_master.unwrap_or(0));
                 encode::edit_link(&mut self.batch, link, &was, index, masters);
             }
-            Err(_) if link.kind == Kind::Veth => {
+            Err(_) if matches!(link.kind, Kind::Veth | Kind::Macvlan { .. }) => {
                 return Err(io::Error::other("a pod's link is made by attach alone"));
             }
             Err(_) => {
@@ -154,7 +158,7 @@ impl<'a> Writer<'a> {
             }
         }
         if master != 0 {
-            encode::reflect(&mut self.batch, &link.dev);
+            encode::reflect(&mut self.batch, &link.dev, true);
         }
         Ok(())
     }
@@ -171,6 +175,10 @@ impl<'a> Writer<'a> {
             Key::Table => {
                 self.flush();
                 return self.nft()?.remove().map_err(io::Error::other);
+            }
+            Key::Apart(dev, mac) => {
+                self.flush();
+                return self.nft()?.join_again(dev, *mac).map_err(io::Error::other);
             }
             Key::Addr(dev, addr) => {
                 if let Ok(index) = self.index(dev) {

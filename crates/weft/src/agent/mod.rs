@@ -5,6 +5,7 @@
 //! deciding is core's.
 
 mod cache;
+mod children;
 mod claims;
 pub mod config;
 mod daemons;
@@ -36,6 +37,7 @@ use ipnet::IpNet;
 use weft_core::{
     attachment::AttachmentId,
     desired::{Host, Served},
+    ipam::Reserve,
     name::{Mtu, NetworkName, NodeName},
     network::Network,
     paths::{Nic, Stage},
@@ -72,6 +74,8 @@ pub struct Agent {
     hungry: Mutex<BTreeMap<NetworkName, bool>>,
     claimer: tokio::sync::Notify,
     doomed: wake::Wake,
+    /// A link that is in its pod's namespace alone may have gone.
+    pods_gone: std::sync::atomic::AtomicBool,
     /// Attachments that a call is about; a second call for one waits.
     busy: Mutex<BTreeSet<AttachmentId>>,
     pub counters: Counters,
@@ -108,6 +112,8 @@ pub struct NetworkHere {
     pub network: Network,
     pub blocks: Vec<IpNet>,
     pub stage: Stage,
+    /// Addresses of the blocks that no pod is given.
+    pub reserve: Reserve,
 }
 
 impl NetworkHere {
@@ -191,6 +197,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
         hungry: Mutex::default(),
         claimer: tokio::sync::Notify::new(),
         doomed: wake::Wake::default(),
+        pods_gone: false.into(),
         busy: Mutex::default(),
         counters: Counters::default(),
         config,

@@ -19,7 +19,7 @@ pub use cluster::{Cluster, Plan};
 pub use node::{Node, Pod};
 pub use probe::{Flow, FlowKind, Report, Responder, largest, reach, too_big};
 pub use shell::address;
-pub use wire::{Topology, WORLD4, Wire};
+pub use wire::{LAN4, LAN6, Topology, WORLD4, Wire};
 
 /// Where the lab keeps everything, inside its own `/run`.
 pub const DIR: &str = "/run/lab";
@@ -122,6 +122,7 @@ impl From<&LabPlan> for Plan {
             topology: plan.topology,
             families: plan.families,
             underlay: plan.underlay,
+            lan: true,
             dir: PathBuf::from(DIR),
             env: Vec::new(),
         }
