@@ -22,6 +22,7 @@ use weft_core::{
 };
 
 use crate::{
+    announce::Announcement,
     encode,
     netns::Netns,
     nft::{self, Finding, Nft},
@@ -387,6 +388,12 @@ impl Kernel {
             let nsid = nsid.filter(|nsid| nsid.cast_signed() >= 0);
             nsid.ok_or_else(|| io::Error::other("the namespace got no number"))
         })
+    }
+
+    /// That a link here has these addresses now, ready to be told to its network.
+    pub fn announcement(&self, dev: &IfName, addrs: &[IpAddr]) -> io::Result<Announcement> {
+        let link = self.link(dev)?.ok_or_else(|| io::Error::from_raw_os_error(libc::ENODEV))?;
+        Announcement::new(&self.netns, link.index, link.mac, addrs)
     }
 
     /// Takes away what keeps pods apart, whatever it has become.

@@ -12,7 +12,7 @@ use weft_core::{
 };
 use weft_linux::{Kernel, Netns, Observed, Refusal};
 
-use super::{Agent, Serving, children, fault, wake::Reasons};
+use super::{Agent, Serving, announce::announce, children, fault, wake::Reasons};
 
 /// Makes the link and everything on it, the host's end up last. Returns the pod's end as it is.
 pub(super) fn bring_up(
@@ -50,7 +50,12 @@ pub(super) fn bring_up(
     let missing = plan(&pod.attach.inside(pod, ground), &inside);
     let missing = missing.iter().find(|change| matches!(change, Change::Put(_)));
     match (missing, inside.link(&pod.id.ifname)) {
-        (None, Some(link)) => Ok(link.clone()),
+        (None, Some(link)) => {
+            if birth.host().is_none() {
+                announce(agent, pod, there);
+            }
+            Ok(link.clone())
+        }
         (missing, _) => Err(refused(
             "the pod's link is not as it was made",
             missing.map_or_else(|| "it is gone".into(), ToString::to_string),

@@ -4,6 +4,7 @@
 //! `publish.rs` what it tells the store, `watch.rs` what it hears from it. None of them decides:
 //! deciding is core's.
 
+mod announce;
 mod cache;
 mod children;
 mod claims;
@@ -76,6 +77,7 @@ pub struct Agent {
     doomed: wake::Wake,
     /// A link that is in its pod's namespace alone may have gone.
     pods_gone: std::sync::atomic::AtomicBool,
+    announcer: announce::Announcer,
     /// Attachments that a call is about; a second call for one waits.
     busy: Mutex<BTreeSet<AttachmentId>>,
     pub counters: Counters,
@@ -181,6 +183,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
         .context("start the asynchronous runtime")?;
     let store = runtime.block_on(Store::open(&config.store)).context("open the store")?;
     let view = cache::view(&config.cache_dir);
+    let (announcer, heard) = std::sync::mpsc::channel();
     let agent = Arc::new(Agent {
         node,
         boot,
@@ -198,6 +201,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
         claimer: tokio::sync::Notify::new(),
         doomed: wake::Wake::default(),
         pods_gone: false.into(),
+        announcer,
         busy: Mutex::default(),
         counters: Counters::default(),
         config,
@@ -208,6 +212,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     runtime.spawn(claims::run(agent.clone()));
     node::spawn(&agent)?;
     reap::spawn(&agent)?;
+    announce::spawn(heard)?;
     serve::spawn(&agent)?;
     crate::control::spawn(&agent, &runtime)?;
     runtime.block_on(ended());
