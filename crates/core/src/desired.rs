@@ -55,8 +55,8 @@ impl Served<'_> {
     }
 }
 
-/// `pods` are the attachments of this node in any network; those that are not yet, or no longer,
-/// attached hold nothing.
+/// `pods` are the attachments of this node in any network; those that are not yet attached hold
+/// nothing.
 pub fn node<'a>(
     node: &NodeName,
     host: &Host,
@@ -78,7 +78,7 @@ pub fn node<'a>(
             continue;
         }
         let ours = pods.clone().filter(|pod| pod.network == *network.name);
-        for pod in ours.filter(|pod| pod.phase == Phase::Attached) {
+        for pod in ours.filter(|pod| holds(pod)) {
             state.merge(pod.attach.kind().outside(pod, &ground));
         }
     }
@@ -88,6 +88,12 @@ pub fn node<'a>(
         state.put(Object::Table { ruleset });
     }
     state
+}
+
+/// True if the node holds something for the pod: also while its link waits to be freed, where that
+/// is in the pod's namespace alone and others are guarded from it.
+fn holds(pod: &Attachment) -> bool {
+    pod.phase == Phase::Attached || pod.phase == Phase::Doomed && pod.host_end.is_none()
 }
 
 /// True if a reply between two pods of one bridge may have to be translated back on its way, which

@@ -3,6 +3,7 @@
 
 use std::{collections::BTreeSet, io};
 
+use ipnet::IpNet;
 use nix::errno::Errno;
 use weft_core::{
     attach::Attach,
@@ -10,6 +11,8 @@ use weft_core::{
     cni::{CniError, Code},
     mark,
     name::{IfName, NetworkName},
+    plan::Change,
+    state::Key,
 };
 use weft_linux::{HostLink, Kernel, Refusal};
 
@@ -117,7 +120,9 @@ fn still_there(agent: &Agent, pod: &Attachment) -> io::Result<Option<HostLink>> 
     Ok(there(agent, pod)?.filter(|link| link.mac == pod.mac))
 }
 
-/// Sets the link down and marks it. What no path leads to is freed at once.
+/// Takes the pod's addresses from it and marks the link: it answers nobody any more. Setting it down
+/// would make the caller wait for an RCU grace period (drivers/net/macvlan.c, `macvlan_hash_del`).
+/// What no path leads to is freed at once.
 pub(super) fn doom(agent: &Agent, pod: &Attachment) -> Vec<Refusal> {
     let failed = |error: &dyn std::fmt::Display| Refusal {
         what: format!("set {} of {} down: {error}", pod.id.ifname, pod.label()),
@@ -133,9 +138,24 @@ pub(super) fn doom(agent: &Agent, pod: &Attachment) -> Vec<Refusal> {
     };
     let doomed = Kernel::of(&netns).map_err(|error| failed(&error)).and_then(|inside| {
         let link = inside.link(&pod.id.ifname).map_err(|error| failed(&error))?;
-        Ok(link.filter(is_ours).map_or_else(Vec::new, |link| inside.doom(&[link.dev], true)))
+        let Some(link) = link.filter(is_ours) else { return Ok(Vec::new()) };
+        let addrs = addresses(agent, pod);
+        let mut refusals = inside.doom(std::slice::from_ref(&link.dev), addrs.is_empty());
+        let drops: Vec<Change> =
+            addrs.into_iter().map(|addr| Change::Drop(Key::Addr(link.dev.clone(), addr))).collect();
+        refusals.extend(inside.apply(&drops));
+        Ok(refusals)
     });
     doomed.unwrap_or_else(|failure| vec![failure])
+}
+
+/// The pod's addresses as its link has them; none where its network is not known any more.
+fn addresses(agent: &Agent, pod: &Attachment) -> Vec<IpNet> {
+    let serving = agent.serving();
+    let Some(here) = serving.networks.get(&pod.network) else { return Vec::new() };
+    let served = here.served(&pod.network);
+    let ground = served.ground(&agent.node, &serving.host);
+    pod.addrs.iter().map(|addr| pod.attach.kind().pod_addr(*addr, &ground)).collect()
 }
 
 /// Frees the link of a pod that is doomed, and waits until it is gone.
@@ -143,10 +163,15 @@ pub(super) fn free(agent: &Agent, pod: &Attachment) -> io::Result<()> {
     if let Some(refusal) = doom(agent, pod).into_iter().next() {
         return Err(io::Error::other(refusal));
     }
-    match namespace(pod) {
-        Some(netns) => Kernel::of(&netns).map_err(io::Error::other)?.reap(),
-        None => Ok(()),
+    if let Some(netns) = namespace(pod) {
+        Kernel::of(&netns).map_err(io::Error::other)?.reap()?;
     }
+    Ok(())
+}
+
+/// What guarded others from a pod whose link is gone is needed no more.
+pub(super) fn unguard(agent: &Agent, pod: &Attachment) -> bool {
+    agent.kernel.apply(&links::unreachable(agent, pod)).is_empty()
 }
 
 /// Links that went though their pods are there are made again; where the pod's namespace went too,

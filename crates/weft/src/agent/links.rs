@@ -122,11 +122,7 @@ pub(super) fn detach(agent: &Agent, id: &AttachmentId) -> Result<(), CniError> {
     };
     agent.ledger().set_phase(id, Phase::Doomed).map_err(failed)?;
     fault::point("del.after-doom");
-    let routes = || {
-        let refusals = agent.kernel.apply(&unreachable(agent, &pod));
-        fault::point("del.after-routes");
-        refusals
-    };
+    let routes = || agent.kernel.apply(&unreachable(agent, &pod));
     let link = || {
         let refusals = match &pod.host_end {
             Some(dev) => {
@@ -138,10 +134,11 @@ pub(super) fn detach(agent: &Agent, id: &AttachmentId) -> Result<(), CniError> {
         fault::point("del.after-link");
         refusals
     };
-    // What guards others from the pod goes after what reaches them.
-    let (mut refusals, rest) =
-        if pod.host_end.is_some() { (routes(), link()) } else { (link(), routes()) };
-    refusals.extend(rest);
+    // Of a link that is in the pod's namespace alone the node has no route, and what guards others
+    // from it goes last, once it is freed.
+    let mut refusals = if pod.host_end.is_some() { routes() } else { Vec::new() };
+    fault::point("del.after-routes");
+    refusals.extend(link());
     agent.doomed.ring(Reasons::OTHER);
     match refusals.into_iter().next() {
         Some(refusal) => Err(CniError::new(Code::Refused, "detach the pod", refusal.to_string())),

@@ -9,7 +9,8 @@ use weft_core::{
 };
 
 use super::{
-    Agent,
+    Agent, POISONED,
+    children::{free_all, unguard},
     wake::{Gather, Reasons},
 };
 
@@ -60,9 +61,12 @@ fn reap(agent: &Agent) -> anyhow::Result<()> {
         .filter(|pod| pod.host_end.as_ref().is_none_or(ended))
         .map(|pod| pod.id.clone())
         .collect();
-    let freed = super::children::free_all(agent, &children);
+    let freed = free_all(agent, &children);
     let left = children.len() - freed.len();
-    ids.extend(freed.into_iter().map(|at| children[at].id.clone()));
+    // The loop must not write again what is taken away before the record is.
+    let gate = agent.gate.read().expect(POISONED);
+    let freed = freed.into_iter().map(|at| &children[at]);
+    ids.extend(freed.filter(|pod| unguard(agent, pod)).map(|pod| pod.id.clone()));
     let closed = {
         let mut ledger = agent.ledger();
         let closed = ids.iter().try_for_each(|id| ledger.close(id));
@@ -72,6 +76,7 @@ fn reap(agent: &Agent) -> anyhow::Result<()> {
         }
         closed
     };
+    drop(gate);
     agent.tell_progress();
     closed?;
     anyhow::ensure!(left == 0, "{left} links inside pods are left");
