@@ -86,7 +86,16 @@ impl Cluster {
         Ok(())
     }
 
+    /// As `weft lab shell` is asked for it; `macvlan` may have its mode behind a slash.
     pub fn network(&self, attach: &str, join: &str, number: u8) -> Value {
+        if let ("macvlan", mode) = attach.split_once('/').unwrap_or((attach, "bridge")) {
+            let attach = json!({"kind": "macvlan", "parent": "eth1", "mode": mode});
+            let mut network = self.lan_network(&attach);
+            if join != "underlay" {
+                network["join"] = json!(join);
+            }
+            return network;
+        }
         let mut ranges = Vec::new();
         if self.plan.families.has(true, 2) {
             ranges.push(format!("10.{number}.0.0/16"));
@@ -156,9 +165,19 @@ impl Cluster {
 
     /// `pods` on every node: a1, a2, b1, …
     pub fn add_pods(&self, network: &str, prefix: &str) -> anyhow::Result<Vec<Pod>> {
+        self.add_pods_of(self.plan.pods, network, prefix)
+    }
+
+    /// So many on every node.
+    pub fn add_pods_of(
+        &self,
+        each: usize,
+        network: &str,
+        prefix: &str,
+    ) -> anyhow::Result<Vec<Pod>> {
         let mut pods = Vec::new();
         for (n, node) in self.nodes.iter().enumerate() {
-            for i in 1..=self.plan.pods {
+            for i in 1..=each {
                 pods.push(node.add_pod(&format!("{prefix}{}{i}", letter(n)), network)?);
             }
         }

@@ -5,6 +5,7 @@
 mod cluster;
 mod guide;
 mod node;
+mod physical;
 mod probe;
 mod shell;
 mod show;
@@ -80,8 +81,10 @@ impl Families {
 enum LabCommand {
     /// Build a cluster and leave you inside, with weft, pods and nodes to play with
     Shell {
+        /// veth, bridge, or macvlan/MODE (with `--join underlay`; on the nodes' second NIC)
         #[arg(long, default_value = "veth")]
         attach: String,
+        /// vxlan, host-gw, auto or underlay
         #[arg(long, default_value = "vxlan")]
         join: String,
         #[command(flatten)]
