@@ -175,19 +175,25 @@ pub(super) fn unguard(agent: &Agent, pod: &Attachment) -> bool {
 }
 
 /// Links that went though their pods are there are made again; where the pod's namespace went too,
-/// its address is free. Called by the loop.
-pub(super) fn tend(agent: &Agent, serving: &mut Serving) {
+/// its address is free. Called by the loop. False if something is to be tried again soon.
+pub(super) fn tend(agent: &Agent, serving: &mut Serving) -> bool {
     let pods: Vec<Attachment> = {
         let ledger = agent.ledger();
         let attached = ledger.attachments().filter(|pod| pod.phase == Phase::Attached);
         attached.filter(|pod| pod.host_end.is_none()).cloned().collect()
     };
+    let mut done_all = true;
     for pod in pods {
-        if there(agent, &pod).is_ok_and(|link| link.is_some()) {
+        if still_there(agent, &pod).is_ok_and(|link| link.is_some()) {
             continue;
         }
         let parent = pod.attach.kind().parent();
-        let done = if namespace(&pod).is_none() {
+        let netns = namespace(&pod);
+        // Whoever may inside a pod may give its link another MAC.
+        if netns.is_some() && there(agent, &pod).is_ok_and(|link| link.is_some()) {
+            continue;
+        }
+        let done = if netns.is_none() {
             tracing::info!(id = %pod.id, "the pod's namespace is gone; its address is free");
             bury(agent, &pod)
         } else if parent.is_some_and(|dev| !serving.host.parents.contains_key(dev)) {
@@ -199,8 +205,10 @@ pub(super) fn tend(agent: &Agent, serving: &mut Serving) {
         if let Err(why) = done {
             serving.problems.push(format!("pod {}: {why}", pod.label()));
             agent.pods_gone.store(true, std::sync::atomic::Ordering::SeqCst);
+            done_all = false;
         }
     }
+    done_all
 }
 
 fn bury(agent: &Agent, pod: &Attachment) -> Result<(), String> {

@@ -146,16 +146,16 @@ fn round(agent: &Agent, memory: &mut Memory, why: Reasons) -> Serving {
         }
         decide(agent, memory, &mut serving, &look.observed.links, (!anew).then_some(&last));
         super::links::bury(agent, &look.observed);
-        if agent.pods_gone.swap(false, Ordering::SeqCst) || anew {
-            super::children::tend(agent, &mut serving);
-        }
+        let look_inside = agent.pods_gone.swap(false, Ordering::SeqCst) || anew;
+        let tended = !look_inside || super::children::tend(agent, &mut serving);
         let sized = super::links::resize(agent, &mut serving, super::links::Resize::BeforeRoutes);
         let changes = match changes(agent, &last, &serving, &mut look) {
             Ok(changes) => changes,
             Err(error) => return blind(agent, &error),
         };
         if changes.is_empty() {
-            serving.converged = sized
+            serving.converged = tended
+                && sized
                 && super::links::resize(agent, &mut serving, super::links::Resize::AfterRoutes);
             if !look.as_decided {
                 memory.clashes = clashes(&look.observed);
