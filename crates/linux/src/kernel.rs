@@ -203,8 +203,9 @@ impl Kernel {
         // Of links to strangers alone: the others have no such address, and hear nobody.
         let knob = Knob::AcceptRa(dev.clone());
         if state.link(dev).is_some_and(|link| matches!(link.kind, Kind::Macvlan { .. })) {
-            let value = self.netns.run(|| read_knob(&knob)).ok().flatten();
-            state.extend(value.map(|value| Object::Sysctl { knob, value }));
+            // Where there is no IPv6, nothing is heard either.
+            let value = self.netns.run(|| read_knob(&knob)).map(|value| value.unwrap_or(0));
+            state.extend(value.ok().map(|value| Object::Sysctl { knob, value }));
         }
         Ok(state)
     }

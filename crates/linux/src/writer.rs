@@ -10,7 +10,7 @@ use weft_core::{
     mark,
     name::IfName,
     plan::Change,
-    state::{Hop, Key, Kind, Link, Object, Route},
+    state::{Hop, Key, Kind, Knob, Link, Object, Route},
 };
 
 use crate::{
@@ -90,7 +90,14 @@ impl<'a> Writer<'a> {
                 self.flush();
                 // The calling thread may be in another namespace, and /proc/sys shows its own.
                 let path = format!("/proc/sys/{}", knob.path());
-                return self.place.netns.run(|| fs::write(path, value.to_string()))?;
+                let written = self.place.netns.run(|| fs::write(path, value.to_string()))?;
+                return match (written, knob) {
+                    // A host without IPv6 has nothing that could be told to be deaf.
+                    (Err(error), Knob::AcceptRa(_)) if error.kind() == io::ErrorKind::NotFound => {
+                        Ok(())
+                    }
+                    (written, _) => written,
+                };
             }
             Object::Table { ruleset } => {
                 self.flush();

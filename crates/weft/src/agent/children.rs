@@ -138,7 +138,9 @@ pub(super) fn doom(agent: &Agent, pod: &Attachment) -> Vec<Refusal> {
     };
     let doomed = Kernel::of(&netns).map_err(|error| failed(&error)).and_then(|inside| {
         let link = inside.link(&pod.id.ifname).map_err(|error| failed(&error))?;
-        let Some(link) = link.filter(is_ours) else { return Ok(Vec::new()) };
+        let may =
+            |link: &HostLink| is_ours(link) && (link.mac == pod.mac || !contested(agent, pod));
+        let Some(link) = link.filter(may) else { return Ok(Vec::new()) };
         let addrs = addresses(agent, pod);
         let mut refusals = inside.doom(std::slice::from_ref(&link.dev), addrs.is_empty());
         let drops: Vec<Change> =
@@ -147,6 +149,13 @@ pub(super) fn doom(agent: &Agent, pod: &Attachment) -> Vec<Refusal> {
         Ok(refusals)
     });
     doomed.unwrap_or_else(|failure| vec![failure])
+}
+
+/// True if the interface's name is another attachment's too: then its MAC tells whose it is.
+fn contested(agent: &Agent, pod: &Attachment) -> bool {
+    agent.ledger().attachments().any(|other| {
+        other.id != pod.id && other.cookie == pod.cookie && other.id.ifname == pod.id.ifname
+    })
 }
 
 /// The pod's addresses as its link has them; none where its network is not known any more.

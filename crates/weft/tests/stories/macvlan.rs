@@ -195,6 +195,17 @@ fn killed_at_every_step_of_del_with_macvlan() {
 }
 
 #[test]
+fn random_adds_and_dels_of_macvlan_with_kills_leak_nothing() {
+    let site = on_lan(&lan(1), "private");
+    let present = crate::kill::random_with_kills(&site, 2_000, links_inside);
+    let node = &site.nodes[0];
+    assert!(present > 0);
+    let guarded = sh(&node.netns, "nft list set netdev weft apart-eth1");
+    let macs = guarded.split([' ', ',', '\n']).filter(|word| word.matches(':').count() == 5);
+    assert_eq!(macs.count(), present, "{guarded}");
+}
+
+#[test]
 fn a_network_on_the_physical_one_that_makes_no_sense_is_refused_by_name() {
     let site = built(&lan(1));
     site.start().unwrap();
@@ -654,5 +665,133 @@ fn an_address_that_moves_to_another_pod_is_reached_at_once_by_who_knew_the_old_o
             let took = first_answer(&third.netns, *addr);
             assert!(took < Duration::from_millis(100), "round {round}: {addr} after {took:?}");
         }
+    }
+}
+
+#[test]
+fn a_second_interface_on_the_physical_network_beside_a_routed_first() {
+    let site = built(&Plan { pods: 1, ..lan(2) });
+    begin(&site, "veth", "vxlan");
+    site.settled("net", "vxlan").unwrap();
+    site.apply("lan", &site.lan_network(&attach("bridge"))).unwrap();
+    site.settled("lan", "underlay").unwrap();
+    let pods = site.add_pods("net", "").unwrap();
+    let others = site.add_pods("lan", "lan-").unwrap();
+    let node = &site.nodes[0];
+    let (config, second) = (node.cni_config("lan"), [("CNI_IFNAME", "net1")]);
+    let (exit, answer) = node.cni("ADD", "a1", &pods[0].path, &config, &second).unwrap();
+    assert_eq!(exit, 0, "{answer}");
+    assert_eq!(answer["interfaces"][0]["name"], "net1", "{answer}");
+    assert_eq!(answer["routes"], json!([]), "its network is on the link, the first is the way out");
+    let routes = sh(&pods[0].netns, "ip route");
+    for word in ["default via 169.254.1.1 dev eth0", "10.77.0.0/24 dev net1"] {
+        assert!(routes.contains(word), "{word} is not in {routes}");
+    }
+    let _echo = responders(pods.iter().chain(&others));
+    assert!(reaches(&pods[0], &pods[1]), "by the first");
+    assert!(reaches(&pods[0], &others[1]), "by the second, on the other node");
+    assert!(reaches(&pods[0], &others[0]), "and on its own");
+    // A pod of the routed network that is not on the physical one goes out as everything does.
+    let rules = sh(&node.netns, "nft list table inet weft");
+    assert!(rules.contains("10.1.0.0/16") && !rules.contains("10.77.0.0"), "{rules}");
+    let (exit, _) = node.cni("DEL", "a1", &pods[0].path, &config, &second).unwrap();
+    assert_eq!(exit, 0);
+    assert!(reaches(&pods[0], &pods[1]), "the first stays");
+    until("gone", || !sh(&pods[0].netns, "ip -o link").contains("net1"));
+    empty_plan(node);
+}
+
+#[test]
+fn pods_on_the_nodes_own_network_get_no_nodes_address_and_reach_the_other_node() {
+    let site = built(&Plan { pods: 1, ..plan(2) });
+    site.start().unwrap();
+    let network = json!({
+        "attach": {"kind": "macvlan", "parent": "eth0"},
+        "join": {"kind": "underlay", "gateway": ["192.0.2.254"], "exclude": ["192.0.2.16/28"]},
+        "ranges": ["192.0.2.0/27"],
+    });
+    // The router is outside so small a range.
+    let put = |network: &Value| site.nodes[0].ask("PUT", "/v1/networks/net", Some(network.clone()));
+    assert!(put(&network).unwrap_err().to_string().contains("in none of its ranges"));
+    let mut network = network;
+    network["ranges"] = json!(["192.0.2.0/24"]);
+    network["join"]["exclude"] = json!(["192.0.2.16/28", "192.0.2.128/25"]);
+    site.apply("net", &network).unwrap();
+    for node in &site.nodes {
+        node.wait_until("with a block", |node| {
+            let blocks = node.status()?["networks"]["net"]["blocks"].clone();
+            Ok(blocks.as_array().is_some_and(|blocks| !blocks.is_empty()))
+        })
+        .unwrap();
+    }
+    let pods = site.add_pods("net", "").unwrap();
+    let nodes: Vec<IpAddr> = site.nodes.iter().map(|n| n.place.addrs[0].addr()).collect();
+    assert!(pods.iter().all(|pod| !nodes.contains(&pod.addrs[0])), "{nodes:?}");
+    let _echo = responders(&pods);
+    assert!(meet(&pods, "a1", "b1"));
+    // The other node itself answers, and the world beyond the router.
+    let other = site.nodes[1].netns.run(|| std::net::UdpSocket::bind(("192.0.2.2", 9))).unwrap();
+    let other = other.unwrap();
+    other.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    let socket = pods[0].netns.run(|| std::net::UdpSocket::bind("0.0.0.0:0")).unwrap().unwrap();
+    socket.send_to(b"hello", "192.0.2.2:9").unwrap();
+    assert_eq!(other.recv_from(&mut [0; 8]).unwrap().1.ip(), pods[0].addrs[0]);
+    site.delete_pods(pods).unwrap();
+    site.nodes.iter().for_each(nothing_left);
+}
+
+#[test]
+fn a_second_attachment_of_the_same_interface_name_does_not_take_the_first() {
+    let site = on_lan(&lan(1), "bridge");
+    let node = &site.nodes[0];
+    let pod = node.add_pod("a1", "net").unwrap();
+    let before = mac(&pod.netns, "eth0");
+    let mut config = node.cni_config("net");
+    config["name"] = json!("another");
+    let (exit, answer) = node.cni("ADD", "a1", &pod.path, &config, &[]).unwrap();
+    assert_eq!((exit, &answer["code"]), (1, &json!(101)), "{answer}");
+    assert!(answer["details"].to_string().contains("of this name already"), "{answer}");
+    assert_eq!(mac(&pod.netns, "eth0"), before, "the first stays");
+    until("only the first", || leases(node).len() == 2);
+    // And a stranger's is left alone by ADD and DEL.
+    let (netns, path) = namespace("theirs");
+    sh(&netns, "ip link add eth0 type veth peer name other; ip link set eth0 up");
+    let config = node.cni_config("net");
+    let (exit, answer) = node.cni("ADD", "theirs", &path, &config, &[]).unwrap();
+    assert_eq!((exit, &answer["code"]), (1, &json!(101)), "{answer}");
+    assert_eq!(node.cni("DEL", "theirs", &path, &config, &[]).unwrap().0, 0);
+    assert!(sh(&netns, "ip -o link show eth0").contains(",UP"), "up as it was");
+    node.delete_pod(pod).unwrap();
+    nothing_left(node);
+}
+
+#[test]
+fn what_a_router_advertises_is_not_taken_by_pods_of_either_family() {
+    for families in [Families::V4, Families::Dual] {
+        let site = on_lan(&Plan { families, ..lan(1) }, "bridge");
+        let node = &site.nodes[0];
+        let pod = node.add_pod("a1", "net").unwrap();
+        let prefix = "prefix fd00:99::/64 { AdvOnLink on; AdvAutonomous on; };";
+        let mut radvd = crate::advertised::start_radvd(&site, "lan", prefix);
+        // The NIC itself hears it, and takes an address and a way out.
+        let inside = |netns: &Netns, dev: &str| {
+            sh(netns, &format!("ip -6 -o addr show dev {dev}; ip -6 route show dev {dev}"))
+        };
+        until("advertised", || inside(&node.netns, "eth1").contains("fd00:99:"));
+        let heard = inside(&pod.netns, "eth0");
+        assert!(
+            !heard.contains("fd00:99:") && !heard.contains("proto ra"),
+            "{families:?}: {heard}"
+        );
+        // A pod that listens would have taken it.
+        sh(
+            &pod.netns,
+            "sysctl -w net.ipv6.conf.eth0.accept_ra=1; ip link set eth0 addrgenmode eui64",
+        );
+        until("taken", || inside(&pod.netns, "eth0").contains("proto ra"));
+        radvd.kill().unwrap();
+        radvd.wait().unwrap();
+        node.delete_pod(pod).unwrap();
+        nothing_left(node);
     }
 }

@@ -80,12 +80,10 @@ impl Attaching for Macvlan {
     /// that watch who listens (RFC 4291, 2.8; RFC 3590); what strangers advertise is not taken.
     fn beside(&self, pod: &Attachment) -> State {
         let dev = &pod.id.ifname;
-        if pod.addrs.iter().all(IpAddr::is_ipv4) {
-            return State::default();
-        }
         let deaf = Object::Sysctl { knob: Knob::AcceptRa(dev.clone()), value: 0 };
-        let addr = Object::Addr { dev: dev.clone(), addr: link_local(pod.mac) };
-        [deaf, addr].into_iter().collect()
+        let own = pod.addrs.iter().any(IpAddr::is_ipv6).then(|| link_local(pod.mac));
+        let own = own.map(|addr| Object::Addr { dev: dev.clone(), addr });
+        own.into_iter().chain([deaf]).collect()
     }
 
     /// A router of the network, found as strangers are: by asking.
@@ -139,6 +137,85 @@ fn link_local(Mac([a, b, c, d, e, f]): Mac) -> IpNet {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn pod(default_route: bool, addrs: &[&str]) -> Attachment {
+        serde_json::from_value(serde_json::json!({
+            "schema": 1, "cni": "net", "container": "c", "ifname": "eth0", "phase": "attached",
+            "network": "lan", "attach": {"kind": "macvlan", "parent": "eth1"}, "runtime": "test",
+            "netns": "/run/netns/x", "cookie": 1, "nsid": 0, "mac": "02:77:65:66:74:01",
+            "addrs": addrs, "default_route": default_route,
+        }))
+        .unwrap()
+    }
+
+    /// What a pod holds, and what its node holds for it.
+    fn held(mode: Mode, pod: &Attachment, gateways: &[&str]) -> (Vec<String>, Vec<String>) {
+        let ranges: [IpNet; 2] = ["10.77.0.0/24".parse().unwrap(), "fd00:77::/64".parse().unwrap()];
+        let gateways: Vec<IpAddr> = gateways.iter().map(|addr| addr.parse().unwrap()).collect();
+        let mtu = |mtu: u64| crate::name::Mtu::try_from(mtu).unwrap();
+        let on = Ground {
+            node: &"node-a".parse().unwrap(),
+            network: &"lan".parse().unwrap(),
+            ranges: &ranges,
+            blocks: &["10.77.0.16/28".parse().unwrap()],
+            gateways: &gateways,
+            send: mtu(1400),
+            accept: mtu(9000),
+            wire: mtu(1500),
+        };
+        let kind = Macvlan { parent: IfName::new("eth1"), mode };
+        let attach = crate::attach::Attach(crate::attach::Kind::Macvlan(kind.clone()));
+        let said = |state: State| state.objects().map(ToString::to_string).collect();
+        (said(attach.inside(pod, &on)), said(kind.outside(pod, &on)))
+    }
+
+    #[test]
+    fn a_pod_has_the_networks_prefix_and_asks_its_router_as_strangers_do() {
+        let both = pod(true, &["10.77.0.17", "fd00:77::11"]);
+        let (inside, outside) = held(Mode::Bridge, &both, &["10.77.0.1", "fd00:77::1"]);
+        assert_eq!(
+            inside,
+            [
+                "link eth0 macvlan mode bridge mtu 1400 address 02:77:65:66:74:01",
+                "sysctl net.ipv6.conf.eth0.accept_ra = 0",
+                "link eth0 up",
+                "link lo up",
+                "addr 10.77.0.17/24 dev eth0",
+                "addr fd00:77::11/64 dev eth0",
+                "addr fe80::77:65ff:fe66:7401/64 dev eth0",
+                "route 0.0.0.0/0 via 10.77.0.1 dev eth0 mtu 1400",
+                "route ::/0 via fd00:77::1 dev eth0 mtu 1400",
+            ]
+        );
+        assert_eq!(outside, [""; 0]);
+    }
+
+    #[test]
+    fn without_a_router_or_beside_another_way_out_it_has_its_network_alone() {
+        let one = pod(true, &["10.77.0.17"]);
+        let second = pod(false, &["10.77.0.17"]);
+        let link = "link eth0 macvlan mode vepa mtu 1400 address 02:77:65:66:74:01";
+        let deaf = "sysctl net.ipv6.conf.eth0.accept_ra = 0";
+        let alone = [link, deaf, "link eth0 up", "link lo up", "addr 10.77.0.17/24 dev eth0"];
+        assert_eq!(held(Mode::Vepa, &one, &["fd00:77::1"]).0, alone);
+        assert_eq!(held(Mode::Vepa, &second, &["10.77.0.1"]).0, alone);
+    }
+
+    #[test]
+    fn a_private_pods_frames_are_not_taken_in_by_its_nic() {
+        let pod = pod(true, &["10.77.0.17"]);
+        let guard = "netdev ingress eth1 ether saddr 02:77:65:66:74:01 drop";
+        assert_eq!(held(Mode::Private, &pod, &[]).1, [guard]);
+    }
+
+    #[test]
+    fn a_parent_is_shared_by_equals_alone() {
+        let kind = |mode| Macvlan { parent: IfName::new("eth1"), mode };
+        let beside = |a, b| kind(a).beside_on_parent(&kind(b)).is_ok();
+        assert!(beside(Mode::Bridge, Mode::Bridge) && beside(Mode::Private, Mode::Private));
+        assert!(!beside(Mode::Bridge, Mode::Private) && !beside(Mode::Vepa, Mode::Bridge));
+        assert!(!beside(Mode::Passthru, Mode::Passthru));
+    }
 
     #[test]
     fn a_link_local_address_is_the_kernels() {
