@@ -5,13 +5,14 @@ use std::{collections::BTreeMap, fmt, io, net::IpAddr};
 use ipnet::IpNet;
 use serde::Serialize;
 use weft_core::{
+    attach::macvlan::Mode,
     mark,
     name::{IfName, Mac, Mtu, Vni},
     state::{Hop, Kind, Link, Object, Route, State},
 };
 
 use crate::{
-    socket,
+    encode, socket,
     uapi::*,
     wire::{self, Message, u16_at, u32_at},
 };
@@ -36,6 +37,7 @@ pub struct HostLink {
     pub up: bool,
     pub loopback: bool,
     pub group: u32,
+    pub mac: Mac,
     pub kind: String,
     pub addrs: Vec<IpNet>,
     /// A default route leaves by it.
@@ -94,26 +96,27 @@ pub(crate) fn link(message: &Message<'_>) -> Option<(HostLink, Option<u32>)> {
         up: flags & IFF_UP != 0,
         loopback: flags & IFF_LOOPBACK != 0,
         group: 0,
+        mac: Mac([0; 6]),
         kind: String::new(),
         addrs: Vec::new(),
         default_route: false,
         ra_route: false,
         ours: None,
     };
-    let (mut mac, mut master, mut vxlan) = (Mac([0; 6]), None, None);
+    let (mut master, mut data) = (None, &[][..]);
     let mut reflects = false;
     for (kind, value) in wire::attrs(message.body.get(16..)?) {
         match kind {
             IFLA_IFNAME => link.dev = wire::text(value).parse().ok()?,
             IFLA_MTU => link.mtu = u32_at(value, 0)?,
             IFLA_GROUP => link.group = u32_at(value, 0)?,
-            IFLA_ADDRESS => mac = value.try_into().map_or(mac, Mac),
+            IFLA_ADDRESS => link.mac = value.try_into().map_or(link.mac, Mac),
             IFLA_MASTER => master = u32_at(value, 0),
             IFLA_LINKINFO => {
                 for (kind, value) in wire::attrs(value) {
                     match kind {
                         IFLA_INFO_KIND => link.kind = wire::text(value),
-                        IFLA_INFO_DATA => vxlan = vxlan_kind(value),
+                        IFLA_INFO_DATA => data = value,
                         IFLA_INFO_SLAVE_DATA => {
                             let mut port = wire::attrs(value);
                             reflects = port.any(|(k, v)| k == IFLA_BRPORT_MODE && v == [1]);
@@ -126,15 +129,24 @@ pub(crate) fn link(message: &Message<'_>) -> Option<(HostLink, Option<u32>)> {
         }
     }
     let kind = match link.kind.as_str() {
-        "vxlan" => vxlan,
+        "vxlan" => vxlan_kind(data),
         "bridge" => Some(Kind::Bridge),
         "veth" => Some(Kind::Veth),
+        "macvlan" => macvlan_kind(data),
         _ => None,
     };
-    let (dev, mtu) = (link.dev.clone(), Mtu::from_kernel(link.mtu));
+    let (dev, mtu, mac) = (link.dev.clone(), Mtu::from_kernel(link.mtu), link.mac);
     link.ours = kind.map(|kind| Link { dev, kind, mtu, mac, master: None });
     // A port that does not send back is not yet the port that it should be.
     Some((link, master.filter(|_| reflects)))
+}
+
+fn macvlan_kind(data: &[u8]) -> Option<Kind> {
+    let (_, mode) = wire::attrs(data).find(|(kind, _)| *kind == IFLA_MACVLAN_MODE)?;
+    let mode = u32_at(mode, 0)?;
+    let modes = [Mode::Private, Mode::Vepa, Mode::Bridge, Mode::Passthru];
+    let mode = modes.into_iter().find(|known| encode::mode_number(*known) == mode)?;
+    Some(Kind::Macvlan { mode })
 }
 
 fn vxlan_kind(data: &[u8]) -> Option<Kind> {
@@ -150,7 +162,7 @@ fn vxlan_kind(data: &[u8]) -> Option<Kind> {
     Some(Kind::Vxlan { vni: vni?, port, local: local? })
 }
 
-/// Addresses with the index of their link; IPv6 link-local ones left out.
+/// Addresses with the index of their link.
 pub(crate) fn addrs(socket: &mut socket::Link) -> io::Result<Vec<(u32, IpNet)>> {
     socket.dump(
         RTM_GETADDR,
@@ -166,13 +178,13 @@ pub(crate) fn addrs(socket: &mut socket::Link) -> io::Result<Vec<(u32, IpNet)>> 
                     _ => {}
                 }
             }
-            let link_local = matches!(addr?, IpAddr::V6(ip) if ip.is_unicast_link_local());
-            if link_local {
-                return None;
-            }
             Some((index, IpNet::new(addr?, prefix).ok()?))
         },
     )
+}
+
+pub(crate) fn link_local(addr: &IpNet) -> bool {
+    matches!(addr.addr(), IpAddr::V6(ip) if ip.is_unicast_link_local())
 }
 
 pub(crate) fn neighbours(

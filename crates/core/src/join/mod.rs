@@ -4,6 +4,7 @@
 
 pub mod auto;
 pub mod hostgw;
+pub mod underlay;
 pub mod vxlan;
 
 use std::net::IpAddr;
@@ -24,6 +25,7 @@ pub enum Kind {
     Vxlan(vxlan::Vxlan),
     HostGw(hostgw::HostGw),
     Auto(auto::Auto),
+    Underlay(underlay::Underlay),
 }
 kind_or_map!(Join, Kind);
 
@@ -44,6 +46,16 @@ pub trait Joining {
     fn vni(&self) -> Option<Vni> {
         None
     }
+
+    /// Routers of the network that pods stand on beside the nodes.
+    fn gateways(&self) -> &[IpAddr] {
+        &[]
+    }
+
+    /// Whose the addresses are besides, where pods share the network with strangers.
+    fn shared(&self) -> Option<&underlay::Underlay> {
+        None
+    }
 }
 
 impl Join {
@@ -52,10 +64,14 @@ impl Join {
             Kind::Vxlan(join) => join,
             Kind::HostGw(join) => join,
             Kind::Auto(join) => join,
+            Kind::Underlay(join) => join,
         }
     }
     pub fn vni(&self) -> Option<Vni> {
         self.kind().vni()
+    }
+    pub fn shared(&self) -> Option<&underlay::Underlay> {
+        self.kind().shared()
     }
 }
 

@@ -4,7 +4,9 @@
 //! `publish.rs` what it tells the store, `watch.rs` what it hears from it. None of them decides:
 //! deciding is core's.
 
+mod announce;
 mod cache;
+mod children;
 mod claims;
 pub mod config;
 mod daemons;
@@ -37,6 +39,7 @@ use ipnet::IpNet;
 use weft_core::{
     attachment::AttachmentId,
     desired::{Host, Served},
+    ipam::Reserve,
     name::{Mtu, NetworkName, NodeName},
     network::Network,
     paths::{Nic, Stage},
@@ -78,6 +81,9 @@ pub struct Agent {
     unclaimed: Mutex<BTreeMap<(NetworkName, IpNet), claims::Unclaimed>>,
     claimer: tokio::sync::Notify,
     doomed: wake::Wake,
+    /// A link that is in its pod's namespace alone may have gone.
+    pods_gone: std::sync::atomic::AtomicBool,
+    announcer: announce::Announcer,
     /// Attachments that a call is about; a second call for one waits.
     busy: Mutex<BTreeSet<AttachmentId>>,
     pub counters: Counters,
@@ -118,6 +124,8 @@ pub struct NetworkHere {
     pub network: Network,
     pub blocks: Vec<IpNet>,
     pub stage: Stage,
+    /// Addresses of the blocks that no pod is given.
+    pub reserve: Reserve,
 }
 
 impl NetworkHere {
@@ -185,6 +193,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
         .context("start the asynchronous runtime")?;
     let store = runtime.block_on(Store::open(&config.store)).context("open the store")?;
     let view = cache::view(&config.cache_dir);
+    let (announcer, heard) = std::sync::mpsc::channel();
     let agent = Arc::new(Agent {
         node,
         boot,
@@ -202,6 +211,8 @@ pub fn run(config: Config) -> anyhow::Result<()> {
         unclaimed: Mutex::default(),
         claimer: tokio::sync::Notify::new(),
         doomed: wake::Wake::default(),
+        pods_gone: false.into(),
+        announcer,
         busy: Mutex::default(),
         counters: Counters::default(),
         config,
@@ -212,6 +223,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     runtime.spawn(claims::run(agent.clone()));
     node::spawn(&agent)?;
     reap::spawn(&agent)?;
+    announce::spawn(heard)?;
     serve::spawn(&agent)?;
     crate::control::spawn(&agent, &runtime)?;
     runtime.block_on(ended());

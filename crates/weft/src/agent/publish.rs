@@ -102,7 +102,7 @@ pub(super) fn say(agent: &Agent, serving: &Serving, nics: &[Nic]) {
 fn at_stake(change: &Change) -> bool {
     match change.key() {
         Key::Link(dev) | Key::Up(dev) | Key::Addr(dev, _) => !dev.is_host_end(),
-        Key::Sysctl(_) | Key::Table => true,
+        Key::Sysctl(_) | Key::Table | Key::Apart(..) => true,
         Key::Neigh(..) | Key::Fdb(..) | Key::NextHop(..) | Key::Route(_) => false,
     }
 }

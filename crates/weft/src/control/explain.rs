@@ -30,7 +30,7 @@ pub struct Hop {
     pub text: String,
 }
 
-fn hop(at: impl Into<String>, text: impl Into<String>) -> Hop {
+pub(super) fn hop(at: impl Into<String>, text: impl Into<String>) -> Hop {
     Hop { at: at.into(), text: text.into() }
 }
 
@@ -57,13 +57,21 @@ pub fn explain(agent: &Agent, from: &str, to: &str) -> anyhow::Result<Explained>
             here.stage.send
         ),
     )];
-    hops.push(hop(format!("node {}", agent.node), format!("arrives on dev {}", pod.host_end)));
     let local = target.or_else(|| find(agent, &addr.to_string()));
+    if let Some(parent) = pod.attach.kind().parent() {
+        let to = (addr, local.as_ref());
+        let (rest, works) = super::beside::follow(agent, here, (&pod, parent), to);
+        hops.extend(rest);
+        let mtu = works.then(|| here.stage.send.get());
+        return Ok(Explained { from: pod.label(), to: addr.to_string(), hops, mtu, works });
+    }
+    hops.push(hop(format!("node {}", agent.node), format!("arrives on dev {}", pod.host_end())));
+    let local = local.filter(|local| local.host_end.is_some());
     let (mtu, works) = match local {
         Some(target) => {
             hops.push(hop(
                 format!("node {}", agent.node),
-                format!("route {addr} dev {}: the pod is on this node", target.host_end),
+                format!("route {addr} dev {}: the pod is on this node", target.host_end()),
             ));
             hops.push(hop(format!("pod {}", target.label()), "received"));
             (Some(here.stage.accept.get()), true)
@@ -167,7 +175,7 @@ fn outside(
     };
     let via = route.gateway.map(|via| format!(" via {via}")).unwrap_or_default();
     let source =
-        if here.network.masquerade { ", with this node's address (masqueraded)" } else { "" };
+        if here.network.masquerades() { ", with this node's address (masqueraded)" } else { "" };
     hops.push(hop(
         node,
         format!("{addr} is outside network {network}: route{via} dev {}{source}", route.dev),

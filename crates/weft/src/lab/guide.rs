@@ -93,7 +93,8 @@ fn guided(plan: &Plan, show: &Show, seen: &mut Seen) -> anyhow::Result<()> {
             }
             if !walked.contains(join) {
                 walked.push(*join);
-                seen.runs.extend(measure(&cluster, show, &pods, attach, join)?);
+                let runs = measure(&cluster, show, &pods, (attach, join, attach), |_, _| true)?;
+                seen.runs.extend(runs);
             }
         }
         if plan.topology == Topology::Routed {
@@ -101,25 +102,37 @@ fn guided(plan: &Plan, show: &Show, seen: &mut Seen) -> anyhow::Result<()> {
         }
         drop(responders);
         cluster.delete_pods(pods)?;
-        cluster.nodes[0].wait_until("free of pods", |node| Ok(node.status()?["pods"] == 0))?;
-        cluster.nodes[0].ask("DELETE", &format!("/v1/networks/{attach}"), None)?;
-        for node in &cluster.nodes {
-            node.wait_until("clean", |node| {
-                Ok(node.plan()?.is_empty() && weft_linux::rig::is_clean(&node.netns)?)
-            })?;
-        }
+        clean(&cluster, attach)?;
         show.step("   pods and network deleted; every node's plan is empty, no link is left");
+    }
+    seen.runs.extend(super::physical::run(&cluster, show)?);
+    Ok(())
+}
+
+/// Deletes a network whose pods were deleted, and waits until nothing is left of it.
+pub fn clean(cluster: &Cluster, network: &str) -> anyhow::Result<()> {
+    // Refused until every node has told that it has no more pods there.
+    cluster.nodes[0].wait_until("rid of the network", |node| {
+        node.ask("DELETE", &format!("/v1/networks/{network}"), None).map(|_| true)
+    })?;
+    for node in &cluster.nodes {
+        node.wait_until("clean", |node| {
+            let status = node.status()?;
+            Ok(status["networks"][network].is_null()
+                && node.plan()?.is_empty()
+                && weft_linux::rig::is_clean(&node.netns)?)
+        })?;
     }
     Ok(())
 }
 
-/// Who reaches whom, over which path, how fast and how large.
-fn measure(
+/// Who of those that count reaches whom, over which path, how fast and how large.
+pub fn measure(
     cluster: &Cluster,
     show: &Show,
     pods: &[Pod],
-    attach: &str,
-    join: &str,
+    (attach, join, network): (&str, &str, &str),
+    counts: impl Fn(&Pod, &Pod) -> bool,
 ) -> anyhow::Result<Vec<Value>> {
     let mut runs = Vec::new();
     let mut rows = Vec::new();
@@ -129,7 +142,7 @@ fn measure(
         }
         let (mut pairs, mut reached) = (0, 0);
         for from in pods {
-            for to in pods.iter().filter(|to| to.name != from.name) {
+            for to in pods.iter().filter(|to| to.name != from.name && counts(from, to)) {
                 let Some(addr) = to.addr(ipv4) else { continue };
                 pairs += 1;
                 let time = reach(&from.netns, addr);
@@ -139,7 +152,7 @@ fn measure(
                 let first =
                     from.name.ends_with('1') && (to.name.ends_with('1') || from.node == to.node);
                 if first || time.is_none() || mtu.is_none() {
-                    let (way, _) = cluster.way(&from.node, &to.node, attach, ipv4)?;
+                    let (way, _) = cluster.way(&from.node, &to.node, network, ipv4)?;
                     let time =
                         time.map_or("none".into(), |time| format!("{} µs", time.as_micros()));
                     let mtu = mtu.map_or("none".into(), |mtu| mtu.to_string());

@@ -8,6 +8,7 @@ mod change;
 mod cni;
 mod input;
 mod kill;
+mod macvlan;
 mod networks;
 mod packets;
 mod plugin;

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::{Attaching, Ground};
+use super::{Attaching, Birth, Ground, NextHop};
 use crate::{
     attachment::Attachment,
     name::{IfName, Mac},
@@ -17,15 +17,19 @@ use crate::{
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bridge {}
 
+fn host_end(pod: &Attachment, on: &Ground<'_>) -> Link {
+    Link {
+        dev: pod.host_end(),
+        kind: Kind::Veth,
+        mtu: on.wire.max(on.accept),
+        mac: Mac::derived(&["host end", pod.host_end().as_str()]),
+        master: Some(device(on)),
+    }
+}
+
 impl Attaching for Bridge {
-    fn host_end(&self, pod: &Attachment, on: &Ground<'_>) -> Link {
-        Link {
-            dev: pod.host_end.clone(),
-            kind: Kind::Veth,
-            mtu: on.wire.max(on.accept),
-            mac: Mac::derived(&["host end", pod.host_end.as_str()]),
-            master: Some(device(on)),
-        }
+    fn birth(&self, pod: &Attachment, on: &Ground<'_>) -> Birth {
+        Birth::Pair { host: host_end(pod, on), pod: super::veth_end(pod, on) }
     }
 
     fn outside(&self, pod: &Attachment, on: &Ground<'_>) -> State {
@@ -39,12 +43,12 @@ impl Attaching for Bridge {
                 Object::Route(Route { dst, to, mtu: Some(on.accept) }),
             ]
         });
-        let link = Object::Link(self.host_end(pod, on));
-        [link, Object::Up { dev: pod.host_end.clone() }].into_iter().chain(known).collect()
+        let link = Object::Link(host_end(pod, on));
+        [link, Object::Up { dev: pod.host_end() }].into_iter().chain(known).collect()
     }
 
-    fn gateway(&self, addr: IpAddr, on: &Ground<'_>) -> (IpAddr, Mac) {
-        (on.block_of(addr).map_or(addr, gateway_of), mac(on))
+    fn next_hop(&self, addr: IpAddr, on: &Ground<'_>) -> Option<NextHop> {
+        Some(NextHop { ip: on.block_of(addr).map_or(addr, gateway_of), mac: Some(mac(on)) })
     }
 
     fn pod_addr(&self, addr: IpAddr, on: &Ground<'_>) -> IpNet {
@@ -69,6 +73,10 @@ impl Attaching for Bridge {
             Object::Addr { dev: dev.clone(), addr }
         });
         [Object::Link(link), Object::Up { dev: dev.clone() }].into_iter().chain(addrs).collect()
+    }
+
+    fn described(&self) -> String {
+        "bridge".into()
     }
 }
 
