@@ -98,7 +98,7 @@ fn a_call_that_nobody_waits_for_any_more_does_not_outlive_the_del_behind_it() {
     let (netns, path) = namespace("late");
     for round in 0..60 {
         // Both calls are in the agent's socket before it takes either up.
-        node.signal(Signal::SIGSTOP).unwrap();
+        freeze(node);
         let add = call(node, "ADD", "late", &path);
         until("waiting for an answer", || asleep_in(&add, "unix_stream"));
         assert!(killed(add), "a frozen agent has answered");
@@ -114,6 +114,17 @@ fn a_call_that_nobody_waits_for_any_more_does_not_outlive_the_del_behind_it() {
     nothing_left(node);
     assert!(!sh(&netns, "ip -o link").contains("eth0"));
     all_five_addresses(node);
+}
+
+/// Stops every thread of the agent. The signal alone lets those that run go on for a moment.
+fn freeze(node: &Node) {
+    node.signal(Signal::SIGSTOP).unwrap();
+    let tasks = format!("/proc/{}/task", node.pid().unwrap());
+    let stopped = |task: std::io::Result<std::fs::DirEntry>| {
+        let stat = std::fs::read_to_string(task.unwrap().path().join("stat")).unwrap_or_default();
+        stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('T'))
+    };
+    until("frozen", || std::fs::read_dir(&tasks).unwrap().all(stopped));
 }
 
 /// True if it waits in a kernel function of this kind (`/proc/PID/wchan`).

@@ -111,7 +111,9 @@ fn a_device_that_goes_down_and_comes_up_is_followed() {
             sh(&node.netns, "ip link set eth0 down");
             assert!(reach(&pods[0].netns, pods[1].addr(true).unwrap()).is_none());
             node.wait_until("saying it", |node| {
-                Ok(node.status()?["problems"].to_string().contains("no device with a global"))
+                Ok(node.status()?["problems"]
+                    .to_string()
+                    .contains("eth0 has an address but is down"))
             })
             .unwrap();
             sh(&node.netns, "ip link set eth0 up");
