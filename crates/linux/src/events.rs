@@ -2,6 +2,7 @@
 //! kernel puts on a notification, and passed over; so are neighbours that were only learnt.
 
 use std::{
+    collections::BTreeMap,
     io,
     os::fd::{AsRawFd, BorrowedFd},
     sync::Mutex,
@@ -17,7 +18,9 @@ use weft_core::{
 
 use crate::{
     kernel::{Deed, Error, Kernel, Links, Ports, Unsigned},
-    nft, socket,
+    nft,
+    observe::CHILDREN,
+    socket,
     uapi::*,
     wire::{self, Message, u16_at, u32_at},
 };
@@ -51,6 +54,8 @@ pub struct Watch {
     links: Links,
     unsigned: Unsigned,
     buffer: Mutex<Vec<u8>>,
+    /// What was last told of each link of the host's.
+    told: Mutex<BTreeMap<u32, Told>>,
     legacy: String,
 }
 
@@ -77,6 +82,7 @@ impl Watch {
             links: kernel.links.clone(),
             unsigned: kernel.unsigned.clone(),
             buffer: Mutex::new(vec![0; RECEIVE]),
+            told: Mutex::default(),
             legacy: nft::legacy_tables(),
         })
     }
@@ -155,7 +161,9 @@ impl Watch {
     /// What kind of thing changed, if it matters.
     fn word(&self, kind: u16, body: &[u8]) -> Option<&'static str> {
         match kind {
-            RTM_NEWLINK | RTM_DELLINK => link(kind, body).then_some("link"),
+            RTM_NEWLINK | RTM_DELLINK => {
+                (self.new_of_link(kind, body) && link(kind, body)).then_some("link")
+            }
             RTM_NEWADDR | RTM_DELADDR => Some("address"),
             // The local table follows addresses, which are told apart.
             RTM_NEWROUTE | RTM_DELROUTE => (body.get(4) == Some(&RT_TABLE_MAIN)).then_some("route"),
@@ -180,6 +188,41 @@ impl Watch {
         let links = self.links.lock().expect("no code that holds this lock panics");
         let ours = links.get(&index).is_none_or(|(dev, _)| dev.is_ours());
         kind == RTM_DELNEIGH && body.first() != Some(&AF_BRIDGE) && ours
+    }
+}
+
+/// What matters of a link of the host's: its flags, name, address, MTU, master and kind.
+#[derive(PartialEq, Eq)]
+struct Told {
+    flags: u32,
+    attrs: Vec<(u16, Vec<u8>)>,
+}
+
+impl Watch {
+    /// False of what was told already: a NIC is spoken of whenever it gets a child or loses one
+    /// (`NETDEV_CHANGEUPPER`), which says nothing of the NIC.
+    fn new_of_link(&self, kind: u16, body: &[u8]) -> bool {
+        const MATTER: [u16; 6] =
+            [IFLA_IFNAME, IFLA_ADDRESS, IFLA_MTU, IFLA_MASTER, IFLA_GROUP, IFLA_LINKINFO];
+        let (Some(index), Some(flags)) = (u32_at(body, 4), u32_at(body, 8)) else { return true };
+        let attrs = wire::attrs(body.get(16..).unwrap_or_default());
+        let attrs: Vec<_> = attrs
+            .filter(|(kind, _)| MATTER.contains(kind))
+            .map(|(kind, value)| (kind, value.to_vec()))
+            .collect();
+        let name = attrs.iter().find(|(kind, _)| *kind == IFLA_IFNAME);
+        let ours = name.is_some_and(|(_, name)| wire::text(name).starts_with(IfName::PREFIX));
+        // A part of what there is to tell, as bridges tell of their ports.
+        let part = body.first() != Some(&0);
+        let mut told = self.told.lock().expect("no code that holds this lock panics");
+        if kind == RTM_DELLINK || ours || part {
+            told.remove(&index);
+            return true;
+        }
+        let now = Told { flags: flags & (IFF_UP | IFF_RUNNING | IFF_LOWER_UP), attrs };
+        let news = told.get(&index) != Some(&now);
+        told.insert(index, now);
+        news
     }
 }
 
@@ -224,7 +267,7 @@ fn pod_gone(message: &Message<'_>) -> bool {
             IFLA_LINKINFO => {
                 let mut info = wire::attrs(value);
                 let kind = info.find(|(kind, _)| *kind == IFLA_INFO_KIND);
-                child = kind.is_some_and(|(_, value)| wire::text(value) == "macvlan");
+                child = kind.is_some_and(|(_, kind)| CHILDREN.contains(&wire::text(kind).as_str()));
             }
             _ => {}
         }

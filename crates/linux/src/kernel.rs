@@ -22,7 +22,6 @@ use weft_core::{
 };
 
 use crate::{
-    announce::Announcement,
     encode,
     netns::Netns,
     nft::{self, Finding, Nft, Passing},
@@ -80,11 +79,11 @@ pub(crate) enum Deed {
 pub(crate) type Links = Arc<Mutex<BTreeMap<u32, (IfName, Mtu)>>>;
 
 pub struct Kernel {
-    netns: Netns,
+    pub(crate) netns: Netns,
     pool: Mutex<Vec<socket::Link>>,
     hops: Mutex<Hops>,
     pub(crate) links: Links,
-    nft: Option<Nft>,
+    pub(crate) nft: Option<Nft>,
     pub(crate) ports: Ports,
     pub(crate) unsigned: Unsigned,
     writes: AtomicU64,
@@ -132,7 +131,10 @@ impl Kernel {
         }
     }
 
-    fn with<T>(&self, work: impl FnOnce(&mut socket::Link) -> io::Result<T>) -> io::Result<T> {
+    pub(crate) fn with<T>(
+        &self,
+        work: impl FnOnce(&mut socket::Link) -> io::Result<T>,
+    ) -> io::Result<T> {
         let pooled = self.pool.lock().expect(POISONED).pop();
         let mut socket = match pooled {
             Some(socket) => socket,
@@ -151,7 +153,10 @@ impl Kernel {
     }
 
     /// As `with`, for what changes something.
-    fn write<T>(&self, work: impl FnOnce(&mut socket::Link) -> io::Result<T>) -> io::Result<T> {
+    pub(crate) fn write<T>(
+        &self,
+        work: impl FnOnce(&mut socket::Link) -> io::Result<T>,
+    ) -> io::Result<T> {
         self.writes.fetch_add(1, Ordering::SeqCst);
         self.with(work)
     }
@@ -229,10 +234,9 @@ impl Kernel {
             state.extend(link.ours.clone().map(Object::Link));
             state.extend(link.up.then(|| Object::Up { dev: dev.clone() }));
             let names: BTreeMap<u32, IfName> = [(link.index, dev.clone())].into();
-            let all = link.kind == "macvlan";
-            let addrs = observe::addrs(socket)?
-                .into_iter()
-                .filter(|(at, addr)| *at == link.index && (all || !observe::link_local(addr)));
+            let addrs = observe::addrs(socket)?.into_iter().filter(|(at, addr)| {
+                *at == link.index && (link.is_child() || !observe::link_local(addr))
+            });
             state.extend(addrs.map(|(_, addr)| Object::Addr { dev: dev.clone(), addr }));
             state.extend(observe::neighbours(socket, &names)?);
             for route in observe::routes(socket, &names, &Hops::default())? {
@@ -342,73 +346,6 @@ impl Kernel {
             Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(false),
             Err(error) => Err(error),
         })
-    }
-
-    /// A link of this namespace.
-    pub fn link(&self, dev: &IfName) -> io::Result<Option<HostLink>> {
-        self.named(dev, None)
-    }
-
-    /// A link in the namespace that has this number here; none too if no namespace has it.
-    pub fn link_there(&self, nsid: u32, dev: &IfName) -> io::Result<Option<HostLink>> {
-        self.named(dev, Some(nsid))
-    }
-
-    fn named(&self, dev: &IfName, nsid: Option<u32>) -> io::Result<Option<HostLink>> {
-        self.with(|socket| {
-            let mut batch = socket.batch();
-            encode::get_named(&mut batch, dev, nsid);
-            let link = socket.ask(&batch, observe::link)?.pop().flatten();
-            Ok(link.map(|(link, _)| link))
-        })
-    }
-
-    /// Frees a link in the namespace that has this number here, and waits until it is gone.
-    pub fn free_there(&self, nsid: u32, dev: &IfName) -> io::Result<()> {
-        let answers = self.write(|socket| {
-            let mut batch = socket.batch();
-            encode::delete_there(&mut batch, dev, nsid);
-            socket.send(batch)
-        })?;
-        match answers.first() {
-            Some(answer) if answer.errno != libc::ENODEV && answer.errno != libc::EINVAL => {
-                Err(io::Error::from_raw_os_error(answer.errno))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// The number of another namespace in this one, given to it now if it had none. With it the
-    /// kernel tells this namespace of links there, and of the end of all of it.
-    pub fn number(&self, netns: &Netns) -> io::Result<u32> {
-        let there = netns.as_fd().as_raw_fd();
-        self.with(|socket| {
-            let mut batch = socket.batch();
-            // It has one already: EEXIST.
-            encode::number_netns(&mut batch, there);
-            socket.send(batch)?;
-            let mut batch = socket.batch();
-            encode::get_nsid(&mut batch, there);
-            let read = |message: &crate::wire::Message<'_>| {
-                let mut attrs = crate::wire::attrs(message.body.get(4..)?);
-                let (_, nsid) = attrs.find(|(kind, _)| *kind == crate::uapi::NETNSA_NSID)?;
-                crate::wire::u32_at(nsid, 0)
-            };
-            let nsid = socket.ask(&batch, read)?.pop().flatten();
-            let nsid = nsid.filter(|nsid| nsid.cast_signed() >= 0);
-            nsid.ok_or_else(|| io::Error::other("the namespace got no number"))
-        })
-    }
-
-    /// That a link here has these addresses now, ready to be told to its network.
-    pub fn announcement(&self, dev: &IfName, addrs: &[IpAddr]) -> io::Result<Announcement> {
-        let link = self.link(dev)?.ok_or_else(|| io::Error::from_raw_os_error(libc::ENODEV))?;
-        Announcement::new(&self.netns, link.index, link.mac, addrs)
-    }
-
-    /// Takes away what keeps pods apart, whatever it has become.
-    pub fn remove_apart(&self) -> Result<(), Error> {
-        self.nft.as_ref().map_or(Ok(()), |nft| nft.remove_apart().map_err(Error::from))
     }
 
     /// `ip route get` for each; none where there is no route, or the address is our own.

@@ -1,6 +1,7 @@
 //! Touches the kernel: the only crate that knows netlink, nftables and namespaces. Decides nothing.
 
 mod announce;
+mod elsewhere;
 mod encode;
 mod events;
 mod kernel;

@@ -48,6 +48,16 @@ pub struct HostLink {
     pub(crate) ours: Option<Link>,
 }
 
+/// Kinds of links that are children of a NIC, as the kernel names them.
+pub(crate) const CHILDREN: [&str; 1] = ["macvlan"];
+
+impl HostLink {
+    /// A child of a NIC, which may be in another namespace than this.
+    pub fn is_child(&self) -> bool {
+        CHILDREN.contains(&self.kind.as_str())
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ForeignRoute {
     pub dst: IpNet,

@@ -61,6 +61,8 @@ pub(crate) const NETNSA_FD: u16 = 3;
 
 pub(crate) const IFF_UP: u32 = 1;
 pub(crate) const IFF_LOOPBACK: u32 = 8;
+pub(crate) const IFF_RUNNING: u32 = 0x40;
+pub(crate) const IFF_LOWER_UP: u32 = 0x1_0000;
 
 pub(crate) const IFA_ADDRESS: u16 = 1;
 pub(crate) const IFA_LOCAL: u16 = 2;

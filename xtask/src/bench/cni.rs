@@ -121,7 +121,8 @@ fn measure(contender: &Contender, pods: &Pods, present: usize) -> anyhow::Result
 
 /// What a DEL left to be freed behind is not counted against the next.
 fn settle() {
-    std::thread::sleep(Duration::from_millis(100));
+    // Links that are in their pods' namespaces alone can't be freed in one message.
+    std::thread::sleep(Duration::from_millis(500));
 }
 
 fn together(

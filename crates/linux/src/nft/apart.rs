@@ -49,6 +49,12 @@ impl Nft {
     /// Adds the address to the NIC's set; what the set stands in is written with it.
     pub(crate) fn set_apart(&self, dev: &IfName, mac: Mac) -> Result<(), Error> {
         let _turn = self.apart.lock().expect(POISONED);
+        // A rule written anew is one to be freed, for which the kernel waits: only where need is.
+        let framed = framed(&mut self.socket.lock().expect(POISONED))?.contains(dev);
+        let added = || self.transact(|batch| elem(batch, NEWSETELEM, NLM_F_CREATE, dev, mac));
+        if framed && added().is_ok() {
+            return Ok(());
+        }
         let write = |batch: &mut Batch| {
             table(batch, NEWTABLE, NLM_F_CREATE);
             frame(batch, dev);
@@ -86,30 +92,39 @@ impl Nft {
     /// What is in force. A NIC whose chain is not as we write it has nothing.
     pub(crate) fn apart(&self) -> Result<Vec<Object>, Error> {
         let mut socket = self.socket.lock().expect(POISONED);
-        let read = |what| move |error| Error::Read { what, error };
-        let there = socket.dump(
-            GETTABLE,
-            &header(NETDEV),
-            |_| {},
-            |message| {
-                let flags = value_of(message, TABLE_FLAGS)?.try_into().ok().map(u32::from_be_bytes);
-                let ours = message.body.first() == Some(&NETDEV)
-                    && text_of(message, TABLE_NAME)? == mark::TABLE;
-                (ours && flags == Some(0)).then_some(())
-            },
-        );
-        if there.map_err(read("tables"))?.is_empty() {
-            return Ok(Vec::new());
-        }
-        let devs = chains(&mut socket).map_err(read("chains"))?;
-        let rules = rules(&mut socket).map_err(read("rules"))?;
         let mut objects = Vec::new();
-        for dev in devs.iter().filter(|dev| rules.get(&set(dev)) == Some(&vec![Some(set(dev))])) {
-            let macs = elems(&mut socket, dev).map_err(read("sets"))?;
+        for dev in framed(&mut socket)? {
+            let macs = elems(&mut socket, &dev).map_err(read("sets"))?;
             objects.extend(macs.into_iter().map(|mac| Object::Apart { dev: dev.clone(), mac }));
         }
         Ok(objects)
     }
+}
+
+fn read(what: &'static str) -> impl Fn(io::Error) -> Error {
+    move |error| Error::Read { what, error }
+}
+
+/// The NICs whose chains are just as we write them.
+fn framed(socket: &mut socket::Link) -> Result<Vec<IfName>, Error> {
+    let there = socket.dump(
+        GETTABLE,
+        &header(NETDEV),
+        |_| {},
+        |message| {
+            let flags = value_of(message, TABLE_FLAGS)?.try_into().ok().map(u32::from_be_bytes);
+            let ours = message.body.first() == Some(&NETDEV)
+                && text_of(message, TABLE_NAME)? == mark::TABLE;
+            (ours && flags == Some(0)).then_some(())
+        },
+    );
+    if there.map_err(read("tables"))?.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut devs = chains(socket).map_err(read("chains"))?;
+    let rules = rules(socket).map_err(read("rules"))?;
+    devs.retain(|dev| rules.get(&set(dev)) == Some(&vec![Some(set(dev))]));
+    Ok(devs)
 }
 
 /// The name of a NIC's chain, and of its set.

@@ -50,8 +50,19 @@ fn run(heard: &mpsc::Receiver<Announcement>) {
                 due.sent = AGAIN.len();
             }
         }
-        pending.retain(|pending| pending.sent < AGAIN.len());
+        let (more, done) = pending.drain(..).partition(|pending| pending.sent < AGAIN.len());
+        pending = more;
+        end(done);
     }
+}
+
+/// Each waits for an RCU grace period as it ends; together they wait for one.
+fn end(done: Vec<Pending>) {
+    std::thread::scope(|scope| {
+        for pending in done {
+            scope.spawn(move || drop(pending));
+        }
+    });
 }
 
 impl Pending {

@@ -1,7 +1,10 @@
 //! Pods' links that are children of a device of the node, and are in the pod's namespace alone:
 //! whether the device can have another, whether they are still there, and their end.
 
-use std::{collections::BTreeSet, io};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+};
 
 use ipnet::IpNet;
 use nix::errno::Errno;
@@ -10,7 +13,7 @@ use weft_core::{
     attachment::{Attachment, Phase},
     cni::{CniError, Code},
     mark,
-    name::{IfName, NetworkName},
+    name::{IfName, Mtu, NetworkName},
     plan::Change,
     state::Key,
 };
@@ -21,6 +24,14 @@ use super::{
     lease::wait,
     links::{self, namespace},
 };
+
+/// The devices that networks name as parents, as far as they are there.
+pub(super) fn parents(agent: &Agent, links: &[HostLink]) -> BTreeMap<IfName, Mtu> {
+    let shown = agent.shown();
+    let named = shown.view.networks.values().filter_map(|net| net.attach.kind().parent());
+    let there = named.filter_map(|dev| links.iter().find(|link| link.dev == *dev));
+    there.map(|link| (link.dev.clone(), Mtu::from_kernel(link.mtu))).collect()
+}
 
 /// The device for one more child of this attach, or why there can't be one.
 pub(super) fn parent(
@@ -106,7 +117,7 @@ pub(super) fn refused(attach: &Attach, dev: &IfName, refusal: &Refusal) -> Strin
 
 /// True of a link that we made for a pod, still wanted or not.
 fn is_ours(link: &HostLink) -> bool {
-    link.kind == "macvlan" && [mark::LINK_GROUP, mark::DOOMED_GROUP].contains(&link.group)
+    link.is_child() && [mark::LINK_GROUP, mark::DOOMED_GROUP].contains(&link.group)
 }
 
 /// The pod's link, as seen from the node: also where no path leads to the namespace any more.
@@ -247,7 +258,7 @@ fn reborn(agent: &Agent, serving: &mut Serving, mut pod: Attachment) -> Result<(
 
 /// Frees the links of doomed pods, many at once, since each waits for the kernel. Returns which.
 pub(super) fn free_all(agent: &Agent, pods: &[Attachment]) -> BTreeSet<usize> {
-    const AT_ONCE: usize = 16;
+    const AT_ONCE: usize = 64;
     let mut freed = BTreeSet::new();
     for (chunk, first) in pods.chunks(AT_ONCE).zip((0..).step_by(AT_ONCE)) {
         std::thread::scope(|scope| {

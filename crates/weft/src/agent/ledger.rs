@@ -80,6 +80,10 @@ impl Ledger {
     pub fn has_pods(&self, network: &NetworkName) -> bool {
         self.attachments.values().any(|pod| pod.network == *network)
     }
+    /// True if some link is in its pod's namespace alone.
+    pub fn has_children(&self) -> bool {
+        self.attachments.values().any(|pod| pod.host_end.is_none())
+    }
     pub fn pools(&self) -> impl Iterator<Item = (&NetworkName, &Pool)> {
         self.pools.iter()
     }

@@ -82,6 +82,8 @@ fn listen(agent: &Agent, mut watch: Watch) {
                 tracing::debug!(%what, "the kernel changed");
                 agent.wake.ring(Reasons::KERNEL);
             }
+            // Of pods whose links have an end here, that end tells more.
+            Ok(Event::PodGone) if !agent.ledger().has_children() => {}
             Ok(Event::PodGone) => {
                 agent.pods_gone.store(true, Ordering::SeqCst);
                 agent.wake.ring(Reasons::OTHER);
@@ -254,7 +256,7 @@ fn decide(
     last: Option<&Arc<Serving>>,
 ) {
     serving.problems.extend(memory.no_underlay.clone());
-    serving.host.parents = parents(agent, links);
+    serving.host.parents = super::children::parents(agent, links);
     let shown = agent.shown();
     let peers = shown.view.nodes.iter().filter(|(name, _)| **name != agent.node);
     let addrs = peers.flat_map(|(_, node)| node.record.underlay.iter().copied());
@@ -362,14 +364,6 @@ fn host(agent: &Agent, links: &[HostLink], nics: &[Nic]) -> Host {
         wire: nics.iter().map(|nic| nic.mtu).min(),
         parents: BTreeMap::new(),
     }
-}
-
-/// The devices that networks name as parents, as far as they are there.
-fn parents(agent: &Agent, links: &[HostLink]) -> BTreeMap<IfName, Mtu> {
-    let shown = agent.shown();
-    let named = shown.view.networks.values().filter_map(|net| net.attach.kind().parent());
-    let there = named.filter_map(|dev| links.iter().find(|link| link.dev == *dev));
-    there.map(|link| (link.dev.clone(), Mtu::from_kernel(link.mtu))).collect()
 }
 
 /// The sysctls whose values the next look must read.
