@@ -18,7 +18,7 @@ use weft_core::{
     desired::{self, Host},
     join::Receive,
     moved::moved,
-    name::{IfName, Mtu, NetworkName},
+    name::{IfName, NetworkName},
     paths::{Nic, Reach, Sender, Situation, stage},
     plan::{Change, plan},
     state::{Knob, Object, State},
