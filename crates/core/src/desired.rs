@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use crate::{
     attach::Ground,
     attachment::{Attachment, Phase},
-    join::{Receive, vxlan::tunnel_address},
+    join::Receive,
     name::{IfName, Mtu, NetworkName, NodeName},
     network::{Network, Untracked},
     paths::Stage,
@@ -45,6 +45,7 @@ impl Served<'_> {
             network: self.name,
             ranges: &self.network.ranges,
             blocks: self.blocks,
+            segment: self.network.segment(),
             send: self.stage.send,
             accept: self.stage.accept,
             wire: host.wire.unwrap_or(Mtu::ETHERNET),
@@ -64,9 +65,8 @@ pub fn node<'a>(
     for network in served {
         let ground = network.ground(node, host);
         state.merge(network.network.attach.kind().node(&ground));
-        let tunnel: Vec<_> = network.blocks.iter().map(tunnel_address).collect();
         for receive in &network.stage.hold {
-            state.merge(receive.hold(ground.wire, &tunnel));
+            state.merge(receive.hold(&ground));
         }
         state.extend(network.stage.choices.values().flat_map(|peer| peer.objects()));
         let ours = pods.clone().filter(|pod| pod.network == *network.name);
@@ -85,12 +85,16 @@ pub fn node<'a>(
 /// True if a reply between two pods of one bridge may have to be translated back on its way, which
 /// the bridge alone would not do.
 pub fn bridged_behind_services(host: &Host, served: &[Served<'_>]) -> bool {
-    host.foreign_nat && served.iter().any(|net| net.network.attach.kind().reached_past_routes())
+    let bridged = |net: &Served<'_>| {
+        net.network.host_access && net.network.attach.kind().reached_past_routes()
+    };
+    host.foreign_nat && served.iter().any(bridged)
 }
 
 fn sysctls(host: &Host, served: &[Served<'_>]) -> Vec<Object> {
     let has = |ipv4: bool| {
-        served.iter().any(|net| net.network.ranges.iter().any(|r| r.addr().is_ipv4() == ipv4))
+        let mut routed = served.iter().filter(|net| net.network.host_access);
+        routed.any(|net| net.network.ranges.iter().any(|r| r.addr().is_ipv4() == ipv4))
     };
     let set = |knob: Knob, value: u8| Object::Sysctl { knob, value };
     let mut sysctls = Vec::new();
@@ -121,6 +125,8 @@ fn ruleset(host: &Host, served: &[Served<'_>]) -> Ruleset {
     }
     for net in served {
         let untracked = match net.network.untracked {
+            // Nobody translates what no host sees, and others may have the same addresses.
+            _ if !net.network.host_access => true,
             Untracked::Always => true,
             Untracked::Never => false,
             Untracked::Auto => !host.foreign_nat,
@@ -129,9 +135,10 @@ fn ruleset(host: &Host, served: &[Served<'_>]) -> Ruleset {
             if untracked {
                 ruleset.raw.push(Rule::NoTrack { from: *range, to: *range });
             }
-            if net.network.masquerade {
+            if net.network.masquerade && net.network.host_access {
                 let family = |other: &&IpNet| other.addr().is_ipv4() == range.addr().is_ipv4();
-                let all = served.iter().flat_map(|net| &net.network.ranges).filter(family);
+                let routed = served.iter().filter(|net| net.network.host_access);
+                let all = routed.flat_map(|net| &net.network.ranges).filter(family);
                 ruleset.nat.extend(all.map(|to| Rule::Keep { from: *range, to: *to }));
                 // What is sent to many has no connection to hide, and with br_netfilter it passes
                 // here even between pods of one bridge.

@@ -27,6 +27,10 @@ pub enum Key {
     Addr(IfName, IpNet),
     Neigh(IfName, IpAddr),
     Fdb(IfName, Mac),
+    /// Where a tunnel sends what it knows no better place for; one of several.
+    Flood(IfName, IpAddr),
+    /// The port by which a bridge reaches this MAC.
+    Behind(IfName, Mac),
     /// A nexthop object; its number is the kernel crate's own business.
     NextHop(IfName, IpAddr),
     Route(IpNet),
@@ -36,13 +40,47 @@ pub enum Key {
 #[serde(rename_all = "kebab-case", tag = "object")]
 pub enum Object {
     Link(Link),
-    Sysctl { knob: Knob, value: u8 },
-    Table { ruleset: Ruleset },
-    Up { dev: IfName },
-    Addr { dev: IfName, addr: IpNet },
-    Neigh { dev: IfName, ip: IpAddr, mac: Mac },
-    Fdb { dev: IfName, mac: Mac, dst: IpAddr },
-    NextHop { dev: IfName, via: IpAddr },
+    Sysctl {
+        knob: Knob,
+        value: u8,
+    },
+    Table {
+        ruleset: Ruleset,
+    },
+    Up {
+        dev: IfName,
+    },
+    Addr {
+        dev: IfName,
+        addr: IpNet,
+    },
+    /// An address whose prefix has a route of its own (`noprefixroute`).
+    Member {
+        dev: IfName,
+        addr: IpNet,
+    },
+    Neigh {
+        dev: IfName,
+        ip: IpAddr,
+        mac: Mac,
+    },
+    Fdb {
+        dev: IfName,
+        mac: Mac,
+        dst: IpAddr,
+    },
+    Flood {
+        dev: IfName,
+        dst: IpAddr,
+    },
+    Behind {
+        dev: IfName,
+        mac: Mac,
+    },
+    NextHop {
+        dev: IfName,
+        via: IpAddr,
+    },
     Route(Route),
 }
 
@@ -83,6 +121,8 @@ pub struct Route {
 pub enum Hop {
     /// The destination itself is on this link.
     Link(IfName),
+    /// The destination itself is on this link; what the host sends there comes from this address.
+    From(IfName, IpAddr),
     /// Through the nexthop object of that device and address.
     NextHop(IfName, IpAddr),
     /// Through a gateway written into the route itself (inside pods).
@@ -94,7 +134,10 @@ pub enum Hop {
 impl Hop {
     pub fn dev(&self) -> Option<&IfName> {
         match self {
-            Self::Link(dev) | Self::NextHop(dev, _) | Self::Gateway(dev, _) => Some(dev),
+            Self::Link(dev)
+            | Self::From(dev, _)
+            | Self::NextHop(dev, _)
+            | Self::Gateway(dev, _) => Some(dev),
             Self::Blackhole => None,
         }
     }
@@ -144,9 +187,11 @@ impl Object {
             Self::Sysctl { knob, .. } => Key::Sysctl(knob),
             Self::Table { .. } => Key::Table,
             Self::Up { dev } => Key::Up(dev),
-            Self::Addr { dev, addr } => Key::Addr(dev, addr),
+            Self::Addr { dev, addr } | Self::Member { dev, addr } => Key::Addr(dev, addr),
             Self::Neigh { dev, ip, .. } => Key::Neigh(dev, ip),
             Self::Fdb { dev, mac, .. } => Key::Fdb(dev, mac),
+            Self::Flood { dev, dst } => Key::Flood(dev, dst),
+            Self::Behind { dev, mac } => Key::Behind(dev, mac),
             Self::NextHop { dev, via } => Key::NextHop(dev, via),
             Self::Route(route) => Key::Route(route.dst),
         }
@@ -158,8 +203,11 @@ impl Object {
             Self::Link(Link { dev, .. })
             | Self::Up { dev }
             | Self::Addr { dev, .. }
+            | Self::Member { dev, .. }
             | Self::Neigh { dev, .. }
             | Self::Fdb { dev, .. }
+            | Self::Flood { dev, .. }
+            | Self::Behind { dev, .. }
             | Self::NextHop { dev, .. } => Some(dev),
             Self::Route(route) => route.to.dev(),
             Self::Sysctl { knob, .. } => knob.dev(),
@@ -174,9 +222,9 @@ impl Object {
             Self::Sysctl { .. } => 1,
             Self::Table { .. } => 2,
             Self::Up { .. } => 3,
-            Self::Addr { .. } => 4,
+            Self::Addr { .. } | Self::Member { .. } => 4,
             Self::Neigh { .. } => 5,
-            Self::Fdb { .. } => 6,
+            Self::Fdb { .. } | Self::Flood { .. } | Self::Behind { .. } => 6,
             Self::NextHop { .. } => 7,
             Self::Route(_) => 8,
         }
@@ -286,8 +334,11 @@ impl fmt::Display for Object {
             Self::Table { ruleset } => write!(f, "table inet weft {ruleset}"),
             Self::Up { dev } => write!(f, "link {dev} up"),
             Self::Addr { dev, addr } => write!(f, "addr {addr} dev {dev}"),
+            Self::Member { dev, addr } => write!(f, "addr {addr} dev {dev} noprefixroute"),
             Self::Neigh { dev, ip, mac } => write!(f, "neigh {ip} lladdr {mac} dev {dev}"),
             Self::Fdb { dev, mac, dst } => write!(f, "fdb {mac} dst {dst} dev {dev}"),
+            Self::Flood { dev, dst } => write!(f, "fdb 00:00:00:00:00:00 dst {dst} dev {dev}"),
+            Self::Behind { dev, mac } => write!(f, "fdb {mac} dev {dev} master static"),
             Self::NextHop { dev, via } => write!(f, "nexthop via {via} dev {dev}"),
             Self::Route(route) => route.fmt(f),
         }
@@ -314,6 +365,7 @@ impl fmt::Display for Route {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.to {
             Hop::Link(dev) => write!(f, "route {} dev {dev}", self.dst)?,
+            Hop::From(dev, src) => write!(f, "route {} dev {dev} src {src}", self.dst)?,
             Hop::NextHop(dev, via) | Hop::Gateway(dev, via) => {
                 write!(f, "route {} via {via} dev {dev}", self.dst)?;
             }
@@ -337,6 +389,8 @@ impl fmt::Display for Key {
             Self::Addr(dev, addr) => write!(f, "addr {addr} dev {dev}"),
             Self::Neigh(dev, ip) => write!(f, "neigh {ip} dev {dev}"),
             Self::Fdb(dev, mac) => write!(f, "fdb {mac} dev {dev}"),
+            Self::Flood(dev, dst) => write!(f, "fdb 00:00:00:00:00:00 dst {dst} dev {dev}"),
+            Self::Behind(dev, mac) => write!(f, "fdb {mac} dev {dev} master"),
             Self::NextHop(dev, via) => write!(f, "nexthop via {via} dev {dev}"),
             Self::Route(dst) => write!(f, "route {dst}"),
         }

@@ -74,14 +74,29 @@ pub(crate) fn create_pair(batch: &mut Batch, host: &Link, pod: &Link, netns: i32
     batch.end();
 }
 
-/// Lets a bridge's port send back what came by it: where br_netfilter is in force, a pod that
-/// reaches itself by a translated address is bridged, not routed (br_nf_pre_routing_finish). In a
-/// message of its own, since the kernel asks the master that the port had before it.
-pub(crate) fn reflect(batch: &mut Batch, dev: &IfName) {
+/// What a bridge's port is set to, by the kind of link that it is: attribute and value.
+///
+/// A pod's sends back what came by it: where br_netfilter is in force, a pod that reaches itself
+/// by a translated address is bridged, not routed (br_nf_pre_routing_finish). A tunnel's learns
+/// nothing, is not asked for addresses that are known, and passes nothing on to another tunnel's.
+pub(crate) fn port_settings(kind: &Kind) -> &'static [(u16, u8)] {
+    match kind {
+        Kind::Veth => &[(IFLA_BRPORT_MODE, 1)],
+        Kind::Vxlan { .. } => {
+            &[(IFLA_BRPORT_LEARNING, 0), (IFLA_BRPORT_NEIGH_SUPPRESS, 1), (IFLA_BRPORT_ISOLATED, 1)]
+        }
+        Kind::Bridge => &[],
+    }
+}
+
+/// In a message of its own, since the kernel asks the master that the port had before it.
+pub(crate) fn set_port(batch: &mut Batch, dev: &IfName, kind: &Kind) {
     batch.begin(RTM_NEWLINK, 0, &ifinfomsg(0, 0, 0)).attr_str(IFLA_IFNAME, dev.as_str());
     batch.nest(IFLA_LINKINFO, |batch| {
         batch.attr(IFLA_INFO_SLAVE_KIND, b"bridge").nest(IFLA_INFO_SLAVE_DATA, |batch| {
-            batch.attr_u8(IFLA_BRPORT_MODE, 1);
+            for (setting, value) in port_settings(kind) {
+                batch.attr_u8(*setting, *value);
+            }
         });
     });
     batch.end();
@@ -163,16 +178,18 @@ pub(crate) fn set_up(batch: &mut Batch, dev: &IfName, up: bool) {
         .end();
 }
 
-pub(crate) fn addr(batch: &mut Batch, add: bool, index: u32, addr: &IpNet) {
+/// `flags` beside those that every address of its family has.
+pub(crate) fn addr(batch: &mut Batch, add: bool, index: u32, addr: &IpNet, flags: u32) {
+    let more = flags | if addr.addr().is_ipv6() { IFA_F_NODAD } else { 0 };
     let ip = addr.addr();
-    let (kind, flags) =
+    let (kind, how) =
         if add { (RTM_NEWADDR, NLM_F_CREATE | NLM_F_REPLACE) } else { (RTM_DELADDR, 0) };
     batch
-        .begin(kind, flags, &ifaddrmsg(family(ip), addr.prefix_len(), index))
+        .begin(kind, how, &ifaddrmsg(family(ip), addr.prefix_len(), index))
         .attr_ip(IFA_LOCAL, ip)
         .attr_ip(IFA_ADDRESS, ip);
-    if add && ip.is_ipv6() {
-        batch.attr_u32(IFA_FLAGS, IFA_F_NODAD);
+    if add && more != 0 {
+        batch.attr_u32(IFA_FLAGS, more);
     }
     batch.end();
 }
@@ -202,6 +219,22 @@ pub(crate) fn fdb(batch: &mut Batch, index: u32, mac: &Mac, dst: Option<IpAddr>)
     batch.end();
 }
 
+/// One of several places for what no better place is known for (vxlan's entry of zeros).
+pub(crate) fn flood(batch: &mut Batch, add: bool, index: u32, dst: IpAddr) {
+    let (kind, flags) =
+        if add { (RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_APPEND) } else { (RTM_DELNEIGH, 0) };
+    let body = ndmsg(AF_BRIDGE, index, NUD_PERMANENT | NUD_NOARP, NTF_SELF);
+    batch.begin(kind, flags, &body).attr(NDA_LLADDR, &[0; 6]).attr_ip(NDA_DST, dst).end();
+}
+
+/// The port by which the bridge reaches a MAC. Permanent would mean the host itself.
+pub(crate) fn behind(batch: &mut Batch, add: bool, index: u32, mac: &Mac) {
+    let (kind, flags) =
+        if add { (RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE) } else { (RTM_DELNEIGH, 0) };
+    let body = ndmsg(AF_BRIDGE, index, NUD_NOARP, NTF_MASTER);
+    batch.begin(kind, flags, &body).attr(NDA_LLADDR, &mac.0).end();
+}
+
 /// A number that is new to us must be new to everybody: a stranger's is not taken over.
 pub(crate) fn nexthop(
     batch: &mut Batch,
@@ -229,7 +262,7 @@ pub(crate) fn route(batch: &mut Batch, route: &Route, through: u32) {
     let ip = route.dst.addr();
     let (kind, scope, flags) = match &route.to {
         Hop::Blackhole => (RTN_BLACKHOLE, 0, 0),
-        Hop::Link(_) => (RTN_UNICAST, RT_SCOPE_LINK, 0),
+        Hop::Link(_) | Hop::From(..) => (RTN_UNICAST, RT_SCOPE_LINK, 0),
         Hop::NextHop(..) => (RTN_UNICAST, 0, 0),
         Hop::Gateway(..) => (RTN_UNICAST, 0, RTNH_F_ONLINK),
     };
@@ -247,6 +280,9 @@ pub(crate) fn route(batch: &mut Batch, route: &Route, through: u32) {
         Hop::Blackhole => {}
         Hop::Link(_) => {
             batch.attr_u32(RTA_OIF, through);
+        }
+        Hop::From(_, src) => {
+            batch.attr_u32(RTA_OIF, through).attr_ip(RTA_PREFSRC, *src);
         }
         Hop::NextHop(..) => {
             batch.attr_u32(RTA_NH_ID, through);

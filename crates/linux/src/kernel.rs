@@ -70,6 +70,8 @@ pub(crate) type Unsigned = Arc<Mutex<BTreeSet<Deed>>>;
 pub(crate) enum Deed {
     /// An FDB entry written, with where it leads, or removed (`__vxlan_fdb_notify`).
     Fdb(u32, Mac, Option<IpAddr>),
+    /// A bridge's FDB entry written, or removed (`fdb_notify`).
+    Behind(u32, Mac, bool),
     /// A neighbour removed (`neigh_cleanup_and_release`).
     NeighGone(u32, IpAddr),
 }
@@ -205,8 +207,8 @@ impl Kernel {
             state.extend(link.ours.clone().map(Object::Link));
             state.extend(link.up.then(|| Object::Up { dev: dev.clone() }));
             let names: BTreeMap<u32, IfName> = [(link.index, dev.clone())].into();
-            let addrs = observe::addrs(socket)?.into_iter().filter(|(at, _)| *at == link.index);
-            state.extend(addrs.map(|(_, addr)| Object::Addr { dev: dev.clone(), addr }));
+            let addrs = observe::addrs(socket)?.into_iter().filter(|at| at.index == link.index);
+            state.extend(addrs.map(|addr| addr.object(dev)));
             state.extend(observe::neighbours(socket, &names)?);
             for route in observe::routes(socket, &names, &Hops::default())? {
                 if let Found::Ours(route) = route {
@@ -256,7 +258,7 @@ impl Kernel {
             let mut batch = socket.batch();
             encode::create_pair(&mut batch, host, pod, netns.as_fd().as_raw_fd(), master);
             if master != 0 {
-                encode::reflect(&mut batch, &host.dev);
+                encode::set_port(&mut batch, &host.dev, &host.kind);
             }
             socket.send(batch)
         });
@@ -342,10 +344,10 @@ fn observe_routing(socket: &mut socket::Link) -> io::Result<(Observed, Hops)> {
     let names: BTreeMap<u32, IfName> =
         observed.links.iter().map(|link| (link.index, link.dev.clone())).collect();
     let addrs = observe::addrs(socket)?;
-    let mut ours = BTreeMap::new();
+    let (mut ours, mut forwards) = (BTreeMap::new(), false);
     for link in &mut observed.links {
-        let own = addrs.iter().filter(|(index, _)| *index == link.index).map(|(_, addr)| *addr);
-        link.addrs = own.collect();
+        let own = || addrs.iter().filter(|addr| addr.index == link.index);
+        link.addrs = own().map(|addr| addr.addr).collect();
         if !link.dev.is_ours() {
             continue;
         }
@@ -355,21 +357,14 @@ fn observe_routing(socket: &mut socket::Link) -> io::Result<(Observed, Hops)> {
                 ours.insert(link.index, link.dev.clone());
                 observed.ours.extend(link.ours.clone().map(Object::Link));
                 observed.ours.extend(link.up.then(|| Object::Up { dev: link.dev.clone() }));
-                let addrs = link.addrs.iter();
-                observed
-                    .ours
-                    .extend(addrs.map(|addr| Object::Addr { dev: link.dev.clone(), addr: *addr }));
-                if link.kind == "vxlan" {
-                    match observe::fdb(socket, link.index, &link.dev) {
-                        Ok(entries) => observed.ours.extend(entries),
-                        // It went after it was listed; the next look finds it gone.
-                        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => {}
-                        Err(error) => return Err(error),
-                    }
-                }
+                observed.ours.extend(own().map(|addr| addr.object(&link.dev)));
+                forwards |= matches!(link.kind.as_str(), "vxlan" | "bridge");
             }
             _ => {}
         }
+    }
+    if forwards {
+        observed.ours.extend(observe::fdb(socket, &ours)?);
     }
     observed.ours.extend(observe::neighbours(socket, &ours)?);
     let hops = observe::hops(socket, &names)?;

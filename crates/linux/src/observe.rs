@@ -11,7 +11,7 @@ use weft_core::{
 };
 
 use crate::{
-    socket,
+    encode, socket,
     uapi::*,
     wire::{self, Message, u16_at, u32_at},
 };
@@ -101,7 +101,7 @@ pub(crate) fn link(message: &Message<'_>) -> Option<(HostLink, Option<u32>)> {
         ours: None,
     };
     let (mut mac, mut master, mut vxlan) = (Mac([0; 6]), None, None);
-    let mut reflects = false;
+    let mut port = &[][..];
     for (kind, value) in wire::attrs(message.body.get(16..)?) {
         match kind {
             IFLA_IFNAME => link.dev = wire::text(value).parse().ok()?,
@@ -114,10 +114,7 @@ pub(crate) fn link(message: &Message<'_>) -> Option<(HostLink, Option<u32>)> {
                     match kind {
                         IFLA_INFO_KIND => link.kind = wire::text(value),
                         IFLA_INFO_DATA => vxlan = vxlan_kind(value),
-                        IFLA_INFO_SLAVE_DATA => {
-                            let mut port = wire::attrs(value);
-                            reflects = port.any(|(k, v)| k == IFLA_BRPORT_MODE && v == [1]);
-                        }
+                        IFLA_INFO_SLAVE_DATA => port = value,
                         _ => {}
                     }
                 }
@@ -133,8 +130,11 @@ pub(crate) fn link(message: &Message<'_>) -> Option<(HostLink, Option<u32>)> {
     };
     let (dev, mtu) = (link.dev.clone(), Mtu::from_kernel(link.mtu));
     link.ours = kind.map(|kind| Link { dev, kind, mtu, mac, master: None });
-    // A port that does not send back is not yet the port that it should be.
-    Some((link, master.filter(|_| reflects)))
+    // A port that is set otherwise is not yet the port that it should be.
+    let settings = link.ours.as_ref().map_or(&[][..], |link| encode::port_settings(&link.kind));
+    let set = |of: &(u16, u8)| wire::attrs(port).any(|(k, v)| k == of.0 && v == [of.1]);
+    let as_it_should = settings.iter().all(set);
+    Some((link, master.filter(|_| as_it_should)))
 }
 
 fn vxlan_kind(data: &[u8]) -> Option<Kind> {
@@ -150,18 +150,33 @@ fn vxlan_kind(data: &[u8]) -> Option<Kind> {
     Some(Kind::Vxlan { vni: vni?, port, local: local? })
 }
 
-/// Addresses with the index of their link; IPv6 link-local ones left out.
-pub(crate) fn addrs(socket: &mut socket::Link) -> io::Result<Vec<(u32, IpNet)>> {
+/// An address, the number of its link, and whether its prefix has no route by it.
+pub(crate) struct Address {
+    pub(crate) index: u32,
+    pub(crate) addr: IpNet,
+    pub(crate) alone: bool,
+}
+
+impl Address {
+    pub(crate) fn object(&self, dev: &IfName) -> Object {
+        let (dev, addr) = (dev.clone(), self.addr);
+        if self.alone { Object::Member { dev, addr } } else { Object::Addr { dev, addr } }
+    }
+}
+
+/// Addresses; IPv6 link-local ones left out.
+pub(crate) fn addrs(socket: &mut socket::Link) -> io::Result<Vec<Address>> {
     socket.dump(
         RTM_GETADDR,
         &ifaddrmsg(0, 0, 0),
         |_| {},
         |message| {
             let (prefix, index) = (*message.body.get(1)?, u32_at(message.body, 4)?);
-            let mut addr = None;
+            let (mut addr, mut flags) = (None, 0);
             for (kind, value) in wire::attrs(message.body.get(8..)?) {
                 match kind {
                     IFA_LOCAL => addr = wire::ip(value),
+                    IFA_FLAGS => flags = u32_at(value, 0)?,
                     IFA_ADDRESS if addr.is_none() => addr = wire::ip(value),
                     _ => {}
                 }
@@ -170,7 +185,8 @@ pub(crate) fn addrs(socket: &mut socket::Link) -> io::Result<Vec<(u32, IpNet)>> 
             if link_local {
                 return None;
             }
-            Some((index, IpNet::new(addr?, prefix).ok()?))
+            let addr = IpNet::new(addr?, prefix).ok()?;
+            Some(Address { index, addr, alone: flags & IFA_F_NOPREFIXROUTE != 0 })
         },
     )
 }
@@ -199,25 +215,38 @@ pub(crate) fn neighbour(message: &Message<'_>, names: &BTreeMap<u32, IfName>) ->
     Some(Object::Neigh { dev: dev.clone(), ip: ip?, mac: mac? })
 }
 
-pub(crate) fn fdb(socket: &mut socket::Link, index: u32, dev: &IfName) -> io::Result<Vec<Object>> {
+/// Entries of tunnels and of bridges' ports, of links that `names` knows. What a bridge learnt is
+/// not among them, nor the group that a tunnel floods to by itself.
+pub(crate) fn fdb(
+    socket: &mut socket::Link,
+    names: &BTreeMap<u32, IfName>,
+) -> io::Result<Vec<Object>> {
     socket.dump(
         RTM_GETNEIGH,
-        &ndmsg(AF_BRIDGE, index, 0, 0),
+        &ndmsg(AF_BRIDGE, 0, 0, 0),
         |_| {},
         |message| {
-            if u32_at(message.body, 4)? != index {
-                return None;
-            }
-            let (mut dst, mut mac) = (None, None);
+            let dev = names.get(&u32_at(message.body, 4)?)?.clone();
+            let state = u16_at(message.body, 8)?;
+            let (mut dst, mut mac, mut bridged) = (None, None, false);
             for (kind, value) in wire::attrs(message.body.get(12..)?) {
                 match kind {
                     NDA_DST => dst = wire::ip(value),
                     NDA_LLADDR => mac = value.try_into().ok().map(Mac),
+                    NDA_MASTER => bridged = true,
                     _ => {}
                 }
             }
-            let mac = mac.filter(|mac| mac.0 != [0; 6])?;
-            Some(Object::Fdb { dev: dev.clone(), mac, dst: dst? })
+            let mac = mac?;
+            if bridged {
+                let fixed = state & NUD_NOARP != 0 && state & NUD_PERMANENT == 0;
+                return fixed.then_some(Object::Behind { dev, mac });
+            }
+            let dst = dst.filter(|dst| !dst.is_multicast() && state & NUD_PERMANENT != 0)?;
+            Some(match mac.0 {
+                [0, 0, 0, 0, 0, 0] => Object::Flood { dev, dst },
+                _ => Object::Fdb { dev, mac, dst },
+            })
         },
     )
 }
@@ -287,11 +316,13 @@ fn route(
     };
     let (mut dst, mut dev, mut via, mut metric, mut mtu, mut hop) =
         (any, None, None, 0, None, None);
+    let mut src = None;
     for (kind, value) in wire::attrs(message.body.get(12..)?) {
         match kind {
             RTA_DST => dst = wire::ip(value)?,
             RTA_OIF => dev = names.get(&u32_at(value, 0)?).cloned(),
             RTA_GATEWAY => via = wire::ip(value),
+            RTA_PREFSRC => src = wire::ip(value),
             RTA_VIA => via = wire::ip(value.get(2..)?),
             RTA_PRIORITY => metric = u32_at(value, 0)?,
             // Of several next hops (`struct rtnexthop`) the first names the device.
@@ -312,7 +343,10 @@ fn route(
         (RTN_BLACKHOLE, ..) => Hop::Blackhole,
         (_, Some(id), _) => hops.get(&id).map(|(dev, via)| Hop::NextHop(dev.clone(), *via))?,
         (_, None, Some(via)) => Hop::Gateway(dev?, via),
-        (_, None, None) => Hop::Link(dev?),
+        (_, None, None) => match src {
+            Some(src) => Hop::From(dev?, src),
+            None => Hop::Link(dev?),
+        },
     };
     Some(Found::Ours(Route { dst, to, mtu }))
 }

@@ -8,7 +8,7 @@ use std::{
 
 use weft_core::{
     mark,
-    name::IfName,
+    name::{IfName, Mac},
     plan::Change,
     state::{Hop, Key, Kind, Link, Object, Route},
 };
@@ -20,6 +20,7 @@ use crate::{
     nft::Nft,
     observe::{self, Hops, HostLink},
     socket,
+    uapi::IFA_F_NOPREFIXROUTE,
     wire::Batch,
 };
 
@@ -98,7 +99,11 @@ impl<'a> Writer<'a> {
             }
             Object::Addr { dev, addr } => {
                 let index = self.index(dev)?;
-                encode::addr(&mut self.batch, true, index, addr);
+                encode::addr(&mut self.batch, true, index, addr, 0);
+            }
+            Object::Member { dev, addr } => {
+                let index = self.index(dev)?;
+                encode::addr(&mut self.batch, true, index, addr, IFA_F_NOPREFIXROUTE);
             }
             Object::Neigh { dev, ip, mac } => {
                 let index = self.index(dev)?;
@@ -108,6 +113,16 @@ impl<'a> Writer<'a> {
                 let index = self.index(dev)?;
                 self.did(Deed::Fdb(index, *mac, Some(*dst)));
                 encode::fdb(&mut self.batch, index, mac, Some(*dst));
+            }
+            Object::Flood { dev, dst } => {
+                let index = self.index(dev)?;
+                self.did(Deed::Fdb(index, Mac([0; 6]), Some(*dst)));
+                encode::flood(&mut self.batch, true, index, *dst);
+            }
+            Object::Behind { dev, mac } => {
+                let index = self.index(dev)?;
+                self.did(Deed::Behind(index, *mac, true));
+                encode::behind(&mut self.batch, true, index, mac);
             }
             Object::NextHop { dev, via } => {
                 let index = self.index(dev)?;
@@ -154,7 +169,7 @@ impl<'a> Writer<'a> {
             }
         }
         if master != 0 {
-            encode::reflect(&mut self.batch, &link.dev);
+            encode::set_port(&mut self.batch, &link.dev, &link.kind);
         }
         Ok(())
     }
@@ -174,7 +189,7 @@ impl<'a> Writer<'a> {
             }
             Key::Addr(dev, addr) => {
                 if let Ok(index) = self.index(dev) {
-                    encode::addr(&mut self.batch, false, index, addr);
+                    encode::addr(&mut self.batch, false, index, addr, 0);
                 }
             }
             Key::Neigh(dev, ip) => {
@@ -187,6 +202,18 @@ impl<'a> Writer<'a> {
                 if let Ok(index) = self.index(dev) {
                     self.did(Deed::Fdb(index, *mac, None));
                     encode::fdb(&mut self.batch, index, mac, None);
+                }
+            }
+            Key::Flood(dev, dst) => {
+                if let Ok(index) = self.index(dev) {
+                    self.did(Deed::Fdb(index, Mac([0; 6]), None));
+                    encode::flood(&mut self.batch, false, index, *dst);
+                }
+            }
+            Key::Behind(dev, mac) => {
+                if let Ok(index) = self.index(dev) {
+                    self.did(Deed::Behind(index, *mac, false));
+                    encode::behind(&mut self.batch, false, index, mac);
                 }
             }
             Key::NextHop(dev, via) => {
@@ -230,7 +257,7 @@ impl<'a> Writer<'a> {
     fn through(&mut self, route: &Route) -> io::Result<u32> {
         match &route.to {
             Hop::Blackhole => Ok(0),
-            Hop::Link(dev) | Hop::Gateway(dev, _) => self.index(dev),
+            Hop::Link(dev) | Hop::From(dev, _) | Hop::Gateway(dev, _) => self.index(dev),
             Hop::NextHop(dev, via) => {
                 let id = self.hops.ids.get(&(dev.clone(), *via)).copied();
                 id.ok_or_else(|| io::Error::other("its nexthop object is not there"))

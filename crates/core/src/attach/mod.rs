@@ -37,8 +37,8 @@ pub trait Attaching {
     fn host_end(&self, pod: &Attachment, on: &Ground<'_>) -> Link;
     /// What the node's namespace should hold for this pod, the host's end included.
     fn outside(&self, pod: &Attachment, on: &Ground<'_>) -> State;
-    /// Where the pod's packets for other places go: next hop and its MAC.
-    fn gateway(&self, addr: IpAddr, on: &Ground<'_>) -> (IpAddr, Mac);
+    /// Where the pod's packets for other places go: next hop and its MAC. None: nowhere.
+    fn gateway(&self, addr: IpAddr, on: &Ground<'_>) -> Option<(IpAddr, Mac)>;
     /// The address as the pod holds it: with the prefix that is on-link for it.
     fn pod_addr(&self, addr: IpAddr, on: &Ground<'_>) -> IpNet;
     /// True if other pods can reach it without a route of the host: its link must go down at once
@@ -80,15 +80,63 @@ impl Attach {
         .into_iter()
         .collect();
         for addr in &pod.addrs {
-            let (gateway, mac) = self.kind().gateway(*addr, on);
-            state.put(Object::Addr { dev: dev.clone(), addr: self.kind().pod_addr(*addr, on) });
-            state.put(Object::Neigh { dev: dev.clone(), ip: gateway, mac });
-            state.extend(pod.routes_of(*addr, on.ranges).into_iter().map(|dst| {
-                let to = Hop::Gateway(dev.clone(), gateway);
+            let net = self.kind().pod_addr(*addr, on);
+            // A prefix that reaches over the tunnel says what may be sent there, and so is not
+            // left to the kernel.
+            state.put(if on.segment.is_wide() {
+                Object::Member { dev: dev.clone(), addr: net }
+            } else {
+                Object::Addr { dev: dev.clone(), addr: net }
+            });
+            let gateway = self.kind().gateway(*addr, on);
+            if let Some((ip, mac)) = gateway {
+                state.put(Object::Neigh { dev: dev.clone(), ip, mac });
+            }
+            let routes = self.routes(pod, *addr, on).into_iter();
+            state.extend(routes.map(|(dst, via)| {
+                let to = via
+                    .map_or_else(|| Hop::Link(dev.clone()), |via| Hop::Gateway(dev.clone(), via));
                 Object::Route(Route { dst, to, mtu: Some(on.send) })
             }));
         }
         state
+    }
+}
+
+impl Attach {
+    /// What the pod reaches by this link with its address, and through which next hop.
+    pub fn routes(
+        &self,
+        pod: &Attachment,
+        addr: IpAddr,
+        on: &Ground<'_>,
+    ) -> Vec<(IpNet, Option<IpAddr>)> {
+        let range = on.segment.is_wide().then(|| on.range_of(addr)).flatten();
+        let via = self.kind().gateway(addr, on).map(|(ip, _)| ip);
+        let through = via.into_iter().flat_map(|via| {
+            let dsts = pod.routes_of(addr, on.ranges).into_iter();
+            dsts.filter(|dst| Some(dst) != range).map(move |dst| (dst, Some(via)))
+        });
+        range.map(|range| (*range, None)).into_iter().chain(through).collect()
+    }
+}
+
+/// How far the link that a pod is on reaches, below the network layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Segment {
+    /// Over its own node.
+    Node,
+    /// Over all nodes: the whole range is on-link. With `host_access` the nodes are on it too, and
+    /// are the way to everything else.
+    Network { host_access: bool },
+}
+
+impl Segment {
+    pub fn is_wide(self) -> bool {
+        matches!(self, Self::Network { .. })
+    }
+    pub fn host_access(self) -> bool {
+        !matches!(self, Self::Network { host_access: false })
     }
 }
 
@@ -99,6 +147,7 @@ pub struct Ground<'a> {
     pub ranges: &'a [IpNet],
     /// This node's blocks in the network.
     pub blocks: &'a [IpNet],
+    pub segment: Segment,
     /// Largest packet that a pod may send.
     pub send: Mtu,
     /// Largest packet that a pod may be sent.
@@ -110,5 +159,9 @@ pub struct Ground<'a> {
 impl Ground<'_> {
     pub fn block_of(&self, addr: IpAddr) -> Option<&IpNet> {
         self.blocks.iter().find(|block| block.contains(&addr))
+    }
+
+    pub fn range_of(&self, addr: IpAddr) -> Option<&IpNet> {
+        self.ranges.iter().find(|range| range.contains(&addr))
     }
 }

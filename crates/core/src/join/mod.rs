@@ -3,6 +3,7 @@
 //! chosen in `paths/`, per peer.
 
 pub mod auto;
+pub mod bridged;
 pub mod hostgw;
 pub mod vxlan;
 
@@ -11,8 +12,9 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    attach::Ground,
     kind::kind_or_map,
-    name::{IfName, Mac, Mtu, NetworkName, NodeName, Vni},
+    name::{IfName, Mac, NetworkName, NodeName, Vni},
     paths::{Path, Refusal, Sender},
     state::{Object, State},
 };
@@ -24,6 +26,7 @@ pub enum Kind {
     Vxlan(vxlan::Vxlan),
     HostGw(hostgw::HostGw),
     Auto(auto::Auto),
+    VxlanBridged(bridged::Bridged),
 }
 kind_or_map!(Join, Kind);
 
@@ -44,6 +47,11 @@ pub trait Joining {
     fn vni(&self) -> Option<Vni> {
         None
     }
+
+    /// True if it makes one L2 domain of all nodes, which pods attach to by a bridge.
+    fn is_bridged(&self) -> bool {
+        false
+    }
 }
 
 impl Join {
@@ -52,6 +60,7 @@ impl Join {
             Kind::Vxlan(join) => join,
             Kind::HostGw(join) => join,
             Kind::Auto(join) => join,
+            Kind::VxlanBridged(join) => join,
         }
     }
     pub fn vni(&self) -> Option<Vni> {
@@ -74,6 +83,14 @@ pub struct Receiver<'a> {
 pub enum Way {
     Direct,
     Vxlan,
+    VxlanBridged,
+}
+
+impl Way {
+    /// Packets cross the underlay inside others.
+    pub fn is_tunnel(self) -> bool {
+        self != Self::Direct
+    }
 }
 
 /// One way in which a node can be reached, as it advertises it.
@@ -84,6 +101,8 @@ pub enum Receive {
     Direct { underlay: IpAddr },
     /// In UDP to a VTEP (RFC 7348).
     Vxlan { underlay: IpAddr, vni: Vni, port: u16, mac: Mac },
+    /// In UDP to a VTEP that is a port of the network's bridge. The MAC is the node's own there.
+    VxlanBridged { underlay: IpAddr, vni: Vni, port: u16, mac: Mac },
 }
 
 impl Receive {
@@ -91,12 +110,15 @@ impl Receive {
         match self {
             Self::Direct { .. } => Way::Direct,
             Self::Vxlan { .. } => Way::Vxlan,
+            Self::VxlanBridged { .. } => Way::VxlanBridged,
         }
     }
 
     pub fn underlay(&self) -> IpAddr {
         match self {
-            Self::Direct { underlay } | Self::Vxlan { underlay, .. } => *underlay,
+            Self::Direct { underlay }
+            | Self::Vxlan { underlay, .. }
+            | Self::VxlanBridged { underlay, .. } => *underlay,
         }
     }
 
@@ -104,17 +126,19 @@ impl Receive {
     pub fn port(&self) -> Option<u16> {
         match self {
             Self::Direct { .. } => None,
-            Self::Vxlan { port, .. } => Some(*port),
+            Self::Vxlan { port, .. } | Self::VxlanBridged { port, .. } => Some(*port),
         }
     }
 
     /// What a node must hold to be reached this way, and to send this way too.
-    /// `mtu` is the underlay device's; `addrs` are the tunnel's own addresses.
-    pub fn hold(&self, mtu: Mtu, addrs: &[IpAddr]) -> State {
+    pub fn hold(&self, on: &Ground<'_>) -> State {
         match self {
             Self::Direct { .. } => State::default(),
             Self::Vxlan { underlay, vni, port, mac } => {
-                vxlan::hold(*underlay, *vni, *port, *mac, mtu, addrs)
+                vxlan::hold((*underlay, *vni, *port, *mac), on)
+            }
+            Self::VxlanBridged { underlay, vni, port, mac } => {
+                bridged::hold((*underlay, *vni, *port, *mac), on)
             }
         }
     }
@@ -123,7 +147,9 @@ impl Receive {
     pub fn device(&self) -> Option<IfName> {
         match self {
             Self::Direct { .. } => None,
-            Self::Vxlan { underlay, vni, .. } => Some(vxlan::device(*vni, *underlay)),
+            Self::Vxlan { underlay, vni, .. } | Self::VxlanBridged { underlay, vni, .. } => {
+                Some(vxlan::device(*vni, *underlay))
+            }
         }
     }
 
@@ -138,14 +164,15 @@ impl Receive {
         match self {
             Self::Direct { .. } => hostgw::path(self, sender, peer, ipv4),
             Self::Vxlan { vni, .. } => vxlan::path(self, *vni, sender, peer, ipv4),
+            Self::VxlanBridged { vni, .. } => bridged::path(self, *vni, sender, peer, ipv4),
         }
     }
 
     /// Neighbour and FDB entries that a next hop by this way stands on.
     pub fn facts(&self, dev: &IfName, via: IpAddr) -> Option<[Object; 2]> {
         match self {
-            Self::Direct { .. } => None,
             Self::Vxlan { underlay, mac, .. } => Some(vxlan::facts(dev, via, *mac, *underlay)),
+            Self::Direct { .. } | Self::VxlanBridged { .. } => None,
         }
     }
 
@@ -158,6 +185,10 @@ impl Receive {
                 (
                     Self::Vxlan { vni, port, .. },
                     Self::Vxlan { vni: other_vni, port: other_port, .. },
+                )
+                | (
+                    Self::VxlanBridged { vni, port, .. },
+                    Self::VxlanBridged { vni: other_vni, port: other_port, .. },
                 ) => (vni, port) == (other_vni, other_port),
                 _ => false,
             }
@@ -168,6 +199,10 @@ impl Receive {
         let back = match self {
             Self::Direct { .. } => hostgw::HostGw {}.receives(me),
             Self::Vxlan { vni, port, .. } => vxlan::Vxlan { vni: *vni, port: *port }.receives(me),
+            Self::VxlanBridged { vni, port, .. } => {
+                let tunnel = vxlan::Vxlan { vni: *vni, port: *port };
+                bridged::Bridged { tunnel }.receives(me)
+            }
         };
         back.into_iter().find(|back| back.underlay().is_ipv4() == self.underlay().is_ipv4())
     }
@@ -178,6 +213,7 @@ impl std::fmt::Display for Way {
         f.pad(match self {
             Self::Direct => "direct",
             Self::Vxlan => "vxlan",
+            Self::VxlanBridged => "vxlan-bridged",
         })
     }
 }

@@ -56,8 +56,12 @@ pub struct Peer<'a> {
 }
 
 impl Peer<'_> {
+    pub fn block(&self, ipv4: bool) -> Option<&IpNet> {
+        self.blocks.iter().find(|block| block.addr().is_ipv4() == ipv4)
+    }
+
     pub fn tunnel_address(&self, ipv4: bool) -> Option<IpAddr> {
-        self.blocks.iter().find(|block| block.addr().is_ipv4() == ipv4).map(tunnel_address)
+        self.block(ipv4).map(tunnel_address)
     }
 }
 

@@ -120,7 +120,7 @@ async fn claim(agent: &Agent, of: &Missing) -> anyhow::Result<Pending> {
         shown.view.claims.keys().filter(|(of, _)| of == name).map(|(_, block)| *block).collect()
     };
     let free: Vec<IpNet> = candidates(*range, network.block_prefix(range), &agent.node)
-        .filter(|block| !taken.iter().any(|other| overlap(block, other)))
+        .filter(|block| !network.keeps(block) && !taken.iter().any(|other| overlap(block, other)))
         .take(TRIES_MAX)
         .collect();
     let claim = Claim {

@@ -77,6 +77,7 @@ pub(super) fn detach(agent: &Agent, id: &AttachmentId) -> Result<(), CniError> {
         refusals.into_iter().chain(agent.kernel.doom(std::slice::from_ref(&pod.host_end), down));
     fault::point("del.after-link");
     agent.doomed.ring(Reasons::OTHER);
+    agent.tell_residents();
     match refusals.into_iter().next() {
         Some(refusal) => Err(CniError::new(Code::Refused, "detach the pod", refusal.to_string())),
         None => Ok(()),

@@ -108,6 +108,7 @@ fn run(agent: &Agent) {
         let waiting = !memory.waiting.is_empty();
         publish(agent, &serving, &memory);
         agent.set_serving(serving);
+        agent.tell_residents();
         let longest = if clean && !waiting { LOOK_ANEW } else { RETRY };
         let gather = |why: Reasons| if why == Reasons::VIEW { GATHER_VIEW } else { GATHER };
         why = agent.wake.wait(longest, gather);
@@ -443,9 +444,10 @@ fn publish(agent: &Agent, serving: &Serving, memory: &Memory) {
     let stages = serving.networks.iter().map(|(name, net)| (name, &net.stage));
     let ack = acknowledged(&agent.node, &shown.view, stages);
     drop(shown);
-    let publication = Publication { record: Some(record), ack };
     agent.publication.send_if_modified(|known| {
-        let news = *known != publication;
+        let residents = std::mem::take(&mut known.residents);
+        let publication = Publication { record: Some(record), ack, residents };
+        let news = (&known.record, known.ack) != (&publication.record, ack);
         *known = publication;
         news
     });

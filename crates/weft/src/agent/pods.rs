@@ -1,7 +1,7 @@
 //! The CNI verbs. ADD writes the ledger first and answers last; DEL answers as soon as the pod can
 //! no longer be reached, and the link is freed behind (`reap.rs`).
 
-use std::sync::atomic::Ordering;
+use std::{net::IpAddr, sync::atomic::Ordering};
 
 use serde_json::{Map, Value};
 use weft_core::{
@@ -93,6 +93,7 @@ fn add(
         .map_err(|error| CniError::new(Code::Io, "write the ledger", error.to_string()))?;
     fault::point("add.after-commit");
     born.committed();
+    agent.tell_residents();
     if first {
         // The others are told that there are pods here.
         agent.wake.ring(Reasons::OTHER);
@@ -197,13 +198,12 @@ fn open(
         netns: call.netns.clone(),
         cookie,
         host_end: IfName::host_end(&id.cni, &id.container, id.ifname.as_str()),
-        mac: call
-            .mac
-            .unwrap_or_else(|| Mac::derived(&["pod", &id.cni, &id.container, id.ifname.as_str()])),
+        mac: call.mac.unwrap_or_else(|| mac_of(id, name, here, &addrs)),
         addrs,
-        default_route: !ledger.attachments().any(|other| {
-            other.cookie == cookie && other.default_route && other.phase != Phase::Doomed
-        }),
+        default_route: here.network.host_access
+            && !ledger.attachments().any(|other| {
+                other.cookie == cookie && other.default_route && other.phase != Phase::Doomed
+            }),
         pod: call.pod.clone(),
         extra: Map::new(),
     };
@@ -212,6 +212,15 @@ fn open(
         .map_err(|error| CniError::new(Code::Io, "write the ledger", error.to_string()))?;
     lease.addrs = None;
     Ok(attachment)
+}
+
+/// On a segment over all nodes it follows from the address: whoever has the address next has the
+/// MAC too, and what neighbours know stays true.
+fn mac_of(id: &AttachmentId, name: &NetworkName, here: &NetworkHere, addrs: &[IpAddr]) -> Mac {
+    match addrs.first().filter(|_| here.network.segment().is_wide()) {
+        Some(addr) => Mac::derived(&["pod", name.as_str(), &addr.to_string()]),
+        None => Mac::derived(&["pod", &id.cni, &id.container, id.ifname.as_str()]),
+    }
 }
 
 fn result(pod: &Attachment, ground: &Ground<'_>, link: &Link, call: &Call) -> AddResult {
@@ -226,15 +235,14 @@ fn result(pod: &Attachment, ground: &Ground<'_>, link: &Link, call: &Call) -> Ad
     };
     let ips = pod.addrs.iter().map(|addr| Ip {
         address: kind.pod_addr(*addr, ground),
-        gateway: Some(kind.gateway(*addr, ground).0),
+        gateway: kind.gateway(*addr, ground).map(|(ip, _)| ip),
         interface: Some(1),
         more: Map::new(),
     });
     let routes = pod.addrs.iter().flat_map(|addr| {
-        let gw = kind.gateway(*addr, ground).0;
         let mtu = Some(ground.send.get().into());
-        let out = move |dst| RouteOut { dst, gw: Some(gw), mtu, more: Map::new() };
-        pod.routes_of(*addr, ground.ranges).into_iter().map(out)
+        let out = move |(dst, gw)| RouteOut { dst, gw, mtu, more: Map::new() };
+        pod.attach.routes(pod, *addr, ground).into_iter().map(out)
     });
     let ours = AddResult {
         interfaces: vec![interface(&host, None), interface(link, Some(pod.netns.clone()))],
@@ -268,7 +276,7 @@ fn check(agent: &Agent, call: &Call, netns: Option<Netns>) -> Result<(), CniErro
     let served = here.served(&known.network);
     let ground = served.ground(&agent.node, &serving.host);
     if let Some(prev) = &call.prev {
-        let had = |addr: &std::net::IpAddr| prev.ips.iter().any(|ip| ip.address.addr() == *addr);
+        let had = |addr: &IpAddr| prev.ips.iter().any(|ip| ip.address.addr() == *addr);
         if let Some(addr) = known.addrs.iter().find(|addr| !had(addr)) {
             return Err(not("prevResult is not what ADD answered", format!("{addr} is not in it")));
         }

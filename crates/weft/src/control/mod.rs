@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use weft_core::{
     name::{NetworkName, NodeName},
     network::Network,
-    view::{Claim, ack_key, claim_key, network_key, node_key},
+    view::{Claim, ack_key, claim_key, network_key, node_key, residents_key},
 };
 
 use crate::{
@@ -154,6 +154,15 @@ fn check_network(
             network.attach
         );
         anyhow::ensure!(
+            !used || was.segment() == network.segment(),
+            "network {name} is joined by {}, hostAccess {}: what is on-link for pods that run can't \
+             change; make another network for join {}, hostAccess {}",
+            was.join,
+            was.host_access,
+            network.join,
+            network.host_access
+        );
+        anyhow::ensure!(
             !used
                 || (&was.ranges, was.block_prefix4, was.block_prefix6)
                     == (&network.ranges, network.block_prefix4, network.block_prefix6),
@@ -183,6 +192,7 @@ async fn delete_network(State(agent): Shared, Path(name): Path<String>) -> Respo
         let there = agent.store.delete(&network_key(&name)).await?;
         // One that died in between left blocks without a network.
         let freed = free(&agent, |network, _| *network == name).await?;
+        forget_residents(&agent, |network, _| *network == name).await?;
         Ok::<_, StoreError>(there || !freed.is_empty())
     };
     match deleted.await {
@@ -224,6 +234,22 @@ async fn free(
     Ok(freed)
 }
 
+/// Deletes the records of pods that are meant.
+async fn forget_residents(
+    agent: &Agent,
+    meant: impl Fn(&NetworkName, &NodeName) -> bool,
+) -> Result<(), StoreError> {
+    let keys: Vec<String> = {
+        let shown = agent.shown();
+        let all = shown.view.residents.keys().filter(|(network, node)| meant(network, node));
+        all.map(|(network, node)| residents_key(network, node)).collect()
+    };
+    for key in keys {
+        agent.store.delete(&key).await?;
+    }
+    Ok(())
+}
+
 /// Frees what a node that will not come back has claimed. Should it come back, it takes new blocks.
 async fn forget(State(agent): Shared, Path(name): Path<String>) -> Response {
     let name: NodeName = match name.parse() {
@@ -242,6 +268,7 @@ async fn forget(State(agent): Shared, Path(name): Path<String>) -> Response {
         // The record first: nobody sends there any more when the block may be claimed again.
         agent.store.delete(&node_key(&name)).await?;
         agent.store.delete(&ack_key(&name)).await?;
+        forget_residents(&agent, |_, node| *node == name).await?;
         free(&agent, |_, claim| claim.node == name).await
     };
     match forgotten.await {

@@ -45,9 +45,9 @@ impl Attaching for Veth {
         link.into_iter().chain(addrs).collect()
     }
 
-    fn gateway(&self, addr: IpAddr, _on: &Ground<'_>) -> (IpAddr, Mac) {
+    fn gateway(&self, addr: IpAddr, _on: &Ground<'_>) -> Option<(IpAddr, Mac)> {
         let gateway = if addr.is_ipv4() { GATEWAY4.into() } else { GATEWAY6.into() };
-        (gateway, HOST_MAC)
+        Some((gateway, HOST_MAC))
     }
 
     fn pod_addr(&self, addr: IpAddr, _on: &Ground<'_>) -> IpNet {

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Joining, Receive, Receiver, Way};
 use crate::{
+    attach::Ground,
     name::{IfName, Mac, Mtu, Vni},
     paths::{Path, Peer, Refusal, Sender},
     state::{Kind, Knob, Link, Object, State},
@@ -67,18 +68,26 @@ pub fn device(vni: Vni, underlay: IpAddr) -> IfName {
     IfName::new(&format!("weftx{family}-{vni}"))
 }
 
-pub fn hold(underlay: IpAddr, vni: Vni, port: u16, mac: Mac, mtu: Mtu, addrs: &[IpAddr]) -> State {
-    let dev = device(vni, underlay);
-    let link = Link {
-        dev: dev.clone(),
+/// A VTEP: its address on the underlay, VNI, port and own MAC.
+pub type Vtep = (IpAddr, Vni, u16, Mac);
+
+pub fn link((underlay, vni, port, mac): Vtep, wire: Mtu) -> Link {
+    Link {
+        dev: device(vni, underlay),
         kind: Kind::Vxlan { vni, port, local: underlay },
-        mtu: mtu.less(overhead(underlay)),
+        mtu: wire.less(overhead(underlay)),
         mac,
         master: None,
-    };
+    }
+}
+
+pub fn hold(vtep: Vtep, on: &Ground<'_>) -> State {
+    let link = link(vtep, on.wire);
+    let dev = link.dev.clone();
     // While a path changes, packets may come by another way than they go.
     let loose = Object::Sysctl { knob: Knob::RpFilter(dev.clone()), value: 2 };
-    let addrs = addrs.iter().map(|addr| Object::Addr { dev: dev.clone(), addr: (*addr).into() });
+    let addrs = on.blocks.iter().map(tunnel_address);
+    let addrs = addrs.map(|addr| Object::Addr { dev: dev.clone(), addr: addr.into() });
     [Object::Link(link), loose, Object::Up { dev: dev.clone() }].into_iter().chain(addrs).collect()
 }
 
