@@ -164,6 +164,33 @@ fn sabotage_hurts_a_bridge_and_is_healed_in_under_a_second() {
     );
 }
 
+#[test]
+fn sabotage_hurts_a_domain_and_is_healed_in_under_a_second() {
+    let flush = |flags: &str| {
+        format!(
+            "bridge fdb show dev weftx4-1 | grep -v 'master weftb-net permanent' |
+             while read mac rest
+             do bridge fdb del $mac dev weftx4-1 {flags} || true; done"
+        )
+    };
+    each_hurts(
+        "bridge",
+        "vxlan-bridged",
+        &[
+            (To::Pod4, "ip link del weftx4-1"),
+            (To::Pod6, "ip link set weftx4-1 down"),
+            (To::Pod4, "ip link set weftx4-1 nomaster"),
+            (To::Pod6, "ip link del weftb-net"),
+            (To::Pod4, "ip link set POD nomaster"),
+            (To::Pod4, &flush("self")),
+            (To::World, "ip -4 addr flush dev weftb-net"),
+            (To::World, "ip route flush proto 119"),
+            (To::World, "nft delete table inet weft"),
+            (To::Pod6, "ip link del POD"),
+        ],
+    );
+}
+
 fn pods_of(node: &Node) -> Vec<String> {
     pods(node).iter().map(|pod| pod["host_end"].as_str().unwrap().to_owned()).collect()
 }
