@@ -10,7 +10,7 @@ use crate::{
     join::Receive,
     name::{IfName, Mtu, NetworkName, NodeName},
     network::{Network, Untracked},
-    paths::Stage,
+    paths::{Nic, Stage},
     policy::{Rule, Ruleset},
     state::{Knob, Object, State},
 };
@@ -36,10 +36,12 @@ pub struct Host {
     pub bridge_calls: bool,
     /// The underlay device's MTU.
     pub wire: Option<Mtu>,
+    /// The underlay's devices and addresses.
+    pub nics: Vec<Nic>,
 }
 
 impl Served<'_> {
-    pub fn ground<'a>(&'a self, node: &'a NodeName, host: &Host) -> Ground<'a> {
+    pub fn ground<'a>(&'a self, node: &'a NodeName, host: &'a Host) -> Ground<'a> {
         Ground {
             node,
             network: self.name,
@@ -49,6 +51,7 @@ impl Served<'_> {
             send: self.stage.send,
             accept: self.stage.accept,
             wire: host.wire.unwrap_or(Mtu::ETHERNET),
+            nics: &host.nics,
         }
     }
 }

@@ -123,7 +123,8 @@ fn ends(choice: &PeerChoice) -> impl Iterator<Item = (IpAddr, Option<Mac>)> + '_
         let (mac, flood) = match &path.receive {
             Receive::Direct { .. } => (None, None),
             Receive::Vxlan { mac, .. } => (Some(*mac), None),
-            Receive::VxlanBridged { mac, underlay, .. } => (Some(*mac), Some(*underlay)),
+            Receive::VxlanBridged { mac, underlay, .. }
+            | Receive::VxlanGroup { mac, underlay, .. } => (Some(*mac), Some(*underlay)),
         };
         [(path.via, mac)].into_iter().chain(flood.map(|underlay| (underlay, None)))
     });

@@ -101,6 +101,8 @@ pub enum BadNetwork {
         "network {name}: {other} is the default network already; set its `default` to false first"
     )]
     TwoDefaults { name: NetworkName, other: NetworkName },
+    #[error("network {name}: join {join}: {why}")]
+    Join { name: NetworkName, join: Join, why: String },
     #[error(
         "network {0}: join vxlan-bridged is one bridge over all nodes and needs `attach: bridge`"
     )]
@@ -146,6 +148,11 @@ impl Network {
         }
     }
 
+    /// True if nodes must know the pods of the others: none is learnt, or nodes send there too.
+    pub fn tells_residents(&self) -> bool {
+        self.segment().is_wide() && (self.host_access || self.join.kind().group().is_none())
+    }
+
     /// True if no node may have the block: it has the address of a gateway that is on all nodes.
     pub fn keeps(&self, block: &IpNet) -> bool {
         let gateway = |range: &IpNet| block.contains(&first_of(range));
@@ -153,6 +160,10 @@ impl Network {
     }
 
     fn check_bridged(&self, name: &NetworkName) -> Result<(), BadNetwork> {
+        self.join.kind().check().map_err(|why| {
+            let (name, join) = (name.clone(), self.join.clone());
+            BadNetwork::Join { name, join, why }
+        })?;
         if !self.join.kind().is_bridged() {
             return if self.host_access {
                 Ok(())

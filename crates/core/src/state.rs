@@ -102,6 +102,16 @@ pub enum Kind {
         port: u16,
         local: IpAddr,
     },
+    /// One that floods to a multicast group and learns from what it hears.
+    VxlanGroup {
+        vni: Vni,
+        port: u16,
+        local: IpAddr,
+        group: IpAddr,
+        ttl: u8,
+        /// The device by which the group is joined.
+        lower: IfName,
+    },
     Bridge,
     /// One end of a pod's link. Only `attach` makes it, together with its other end.
     Veth,
@@ -356,6 +366,10 @@ impl fmt::Display for Kind {
             Self::Vxlan { vni, port, local } => {
                 write!(f, "vxlan id {vni} local {local} dstport {port}")
             }
+            Self::VxlanGroup { vni, port, local, group, ttl, lower } => write!(
+                f,
+                "vxlan id {vni} group {group} dev {lower} local {local} dstport {port} ttl {ttl}"
+            ),
             Self::Bridge => f.write_str("bridge"),
             Self::Veth => f.write_str("veth"),
         }

@@ -20,7 +20,8 @@ fn born(batch: &mut Batch, link: &Link) {
         .attr_u32(IFLA_GROUP, mark::LINK_GROUP);
 }
 
-pub(crate) fn create_link(batch: &mut Batch, link: &Link, master: u32) {
+/// `lower` is the number of the device by which a group is joined.
+pub(crate) fn create_link(batch: &mut Batch, link: &Link, master: u32, lower: u32) {
     batch.begin(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &ifinfomsg(0, 0, 0));
     born(batch, link);
     if master != 0 {
@@ -34,6 +35,19 @@ pub(crate) fn create_link(batch: &mut Batch, link: &Link, master: u32) {
                     .attr_ip(local_attr(*local), *local)
                     .attr_be16(IFLA_VXLAN_PORT, *port)
                     .attr_u8(IFLA_VXLAN_LEARNING, 0);
+            });
+        }
+        Kind::VxlanGroup { vni, port, local, group, ttl, .. } => {
+            let to = if group.is_ipv4() { IFLA_VXLAN_GROUP } else { IFLA_VXLAN_GROUP6 };
+            batch.attr(IFLA_INFO_KIND, b"vxlan").nest(IFLA_INFO_DATA, |batch| {
+                batch
+                    .attr_u32(IFLA_VXLAN_ID, vni.get())
+                    .attr_ip(to, *group)
+                    .attr_u32(IFLA_VXLAN_LINK, lower)
+                    .attr_u8(IFLA_VXLAN_TTL, *ttl)
+                    .attr_ip(local_attr(*local), *local)
+                    .attr_be16(IFLA_VXLAN_PORT, *port)
+                    .attr_u8(IFLA_VXLAN_LEARNING, 1);
             });
         }
         Kind::Bridge => {
@@ -77,13 +91,17 @@ pub(crate) fn create_pair(batch: &mut Batch, host: &Link, pod: &Link, netns: i32
 /// What a bridge's port is set to, by the kind of link that it is: attribute and value.
 ///
 /// A pod's sends back what came by it: where br_netfilter is in force, a pod that reaches itself
-/// by a translated address is bridged, not routed (br_nf_pre_routing_finish). A tunnel's learns
-/// nothing, is not asked for addresses that are known, and passes nothing on to another tunnel's.
+/// by a translated address is bridged, not routed (br_nf_pre_routing_finish). A tunnel's
+/// learns nothing unless it learns itself, is not asked for addresses that are known, and passes
+/// nothing on to another tunnel's.
 pub(crate) fn port_settings(kind: &Kind) -> &'static [(u16, u8)] {
     match kind {
         Kind::Veth => &[(IFLA_BRPORT_MODE, 1)],
         Kind::Vxlan { .. } => {
             &[(IFLA_BRPORT_LEARNING, 0), (IFLA_BRPORT_NEIGH_SUPPRESS, 1), (IFLA_BRPORT_ISOLATED, 1)]
+        }
+        Kind::VxlanGroup { .. } => {
+            &[(IFLA_BRPORT_LEARNING, 1), (IFLA_BRPORT_NEIGH_SUPPRESS, 1), (IFLA_BRPORT_ISOLATED, 1)]
         }
         Kind::Bridge => &[],
     }

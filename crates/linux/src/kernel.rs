@@ -132,7 +132,14 @@ impl Kernel {
         }
     }
 
-    fn with<T>(&self, work: impl FnOnce(&mut socket::Link) -> io::Result<T>) -> io::Result<T> {
+    pub(crate) fn netns(&self) -> &Netns {
+        &self.netns
+    }
+
+    pub(crate) fn with<T>(
+        &self,
+        work: impl FnOnce(&mut socket::Link) -> io::Result<T>,
+    ) -> io::Result<T> {
         let pooled = self.pool.lock().expect(POISONED).pop();
         let mut socket = match pooled {
             Some(socket) => socket,

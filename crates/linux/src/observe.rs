@@ -44,6 +44,9 @@ pub struct HostLink {
     pub ra_route: bool,
     #[serde(skip)]
     pub(crate) ours: Option<Link>,
+    /// The device that it stands on, by number.
+    #[serde(skip)]
+    lower: Option<u32>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -76,6 +79,11 @@ pub(crate) fn links(socket: &mut socket::Link) -> io::Result<Vec<HostLink>> {
     let names: BTreeMap<u32, IfName> =
         links.iter().map(|(link, _)| (link.index, link.dev.clone())).collect();
     let named = links.into_iter().map(|(mut link, master)| {
+        if let Some(Kind::VxlanGroup { lower, .. }) = link.ours.as_mut().map(|ours| &mut ours.kind)
+            && let Some(name) = link.lower.and_then(|index| names.get(&index))
+        {
+            lower.clone_from(name);
+        }
         if let Some(ours) = &mut link.ours {
             ours.master = master.and_then(|index| names.get(&index).cloned());
         }
@@ -99,6 +107,7 @@ pub(crate) fn link(message: &Message<'_>) -> Option<(HostLink, Option<u32>)> {
         default_route: false,
         ra_route: false,
         ours: None,
+        lower: None,
     };
     let (mut mac, mut master, mut vxlan) = (Mac([0; 6]), None, None);
     let mut port = &[][..];
@@ -113,7 +122,7 @@ pub(crate) fn link(message: &Message<'_>) -> Option<(HostLink, Option<u32>)> {
                 for (kind, value) in wire::attrs(value) {
                     match kind {
                         IFLA_INFO_KIND => link.kind = wire::text(value),
-                        IFLA_INFO_DATA => vxlan = vxlan_kind(value),
+                        IFLA_INFO_DATA => (vxlan, link.lower) = vxlan_kind(value),
                         IFLA_INFO_SLAVE_DATA => port = value,
                         _ => {}
                     }
@@ -137,17 +146,33 @@ pub(crate) fn link(message: &Message<'_>) -> Option<(HostLink, Option<u32>)> {
     Some((link, master.filter(|_| as_it_should)))
 }
 
-fn vxlan_kind(data: &[u8]) -> Option<Kind> {
-    let (mut vni, mut port, mut local) = (None, 0, None);
+/// What a VXLAN device is, and the number of the device that it stands on.
+fn vxlan_kind(data: &[u8]) -> (Option<Kind>, Option<u32>) {
+    let (mut vni, mut port, mut local) = (None, None, None);
+    let (mut group, mut ttl, mut lower) = (None, 0, None);
     for (kind, value) in wire::attrs(data) {
         match kind {
-            IFLA_VXLAN_ID => vni = Vni::try_from(u64::from(u32_at(value, 0)?)).ok(),
-            IFLA_VXLAN_PORT => port = u16::from_be(u16_at(value, 0)?),
+            IFLA_VXLAN_ID => {
+                vni = u32_at(value, 0).and_then(|vni| Vni::try_from(u64::from(vni)).ok())
+            }
+            IFLA_VXLAN_PORT => port = u16_at(value, 0).map(u16::from_be),
             IFLA_VXLAN_LOCAL | IFLA_VXLAN_LOCAL6 => local = wire::ip(value),
+            IFLA_VXLAN_GROUP | IFLA_VXLAN_GROUP6 => group = wire::ip(value),
+            IFLA_VXLAN_TTL => ttl = value.first().copied().unwrap_or(0),
+            IFLA_VXLAN_LINK => lower = u32_at(value, 0),
             _ => {}
         }
     }
-    Some(Kind::Vxlan { vni: vni?, port, local: local? })
+    let (Some(vni), Some(port), Some(local)) = (vni, port, local) else { return (None, lower) };
+    let kind = match group {
+        Some(group) => {
+            // Named once all links are known.
+            let lower = IfName::new("?");
+            Kind::VxlanGroup { vni, port, local, group, ttl, lower }
+        }
+        None => Kind::Vxlan { vni, port, local },
+    };
+    (Some(kind), lower)
 }
 
 /// An address, the number of its link, and whether its prefix has no route by it.

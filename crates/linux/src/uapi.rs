@@ -49,9 +49,13 @@ pub(crate) const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
 pub(crate) const IN6_ADDR_GEN_MODE_NONE: u8 = 1;
 pub(crate) const VETH_INFO_PEER: u16 = 1;
 pub(crate) const IFLA_VXLAN_ID: u16 = 1;
+pub(crate) const IFLA_VXLAN_GROUP: u16 = 2;
+pub(crate) const IFLA_VXLAN_LINK: u16 = 3;
 pub(crate) const IFLA_VXLAN_LOCAL: u16 = 4;
+pub(crate) const IFLA_VXLAN_TTL: u16 = 5;
 pub(crate) const IFLA_VXLAN_LEARNING: u16 = 7;
 pub(crate) const IFLA_VXLAN_PORT: u16 = 15;
+pub(crate) const IFLA_VXLAN_GROUP6: u16 = 16;
 pub(crate) const IFLA_VXLAN_LOCAL6: u16 = 17;
 
 pub(crate) const IFF_UP: u32 = 1;
@@ -65,6 +69,7 @@ pub(crate) const IFA_F_NOPREFIXROUTE: u32 = 0x200;
 
 pub(crate) const NDA_DST: u16 = 1;
 pub(crate) const NDA_LLADDR: u16 = 2;
+pub(crate) const NDA_CACHEINFO: u16 = 3;
 pub(crate) const NDA_MASTER: u16 = 9;
 pub(crate) const NUD_NOARP: u16 = 0x40;
 pub(crate) const NUD_PERMANENT: u16 = 0x80;

@@ -165,7 +165,13 @@ impl<'a> Writer<'a> {
             }
             Err(_) => {
                 self.moving.insert(link.dev.clone());
-                encode::create_link(&mut self.batch, link, master);
+                let lower = match &link.kind {
+                    Kind::VxlanGroup { lower, .. } => self.index(lower).map_err(|error| {
+                        io::Error::new(error.kind(), format!("device {lower}: {error}"))
+                    })?,
+                    _ => 0,
+                };
+                encode::create_link(&mut self.batch, link, master, lower);
             }
         }
         if master != 0 {

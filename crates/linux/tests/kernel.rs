@@ -62,7 +62,17 @@ fn domain() -> Vec<Object> {
     let (mtu, own) = (Mtu::try_from(1450).unwrap(), Mac([2, 0, 0, 0, 4, 9]));
     let link = Link { dev: dev.clone(), kind, mtu, mac: own, master: Some(bridge.clone()) };
     let dst = net("10.9.0.0/16");
+    let in_group = |vni: u64, local: &str, group: &str| {
+        let dev = IfName::new(&format!("weftx{}-g", if local.contains(':') { 6 } else { 4 }));
+        let (vni, lower) = (vni.try_into().unwrap(), IfName::new("eth0"));
+        let (local, group) = (ip(local), ip(group));
+        let kind = Kind::VxlanGroup { vni, port: 4789, local, group, ttl: 3, lower };
+        let (mac, master) = (Mac([2, 0, 0, 0, 5, 9]), Some(IfName::new("weftb-t")));
+        Object::Link(Link { dev, kind, mtu: Mtu::try_from(1430).unwrap(), mac, master })
+    };
     vec![
+        in_group(10, "192.0.2.1", "239.1.1.10"),
+        in_group(10, "2001:db8::1", "ff05::10"),
         Object::Link(link),
         Object::Up { dev: dev.clone() },
         Object::Member { dev: bridge.clone(), addr: net("10.9.0.1/16") },

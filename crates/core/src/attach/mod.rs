@@ -13,6 +13,7 @@ use crate::{
     attachment::Attachment,
     kind::kind_or_map,
     name::{IfName, Mac, Mtu, NetworkName, NodeName},
+    paths::Nic,
     state::{Hop, Link, Object, Route, State},
 };
 
@@ -154,6 +155,7 @@ pub struct Ground<'a> {
     pub accept: Mtu,
     /// The underlay device's MTU.
     pub wire: Mtu,
+    pub nics: &'a [Nic],
 }
 
 impl Ground<'_> {

@@ -11,6 +11,8 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+pub use bridged::Group;
+
 use crate::{
     attach::Ground,
     kind::kind_or_map,
@@ -45,6 +47,16 @@ pub trait Joining {
     fn order(&self) -> &'static [Way];
 
     fn vni(&self) -> Option<Vni> {
+        None
+    }
+
+    /// Checks its settings against each other.
+    fn check(&self) -> Result<(), String> {
+        Ok(())
+    }
+
+    /// The multicast group by which nodes find each other, where they do.
+    fn group(&self) -> Option<IpAddr> {
         None
     }
 
@@ -103,6 +115,8 @@ pub enum Receive {
     Vxlan { underlay: IpAddr, vni: Vni, port: u16, mac: Mac },
     /// In UDP to a VTEP that is a port of the network's bridge. The MAC is the node's own there.
     VxlanBridged { underlay: IpAddr, vni: Vni, port: u16, mac: Mac },
+    /// The same, where VTEPs find each other in a multicast group.
+    VxlanGroup { underlay: IpAddr, vni: Vni, port: u16, mac: Mac, group: Group },
 }
 
 impl Receive {
@@ -110,7 +124,7 @@ impl Receive {
         match self {
             Self::Direct { .. } => Way::Direct,
             Self::Vxlan { .. } => Way::Vxlan,
-            Self::VxlanBridged { .. } => Way::VxlanBridged,
+            Self::VxlanBridged { .. } | Self::VxlanGroup { .. } => Way::VxlanBridged,
         }
     }
 
@@ -118,7 +132,8 @@ impl Receive {
         match self {
             Self::Direct { underlay }
             | Self::Vxlan { underlay, .. }
-            | Self::VxlanBridged { underlay, .. } => *underlay,
+            | Self::VxlanBridged { underlay, .. }
+            | Self::VxlanGroup { underlay, .. } => *underlay,
         }
     }
 
@@ -126,7 +141,9 @@ impl Receive {
     pub fn port(&self) -> Option<u16> {
         match self {
             Self::Direct { .. } => None,
-            Self::Vxlan { port, .. } | Self::VxlanBridged { port, .. } => Some(*port),
+            Self::Vxlan { port, .. }
+            | Self::VxlanBridged { port, .. }
+            | Self::VxlanGroup { port, .. } => Some(*port),
         }
     }
 
@@ -138,7 +155,10 @@ impl Receive {
                 vxlan::hold((*underlay, *vni, *port, *mac), on)
             }
             Self::VxlanBridged { underlay, vni, port, mac } => {
-                bridged::hold((*underlay, *vni, *port, *mac), on)
+                bridged::hold((*underlay, *vni, *port, *mac), None, on)
+            }
+            Self::VxlanGroup { underlay, vni, port, mac, group } => {
+                bridged::hold((*underlay, *vni, *port, *mac), Some(group), on)
             }
         }
     }
@@ -147,9 +167,9 @@ impl Receive {
     pub fn device(&self) -> Option<IfName> {
         match self {
             Self::Direct { .. } => None,
-            Self::Vxlan { underlay, vni, .. } | Self::VxlanBridged { underlay, vni, .. } => {
-                Some(vxlan::device(*vni, *underlay))
-            }
+            Self::Vxlan { underlay, vni, .. }
+            | Self::VxlanBridged { underlay, vni, .. }
+            | Self::VxlanGroup { underlay, vni, .. } => Some(vxlan::device(*vni, *underlay)),
         }
     }
 
@@ -164,7 +184,9 @@ impl Receive {
         match self {
             Self::Direct { .. } => hostgw::path(self, sender, peer, ipv4),
             Self::Vxlan { vni, .. } => vxlan::path(self, *vni, sender, peer, ipv4),
-            Self::VxlanBridged { vni, .. } => bridged::path(self, *vni, sender, peer, ipv4),
+            Self::VxlanBridged { vni, .. } | Self::VxlanGroup { vni, .. } => {
+                bridged::path(self, *vni, sender, peer, ipv4)
+            }
         }
     }
 
@@ -172,7 +194,7 @@ impl Receive {
     pub fn facts(&self, dev: &IfName, via: IpAddr) -> Option<[Object; 2]> {
         match self {
             Self::Vxlan { underlay, mac, .. } => Some(vxlan::facts(dev, via, *mac, *underlay)),
-            Self::Direct { .. } | Self::VxlanBridged { .. } => None,
+            Self::Direct { .. } | Self::VxlanBridged { .. } | Self::VxlanGroup { .. } => None,
         }
     }
 
@@ -190,6 +212,10 @@ impl Receive {
                     Self::VxlanBridged { vni, port, .. },
                     Self::VxlanBridged { vni: other_vni, port: other_port, .. },
                 ) => (vni, port) == (other_vni, other_port),
+                (
+                    Self::VxlanGroup { vni, port, group, .. },
+                    Self::VxlanGroup { vni: other_vni, port: other_port, group: other, .. },
+                ) => (vni, port, group) == (other_vni, other_port, other),
                 _ => false,
             }
     }
@@ -200,8 +226,10 @@ impl Receive {
             Self::Direct { .. } => hostgw::HostGw {}.receives(me),
             Self::Vxlan { vni, port, .. } => vxlan::Vxlan { vni: *vni, port: *port }.receives(me),
             Self::VxlanBridged { vni, port, .. } => {
-                let tunnel = vxlan::Vxlan { vni: *vni, port: *port };
-                bridged::Bridged { tunnel }.receives(me)
+                bridged::Bridged::by_store(*vni, *port).receives(me)
+            }
+            Self::VxlanGroup { vni, port, group, .. } => {
+                bridged::Bridged::in_group(*vni, *port, group).receives(me)
             }
         };
         back.into_iter().find(|back| back.underlay().is_ipv4() == self.underlay().is_ipv4())

@@ -84,7 +84,7 @@ fn choice(receive: Receive, blocks: &[&str]) -> PeerChoice {
     let (dev, via): (_, IpAddr) = match &receive {
         Receive::Direct { underlay } => ("eth0", *underlay),
         Receive::Vxlan { .. } => ("weftx4-7", blocks[0].network()),
-        Receive::VxlanBridged { underlay, .. } => {
+        Receive::VxlanBridged { underlay, .. } | Receive::VxlanGroup { underlay, .. } => {
             let dev = if underlay.is_ipv4() { "weftx4-7" } else { "weftx6-7" };
             (dev, first_of(&blocks[0]))
         }

@@ -275,6 +275,7 @@ fn host(agent: &Agent, links: &[HostLink], nics: &[Nic]) -> Host {
         foreign_nat: agent.kernel.foreign_nat().unwrap_or(true),
         bridge_calls: Path::new("/proc/sys").join(Knob::BridgeCall4.path()).exists(),
         wire: nics.iter().map(|nic| nic.mtu).min(),
+        nics: nics.to_vec(),
     }
 }
 

@@ -96,7 +96,7 @@ impl Agent {
     /// Has the other nodes told which pods are here, in networks where they must know.
     pub(super) fn tell_residents(&self) {
         let serving = self.serving();
-        let wide = serving.networks.iter().filter(|(_, here)| here.network.segment().is_wide());
+        let wide = serving.networks.iter().filter(|(_, here)| here.network.tells_residents());
         let mut residents: BTreeMap<NetworkName, Vec<Resident>> =
             wide.map(|(name, _)| (name.clone(), Vec::new())).collect();
         self.publication.send_if_modified(|known| {

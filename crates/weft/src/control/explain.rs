@@ -6,9 +6,11 @@ use std::net::IpAddr;
 use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 use weft_core::{
+    attach::bridge,
     attachment::{Attachment, Phase},
     join::Receive,
-    name::NetworkName,
+    name::{IfName, Mac, NetworkName, NodeName, Vni},
+    paths::Path,
 };
 
 use crate::agent::{Agent, NetworkHere};
@@ -55,7 +57,17 @@ pub fn explain(agent: &Agent, from: &str, to: &str) -> anyhow::Result<Explained>
     )];
     hops.push(hop(format!("node {}", agent.node), format!("arrives on dev {}", pod.host_end)));
     let local = target.or_else(|| find(agent, &addr.to_string()));
+    let wide = here.network.segment();
     let (mtu, works) = match local {
+        Some(target) if wide.is_wide() => {
+            let port = format!("bridge port {}, lladdr {}", target.host_end, target.mac);
+            hops.push(hop(
+                format!("node {}", agent.node),
+                format!("{port}: the pod is on this node"),
+            ));
+            hops.push(hop(format!("pod {}", target.label()), "received"));
+            (Some(here.stage.accept.get()), true)
+        }
         Some(target) => {
             hops.push(hop(
                 format!("node {}", agent.node),
@@ -85,13 +97,20 @@ fn remote(
     });
     let Some((peer, block, choice)) = peer else {
         let inside = here.network.ranges.iter().any(|range| range.contains(&addr));
-        let text = if inside {
+        let text = if inside && here.network.segment().is_wide() {
+            format!(
+                "no node has a block of network {network} with {addr}: everybody on the segment is \
+                 asked, and nobody answers"
+            )
+        } else if !inside && !here.network.host_access {
+            format!("{addr} is outside network {network}, which has no way out (hostAccess: false)")
+        } else if inside {
             format!("no node has a block of network {network} with {addr}: the packet is dropped")
         } else {
             format!("{addr} is outside network {network}: by the host's routes, masqueraded")
         };
         hops.push(hop(node, text));
-        return (None, !inside);
+        return (None, !inside && here.network.host_access);
     };
     for (way, why) in &choice.refused {
         hops.push(hop(&node, format!("not {way} to {peer}: {why}")));
@@ -101,6 +120,9 @@ fn remote(
         return (None, false);
     };
     let first = if choice.refused.is_empty() { ", the first choice of the join" } else { "" };
+    if here.network.segment().is_wide() {
+        return bridged(agent, (network, here), (peer, path), addr, hops);
+    }
     hops.push(hop(
         &node,
         format!("route {block} via {} dev {} ({}{first})", path.via, path.dev, path.way()),
@@ -134,6 +156,63 @@ fn remote(
     ));
     hops.push(hop(format!("node {peer}"), format!("delivers to its pod {addr}")));
     (Some(path.mtu.get()), works)
+}
+
+/// On a segment over all nodes: by the bridge and its tunnel's FDB.
+fn bridged(
+    agent: &Agent,
+    (network, here): (&NetworkName, &NetworkHere),
+    (peer, path): (&NodeName, &Path),
+    addr: IpAddr,
+    hops: &mut Vec<Hop>,
+) -> (Option<u16>, bool) {
+    let (node, dev) = (format!("node {}", agent.node), &path.dev);
+    let underlay = path.receive.underlay();
+    let told = {
+        let shown = agent.shown();
+        let there = shown.view.residents.get(&(network.clone(), peer.clone()));
+        let pods = there.into_iter().flat_map(|(_, record)| &record.pods);
+        pods.clone().find(|pod| pod.addrs.contains(&addr)).map(|pod| pod.mac)
+    };
+    let group = here.network.join.kind().group();
+    let everybody = match group {
+        Some(group) => format!("to group {group}"),
+        None => "to every peer".into(),
+    };
+    let known = told.and_then(|mac| Some((mac, vtep(agent, dev, mac)?)));
+    let (text, works) = match (told, known) {
+        (_, Some((mac, vtep))) if vtep == underlay => {
+            (format!("fdb {mac} dev {dev} dst {vtep}: the kernel agrees"), true)
+        }
+        (_, Some((mac, vtep))) => {
+            (format!("but the kernel sends {mac} to {vtep} by dev {dev}"), false)
+        }
+        (Some(mac), None) if group.is_none() => {
+            (format!("but the kernel has no fdb entry of {mac}: the frame goes {everybody}"), true)
+        }
+        (_, None) => (format!("its MAC is not known yet: the frame goes {everybody}"), true),
+    };
+    let asked = told.map_or_else(
+        || format!("asks the segment for {addr}, {everybody}"),
+        |mac| format!("answers for {addr}: lladdr {mac}"),
+    );
+    hops.push(hop(&node, format!("bridge {} {asked}", bridge::device(network))));
+    hops.push(hop(&node, text));
+    let (vni, port) = (here.network.join.vni(), path.receive.port().unwrap_or(0));
+    let vni = vni.map_or(0, Vni::get);
+    hops.push(hop(
+        &node,
+        format!("vxlan id {vni} dstport {port} to {underlay}: {} bytes more", path.overhead),
+    ));
+    hops.push(hop(format!("node {peer}"), format!("receives {} at {underlay}", path.way())));
+    hops.push(hop(format!("node {peer}"), format!("its bridge has the pod {addr}")));
+    (Some(path.mtu.get()), works)
+}
+
+/// Where the kernel sends frames for a MAC, if it does not send them to all.
+fn vtep(agent: &Agent, dev: &IfName, mac: Mac) -> Option<IpAddr> {
+    let heard = agent.kernel.heard(dev).unwrap_or_default();
+    heard.into_iter().find(|heard| heard.mac == mac).map(|heard| heard.vtep)
 }
 
 /// By pod name (`namespace/name` or `name`), container or address.

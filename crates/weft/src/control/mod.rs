@@ -162,6 +162,12 @@ fn check_network(
             network.join,
             network.host_access
         );
+        let by_group = |network: &Network| network.join.kind().group().is_some();
+        anyhow::ensure!(
+            !used || by_group(was) == by_group(&network),
+            "network {name}: nodes that find each other by multicast don't hear those that do by the \
+             store; make another network for the other discovery"
+        );
         anyhow::ensure!(
             !used
                 || (&was.ranges, was.block_prefix4, was.block_prefix6)

@@ -89,7 +89,7 @@ pub fn status(agent: &Agent) -> Status {
         node: agent.node.clone(),
         version: env!("CARGO_PKG_VERSION").into(),
         converged: serving.converged,
-        problems: serving.problems.clone(),
+        problems: serving.problems.iter().cloned().chain(agent.unheard()).collect(),
         store: StoreStatus {
             synced: shown.synced,
             away: shown.away.clone(),

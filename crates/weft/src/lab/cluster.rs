@@ -79,6 +79,7 @@ impl Cluster {
         Ok(())
     }
 
+    /// `join` may end in `+multicast`: then nodes find each other in a group.
     pub fn network(&self, attach: &str, join: &str, number: u8) -> Value {
         let mut ranges = Vec::new();
         if self.plan.families.has(true, 2) {
@@ -87,11 +88,16 @@ impl Cluster {
         if self.plan.families.has(false, 2) {
             ranges.push(format!("fd00:{number}::/64"));
         }
-        let join = match join {
-            "host-gw" => json!({"kind": join}),
-            _ => json!({"kind": join, "vni": number}),
-        };
-        json!({"attach": attach, "join": join, "ranges": ranges})
+        let mut settings = json!({"kind": kind(join)});
+        if join != "host-gw" {
+            settings["vni"] = json!(number);
+        }
+        if join.ends_with("+multicast") {
+            let group = if self.plan.underlay.has(true, 2) { "239.1.1." } else { "ff05::" };
+            settings["discovery"] = json!("multicast");
+            settings["group"] = json!(format!("{group}{number}"));
+        }
+        json!({"attach": attach, "join": settings, "ranges": ranges})
     }
 
     pub fn apply(&self, name: &str, network: &Value) -> anyhow::Result<()> {
@@ -108,7 +114,7 @@ impl Cluster {
             let network = &status["networks"][name];
             status["converged"] == true
                 && network["blocks"].as_array().is_some_and(|own| own.len() >= self.families())
-                && network["join"] == join
+                && network["join"] == kind(join)
                 && network["peers"] == peers
                 && network["withdrawing"].as_array().is_some_and(Vec::is_empty)
         };
@@ -177,6 +183,11 @@ impl Cluster {
         let text = |of: &str| path.map_or("", |path| path[of].as_str().unwrap_or("")).to_owned();
         Ok((text("way"), text("why")))
     }
+}
+
+/// The kind of a join as the lab spells it.
+pub fn kind(join: &str) -> &str {
+    join.strip_suffix("+multicast").unwrap_or(join)
 }
 
 pub fn letter(n: usize) -> char {

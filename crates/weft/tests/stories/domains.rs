@@ -35,6 +35,8 @@ fn counted(node: &Node, name: &str) -> u64 {
 
 /// Frames inside the tunnel that ask everybody for a neighbour: after the UDP header and VXLAN's
 /// an Ethernet header follows, and in that ARP, or IPv6 with a neighbour solicitation.
+/// Frames inside the tunnel that are for one.
+const ONE: &str = "udp dport 4789 @th,135,1 0";
 const ASKS4: &str = "udp dport 4789 @th,128,48 0xffffffffffff @th,224,16 0x0806";
 const ASKS6: &str = "udp dport 4789 @th,128,16 0x3333 @th,560,8 135";
 
@@ -128,7 +130,8 @@ fn questions_for_known_pods_and_for_the_gateway_stay_on_their_node() {
     let ask = |what: &str| {
         count(node, "egress", "asks4", ASKS4);
         count(node, "egress", "asks6", ASKS6);
-        count(node, "egress", "tunnel", "udp dport 4789");
+        // What a pod says to many, such as which groups it joins, is not what this is about.
+        count(node, "egress", "tunnel", ONE);
         sh(&pods[0].netns, "ip neigh flush dev eth0");
         match what {
             "pod" => assert!(reaches(&pods[0], &pods[1])),
@@ -172,8 +175,7 @@ fn frames_for_a_pod_go_to_its_node_alone_and_a_pod_not_yet_known_is_reached_too(
     let (a, b, c) = (&site.nodes[0], &site.nodes[1], &site.nodes[2]);
     let (to, echo_port) = (pods[1].addr(true).unwrap(), 7);
     let send = || {
-        // What a pod says to many, such as which groups it joins, is not what this is about.
-        count(c, "ingress", "heard", "udp dport 4789 @th,135,1 0");
+        count(c, "ingress", "heard", ONE);
         let socket = pods[0].netns.run(|| UdpSocket::bind("0.0.0.0:0").unwrap()).unwrap();
         socket.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
         for n in 0..50u8 {
@@ -352,4 +354,245 @@ fn an_agent_that_died_leaves_the_segment_as_it_was() {
     let now = || sh(&node.netns, "ip -o link; bridge fdb; ip neigh show nud permanent; ip route");
     until("as it was", || now() == before);
     empty_plan(node);
+}
+
+const MULTICAST: &str = "vxlan-bridged+multicast";
+
+fn problems(node: &Node) -> String {
+    node.status().unwrap()["problems"].to_string()
+}
+
+fn no_problems(site: &Site) {
+    for node in &site.nodes {
+        node.wait_until("well", |node| Ok(node.status()?["problems"] == json!([]))).unwrap();
+    }
+}
+
+#[test]
+fn in_a_group_nodes_find_each_other_without_the_store_over_either_family() {
+    for (underlay, host_access, dev, peers) in [
+        (Families::Dual, true, "weftx4-1", ["192.0.2.2", "192.0.2.3"]),
+        (Families::V4, false, "weftx4-1", ["192.0.2.2", "192.0.2.3"]),
+        (Families::V6, false, "weftx6-1", ["2001:db8:1::2", "2001:db8:1::3"]),
+    ] {
+        let site = built(&Plan { underlay, ..plan(3) });
+        sh(site.wire.switch(0), "ip link set br0 type bridge mcast_snooping 0");
+        site.start().unwrap();
+        let mut network = site.network("bridge", MULTICAST, 1);
+        network["hostAccess"] = json!(host_access);
+        site.apply("net", &network).unwrap();
+        site.settled("net", MULTICAST).unwrap();
+        let (pods, _echo) = answering(&site);
+        no_problems(&site);
+        let node = &site.nodes[0];
+        let everybody = || {
+            for from in &pods {
+                for to in &pods {
+                    assert!(reaches(from, to), "{} to {}", from.name, to.name);
+                }
+            }
+        };
+        everybody();
+        for (pod, peer) in pods[1..].iter().zip(peers) {
+            let learnt = sh(&node.netns, &format!("bridge fdb show dev {dev}"));
+            assert!(learnt.contains(&format!("{} dst {peer} self", mac(pod))), "{learnt}");
+            let listed = format!("00:00:00:00:00:00 dst {peer}");
+            assert!(!learnt.contains(&listed), "no list of peers: {learnt}");
+        }
+        // Only where nodes send to pods themselves does the store say which pods there are.
+        assert_eq!(site.plan.dir.join("store/pods").exists(), host_access);
+        if host_access {
+            known_everywhere(&site, "net", &pods);
+            for ipv4 in [true, false] {
+                let there = pods[1].addr(ipv4).unwrap();
+                let own = seen_by(&node.netns, &pods[1].netns, there);
+                assert_eq!(seen_by(&pods[1].netns, &node.netns, own), there, "a node as itself");
+            }
+        }
+        site.nodes.iter().for_each(empty_plan);
+        // No agent, no store: and what was learnt is forgotten.
+        for node in &site.nodes {
+            node.kill().unwrap();
+            sh(&node.netns, &format!("ip link set {dev} down; ip link set {dev} up"));
+        }
+        for pod in &pods {
+            sh(&pod.netns, "ip neigh flush dev eth0");
+        }
+        everybody();
+    }
+}
+
+#[test]
+fn an_underlay_that_drops_multicast_is_found_and_never_called_well() {
+    let site = built(&plan(2));
+    let group = "ether daddr 01:00:5e:01:01:01 drop";
+    let forward = "type filter hook forward priority 0;";
+    sh(
+        site.wire.switch(0),
+        &format!(
+            "nft 'add table bridge t; add chain bridge t f {{ {forward} }}; add rule bridge t f {group}'"
+        ),
+    );
+    begin(&site, "bridge", MULTICAST);
+    let (a, b) = (&site.nodes[0], &site.nodes[1]);
+    let mut looks = 0;
+    a.wait_until("naming the group", |node| {
+        let status = node.status()?;
+        if !status["networks"]["net"].is_null() {
+            looks += 1;
+            assert_ne!(status["problems"], json!([]), "well before anybody was heard");
+        }
+        Ok(status["problems"].to_string().contains(
+            "no peer was heard in group 239.1.1.1 by dev weftx4-1, and the store lists node-b",
+        ))
+    })
+    .unwrap();
+    assert!(looks > 0);
+    site.settled("net", MULTICAST).unwrap();
+    let (pods, _echo) = answering(&site);
+    assert!(!reaches(&pods[0], &pods[1]), "nothing else carries it");
+    let said = problems(a);
+    assert!(said.contains("the underlay drops multicast to it"), "{said}");
+    sh(site.wire.switch(0), "nft delete table bridge t");
+    no_problems(&site);
+    assert!(reaches(&pods[0], &pods[1]));
+    // The other's record goes on being there; its voice does not.
+    b.kill().unwrap();
+    let silent = || problems(a).contains("no peer was heard in group 239.1.1.1");
+    until("heard no more", silent);
+    assert!(reaches(&pods[0], &pods[1]), "which is all that its agent's death costs");
+}
+
+#[test]
+fn a_peer_beyond_a_router_is_missed_by_name() {
+    let site = built(&Plan { topology: Topology::Routed, ..plan(3) });
+    begin(&site, "bridge", MULTICAST);
+    site.settled("net", MULTICAST).unwrap();
+    let said = "not heard in group 239.1.1.1 by dev weftx4-1: node-c; node-b was";
+    site.nodes[0].wait_until(said, |node| Ok(problems(node).contains(said))).unwrap();
+    until("alone", || problems(&site.nodes[2]).contains("the store lists node-a, node-b"));
+}
+
+#[test]
+fn alone_in_a_group_is_not_well() {
+    let site = built(&plan(1));
+    begin(&site, "bridge", MULTICAST);
+    site.settled("net", MULTICAST).unwrap();
+    assert!(problems(&site.nodes[0]).contains("no peer was heard in group 239.1.1.1"));
+    let mut network = site.network("bridge", MULTICAST, 2);
+    for (field, value, says) in [
+        ("group", json!("192.0.2.1"), "192.0.2.1 is not a multicast group"),
+        ("group", json!(null), "needs a `group`"),
+        ("ttl", json!(0), "ttl 0"),
+        ("ttl", json!(300), "u8"),
+        ("discovery", json!("store"), "are for discovery: multicast"),
+        ("discovery", json!("gossip"), "expected `store` or `multicast`"),
+    ] {
+        let was = std::mem::replace(&mut network["join"][field], value);
+        let said = site.apply("blue", &network).unwrap_err().to_string();
+        assert!(said.contains(says), "{said}");
+        network["join"][field] = was;
+    }
+    network["join"].as_object_mut().unwrap().remove("ttl");
+    network["join"]["device"] = json!("eth9");
+    site.apply("blue", &network).unwrap();
+    let says = "device eth9: No such device";
+    site.nodes[0].wait_until(says, |node| Ok(problems(node).contains(says))).unwrap();
+    network["join"]["device"] = json!("eth0");
+    network["join"]["ttl"] = json!(8);
+    site.apply("blue", &network).unwrap();
+    site.settled("blue", MULTICAST).unwrap();
+    let link = sh(&site.nodes[0].netns, "ip -d link show weftx4-2");
+    assert!(
+        link.contains("group 239.1.1.2 local 192.0.2.1 dev eth0") && link.contains("ttl 8 "),
+        "{link}"
+    );
+    let mut store = network.clone();
+    store["join"] = json!({"kind": "vxlan-bridged", "vni": 2});
+    let said = site.apply("blue", &store).unwrap_err().to_string();
+    assert!(said.contains("make another network for the other discovery"), "{said}");
+}
+
+/// What the records say of a frame's way is set beside what the kernel answers.
+#[test]
+fn the_way_of_a_frame_is_explained_and_a_kernel_that_differs_is_named() {
+    let (site, pods, _echo) = segment(2);
+    let node = &site.nodes[0];
+    let explain =
+        |to: &str| node.ask("GET", &format!("/v1/explain?from=a1&to={to}"), None).unwrap();
+    let (to, there) = (pods[1].addr(true).unwrap().to_string(), mac(&pods[1]));
+    let told = explain(&to);
+    assert_eq!((&told["works"], &told["mtu"]), (&json!(true), &json!(1450)), "{told}");
+    let hops = told["hops"].to_string();
+    for says in [
+        format!("bridge weftb-net answers for {to}: lladdr {there}"),
+        format!("fdb {there} dev weftx4-1 dst 192.0.2.2: the kernel agrees"),
+        "vxlan id 1 dstport 4789 to 192.0.2.2: 50 bytes more".into(),
+    ] {
+        assert!(hops.contains(&says), "{says} is not in {hops}");
+    }
+    assert!(explain("203.0.113.1")["hops"].to_string().contains("masqueraded"));
+    assert!(explain("10.1.0.77")["hops"].to_string().contains("nobody answers"));
+    node.signal(Signal::SIGSTOP).unwrap();
+    sh(&node.netns, &format!("bridge fdb replace {there} dev weftx4-1 dst 192.0.2.9 self"));
+    node.signal(Signal::SIGCONT).unwrap();
+    let paths = node.ask("GET", "/v1/paths", None).unwrap();
+    let path = "vxlan-bridged dev weftx4-1 via ";
+    assert!(paths[0]["path"].as_str().unwrap().starts_with(path), "{paths}");
+    empty_plan(node);
+}
+
+/// Another VNI, under traffic: each node holds both until nobody sends by the old one.
+#[test]
+fn another_vni_under_traffic_loses_nothing() {
+    let (site, pods, _echo) = segment(3);
+    let flows: Vec<Flow> = [(0, 1), (1, 2), (2, 0)]
+        .map(|(a, b)| Flow::start(FlowKind::Full, &pods[a], &pods[b], true).unwrap())
+        .into();
+    until("flowing", || flows.iter().all(|flow| flow.arrived() > 100));
+    let mut network = site.network("bridge", BRIDGED, 1);
+    network["join"]["vni"] = json!(77);
+    site.apply("net", &network).unwrap();
+    site.settled("net", BRIDGED).unwrap();
+    let (before, after) = (flows[0].arrived(), 100);
+    until("flowing on", || flows[0].arrived() > before + after);
+    for flow in flows {
+        let report = flow.stop();
+        assert!(report.sent > 200 && report.lost == 0 && report.resets == 0, "{report:?}");
+    }
+    assert!(sh(&site.nodes[0].netns, "ip -o link").contains("weftx4-77"));
+    assert!(!sh(&site.nodes[0].netns, "ip -o link").contains("weftx4-1:"));
+}
+
+/// The underlay shrinks and grows: pods do first, and last, and nothing is lost on the segment.
+#[test]
+fn a_segment_shrinks_and_grows_with_its_underlay() {
+    let (site, pods, _echo) = segment(2);
+    let flow = Flow::start(FlowKind::Full, &pods[0], &pods[1], true).unwrap();
+    until("flowing", || flow.arrived() > 50);
+    let pods_send = |inner: usize| {
+        let mut network = site.network("bridge", BRIDGED, 1);
+        network["mtu"] = json!(inner);
+        site.apply("net", &network).unwrap();
+        let route = format!("10.1.0.0/16 dev eth0 proto 119 scope link metric 119 mtu {inner}");
+        until("pods send as much", || {
+            pods.iter().all(|pod| sh(&pod.netns, "ip route").contains(&route))
+        });
+        site.settled("net", BRIDGED).unwrap();
+        assert_eq!(largest(&pods[0].netns, pods[1].addr(true).unwrap()), Some(inner));
+    };
+    let wire = |mtu: usize| {
+        for node in &site.nodes {
+            sh(&node.netns, &format!("ip link set eth0 mtu {mtu}"));
+        }
+    };
+    pods_send(1350);
+    wire(1400);
+    site.settled("net", BRIDGED).unwrap();
+    let tunnel = sh(&site.nodes[0].netns, "ip link show weftx4-1");
+    assert!(tunnel.contains("mtu 1350"), "{tunnel}");
+    wire(1500);
+    pods_send(1450);
+    let report = flow.stop();
+    assert!(report.lost == 0 && report.sent > 100, "{report:?}");
 }

@@ -191,6 +191,21 @@ fn sabotage_hurts_a_domain_and_is_healed_in_under_a_second() {
     );
 }
 
+#[test]
+fn sabotage_hurts_a_domain_in_a_group_and_is_healed_in_under_a_second() {
+    each_hurts(
+        "bridge",
+        "vxlan-bridged+multicast",
+        &[
+            (To::Pod4, "ip link del weftx4-1"),
+            (To::Pod6, "ip link set weftx4-1 down"),
+            (To::Pod6, "ip link set weftx4-1 nomaster"),
+            (To::Pod4, "ip link del weftb-net"),
+            (To::World, "ip -4 addr flush dev weftb-net"),
+        ],
+    );
+}
+
 fn pods_of(node: &Node) -> Vec<String> {
     pods(node).iter().map(|pod| pod["host_end"].as_str().unwrap().to_owned()).collect()
 }

@@ -1,10 +1,14 @@
 //! One L2 domain per VNI over all nodes (the bridge domain of RFC 7348, section 3): the network's
 //! bridge has a VXLAN port, and the whole range is on-link for every pod. Costs what `vxlan` costs.
 //!
-//! Nothing is learnt across the tunnel. What is for everybody is sent to each peer (head-end
+//! With `discovery: store` nothing is learnt across the tunnel. What is for everybody is sent to each peer (head-end
 //! replication); which node has which pod the store says, and then the bridge answers ARP and ND
 //! in the pod's stead and the packet goes to that node alone. A pod that the store does not know
 //! yet is reached too, by what is sent to everybody (decision 0009).
+//!
+//! With `discovery: multicast` the kernel joins a group, floods to it and learns from what it hears:
+//! between pods no store is asked. A node could not be answered so, since its MAC is that of every
+//! node, and for what nodes send to pods elsewhere, Services too, the store says who has which MAC.
 //!
 //! The gateway has one address and one MAC on all nodes, so a node can't be told from another by
 //! these. As itself it has the second address of its block, at the MAC of its VXLAN port: the
@@ -23,27 +27,84 @@ use crate::{
     attach::{Ground, bridge},
     name::{IfName, Mac, NetworkName, Vni},
     paths::{Path, Peer, Refusal, Sender},
-    state::{Link, Object, State},
+    state::{Kind, Link, Object, State},
     view::Resident,
 };
 
-/// Settings of the tunnel.
+/// Settings of the tunnel, and how nodes find each other.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bridged {
     #[serde(flatten)]
     pub tunnel: Vxlan,
+    /// `store`: which node has which pod is in the store. `multicast`: nodes send to a group what
+    /// is for everybody, and learn from what they hear.
+    #[serde(default)]
+    pub discovery: Discovery,
+    /// With `discovery: multicast`: the group, such as 239.1.1.7 or ff05::7; its family is that of
+    /// the underlay that is used.
+    #[serde(default)]
+    pub group: Option<IpAddr>,
+    /// How many routers a packet to the group may pass, and so the least that the underlay's
+    /// multicast routing asks for; 1 stays on the link.
+    #[serde(default)]
+    pub ttl: Option<u8>,
+    /// The device by which the group is joined, on every node; default: the underlay's.
+    #[serde(default)]
+    pub device: Option<IfName>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Discovery {
+    #[default]
+    Store,
+    Multicast,
+}
+
+/// A multicast group as one node joins it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Group {
+    pub addr: IpAddr,
+    pub ttl: u8,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<IfName>,
+}
+
+impl Bridged {
+    pub fn by_store(vni: Vni, port: u16) -> Self {
+        Self { tunnel: Vxlan { vni, port }, ..Self::default() }
+    }
+
+    pub fn in_group(vni: Vni, port: u16, group: &Group) -> Self {
+        Self {
+            discovery: Discovery::Multicast,
+            group: Some(group.addr),
+            ttl: Some(group.ttl),
+            device: group.device.clone(),
+            ..Self::by_store(vni, port)
+        }
+    }
+
+    fn joined(&self) -> Option<Group> {
+        let group = || self.group.filter(|_| self.discovery == Discovery::Multicast);
+        group().map(|addr| Group { addr, ttl: self.ttl.unwrap_or(1), device: self.device.clone() })
+    }
 }
 
 impl Joining for Bridged {
     fn receives(&self, me: &Receiver<'_>) -> Vec<Receive> {
         let tunnels = self.tunnel.receives(me).into_iter();
-        let bridged = |receive| match receive {
-            Receive::Vxlan { underlay, vni, port, mac } => {
-                Receive::VxlanBridged { underlay, vni, port, mac }
+        let bridged = |receive| match (receive, self.joined()) {
+            (Receive::Vxlan { underlay, vni, port, mac }, None) => {
+                Some(Receive::VxlanBridged { underlay, vni, port, mac })
             }
-            other => other,
+            (Receive::Vxlan { underlay, vni, port, mac }, Some(group)) => {
+                let same = underlay.is_ipv4() == group.addr.is_ipv4();
+                same.then_some(Receive::VxlanGroup { underlay, vni, port, mac, group })
+            }
+            _ => None,
         };
-        tunnels.map(bridged).collect()
+        tunnels.filter_map(bridged).collect()
     }
     fn order(&self) -> &'static [Way] {
         &[Way::VxlanBridged]
@@ -54,11 +115,41 @@ impl Joining for Bridged {
     fn is_bridged(&self) -> bool {
         true
     }
+    fn group(&self) -> Option<IpAddr> {
+        self.joined().map(|group| group.addr)
+    }
+    fn check(&self) -> Result<(), String> {
+        match (self.discovery, self.group) {
+            (Discovery::Multicast, None) => {
+                Err("discovery: multicast needs a `group`, such as 239.1.1.7 or ff05::7".into())
+            }
+            (Discovery::Multicast, Some(group)) if !group.is_multicast() => Err(format!(
+                "{group} is not a multicast group; use one of 239.0.0.0/8 or of ff05::/16"
+            )),
+            (Discovery::Multicast, Some(_)) if self.ttl == Some(0) => {
+                Err("ttl 0 lets no packet leave the node; use 1 to 255".into())
+            }
+            (Discovery::Store, _)
+                if self.group.is_some() || self.ttl.is_some() || self.device.is_some() =>
+            {
+                Err("`group`, `ttl` and `device` are for discovery: multicast".into())
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
-pub fn hold(vtep: Vtep, on: &Ground<'_>) -> State {
+pub fn hold(vtep: Vtep, group: Option<&Group>, on: &Ground<'_>) -> State {
     let master = Some(bridge::device(on.network));
-    let link = Link { master, ..vxlan::link(vtep, on.wire) };
+    let mut link = Link { master, ..vxlan::link(vtep, on.wire) };
+    if let Some(group) = group {
+        let (local, vni, port, _) = vtep;
+        let nic = on.nics.iter().find(|nic| nic.addr.addr() == local).map(|nic| nic.dev.clone());
+        // Without its device the group can't be joined; the address is about to go too.
+        let Some(lower) = group.device.clone().or(nic) else { return State::default() };
+        let (group, ttl) = (group.addr, group.ttl);
+        link.kind = Kind::VxlanGroup { vni, port, local, group, ttl, lower };
+    }
     let up = Object::Up { dev: link.dev.clone() };
     [Object::Link(link), up].into_iter().collect()
 }
@@ -96,27 +187,28 @@ impl Domain {
         path: &Path,
         blocks: impl Iterator<Item = &'a IpNet> + Clone,
     ) -> Vec<Object> {
-        let Receive::VxlanBridged { underlay, mac: vtep, .. } = path.receive else {
-            return Vec::new();
+        let (underlay, vtep, learns) = match path.receive {
+            Receive::VxlanBridged { underlay, mac, .. } => (underlay, mac, false),
+            Receive::VxlanGroup { underlay, mac, .. } => (underlay, mac, true),
+            _ => return Vec::new(),
         };
         let there = |mac: Mac| {
             let dev = path.dev.clone();
             [Object::Fdb { dev: dev.clone(), mac, dst: underlay }, Object::Behind { dev, mac }]
         };
         let known = |ip: IpAddr, mac: Mac| Object::Neigh { dev: self.bridge.clone(), ip, mac };
-        let mut objects = vec![Object::Flood { dev: path.dev.clone(), dst: underlay }];
+        let mut objects = Vec::new();
         if self.host_access {
             objects.extend(there(vtep));
             objects.extend(blocks.clone().map(|block| known(bridge::first_of(block), vtep)));
         }
-        for pod in &self.pods {
-            for addr in &pod.addrs {
-                if blocks.clone().any(|block| block.contains(addr)) {
-                    objects.push(known(*addr, pod.mac));
-                }
-            }
-            objects.extend(there(pod.mac));
+        if !learns {
+            objects.push(Object::Flood { dev: path.dev.clone(), dst: underlay });
+            objects.extend(self.pods.iter().flat_map(|pod| there(pod.mac)));
         }
+        let addrs = self.pods.iter().flat_map(|pod| pod.addrs.iter().map(|addr| (*addr, pod.mac)));
+        let of_blocks = addrs.filter(|(addr, _)| blocks.clone().any(|block| block.contains(addr)));
+        objects.extend(of_blocks.map(|(addr, mac)| known(addr, mac)));
         objects
     }
 }
