@@ -36,51 +36,23 @@ pub enum Key {
     Route(IpNet),
 }
 
+/// A member is an address whose prefix has a route of its own (`noprefixroute`). An anycast one is
+/// a member that other nodes have too: answered for, and never chosen to send from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "object")]
 pub enum Object {
     Link(Link),
-    Sysctl {
-        knob: Knob,
-        value: u8,
-    },
-    Table {
-        ruleset: Ruleset,
-    },
-    Up {
-        dev: IfName,
-    },
-    Addr {
-        dev: IfName,
-        addr: IpNet,
-    },
-    /// An address whose prefix has a route of its own (`noprefixroute`).
-    Member {
-        dev: IfName,
-        addr: IpNet,
-    },
-    Neigh {
-        dev: IfName,
-        ip: IpAddr,
-        mac: Mac,
-    },
-    Fdb {
-        dev: IfName,
-        mac: Mac,
-        dst: IpAddr,
-    },
-    Flood {
-        dev: IfName,
-        dst: IpAddr,
-    },
-    Behind {
-        dev: IfName,
-        mac: Mac,
-    },
-    NextHop {
-        dev: IfName,
-        via: IpAddr,
-    },
+    Sysctl { knob: Knob, value: u8 },
+    Table { ruleset: Ruleset },
+    Up { dev: IfName },
+    Addr { dev: IfName, addr: IpNet },
+    Member { dev: IfName, addr: IpNet },
+    Anycast { dev: IfName, addr: IpNet },
+    Neigh { dev: IfName, ip: IpAddr, mac: Mac },
+    Fdb { dev: IfName, mac: Mac, dst: IpAddr },
+    Flood { dev: IfName, dst: IpAddr },
+    Behind { dev: IfName, mac: Mac },
+    NextHop { dev: IfName, via: IpAddr },
     Route(Route),
 }
 
@@ -197,7 +169,9 @@ impl Object {
             Self::Sysctl { knob, .. } => Key::Sysctl(knob),
             Self::Table { .. } => Key::Table,
             Self::Up { dev } => Key::Up(dev),
-            Self::Addr { dev, addr } | Self::Member { dev, addr } => Key::Addr(dev, addr),
+            Self::Addr { dev, addr } | Self::Member { dev, addr } | Self::Anycast { dev, addr } => {
+                Key::Addr(dev, addr)
+            }
             Self::Neigh { dev, ip, .. } => Key::Neigh(dev, ip),
             Self::Fdb { dev, mac, .. } => Key::Fdb(dev, mac),
             Self::Flood { dev, dst } => Key::Flood(dev, dst),
@@ -214,6 +188,7 @@ impl Object {
             | Self::Up { dev }
             | Self::Addr { dev, .. }
             | Self::Member { dev, .. }
+            | Self::Anycast { dev, .. }
             | Self::Neigh { dev, .. }
             | Self::Fdb { dev, .. }
             | Self::Flood { dev, .. }
@@ -232,7 +207,7 @@ impl Object {
             Self::Sysctl { .. } => 1,
             Self::Table { .. } => 2,
             Self::Up { .. } => 3,
-            Self::Addr { .. } | Self::Member { .. } => 4,
+            Self::Addr { .. } | Self::Member { .. } | Self::Anycast { .. } => 4,
             Self::Neigh { .. } => 5,
             Self::Fdb { .. } | Self::Flood { .. } | Self::Behind { .. } => 6,
             Self::NextHop { .. } => 7,
@@ -345,6 +320,10 @@ impl fmt::Display for Object {
             Self::Up { dev } => write!(f, "link {dev} up"),
             Self::Addr { dev, addr } => write!(f, "addr {addr} dev {dev}"),
             Self::Member { dev, addr } => write!(f, "addr {addr} dev {dev} noprefixroute"),
+            Self::Anycast { dev, addr } => {
+                let shy = if addr.addr().is_ipv4() { "scope host" } else { "deprecated" };
+                write!(f, "addr {addr} dev {dev} noprefixroute {shy}")
+            }
             Self::Neigh { dev, ip, mac } => write!(f, "neigh {ip} lladdr {mac} dev {dev}"),
             Self::Fdb { dev, mac, dst } => write!(f, "fdb {mac} dst {dst} dev {dev}"),
             Self::Flood { dev, dst } => write!(f, "fdb 00:00:00:00:00:00 dst {dst} dev {dev}"),

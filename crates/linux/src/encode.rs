@@ -196,20 +196,48 @@ pub(crate) fn set_up(batch: &mut Batch, dev: &IfName, up: bool) {
         .end();
 }
 
-/// `flags` beside those that every address of its family has.
-pub(crate) fn addr(batch: &mut Batch, add: bool, index: u32, addr: &IpNet, flags: u32) {
-    let more = flags | if addr.addr().is_ipv6() { IFA_F_NODAD } else { 0 };
+/// How an address is held.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Hold {
+    Plain,
+    /// Its prefix has no route by it.
+    Member,
+    /// As that, and it is never chosen to send from: of the host's own scope (IPv4, which
+    /// inet_select_addr passes over), or no longer preferred (RFC 6724, rule 3).
+    Anycast,
+}
+
+pub(crate) fn addr(batch: &mut Batch, index: u32, addr: &IpNet, hold: Hold) {
     let ip = addr.addr();
-    let (kind, how) =
-        if add { (RTM_NEWADDR, NLM_F_CREATE | NLM_F_REPLACE) } else { (RTM_DELADDR, 0) };
+    let mut body = ifaddrmsg(family(ip), addr.prefix_len(), index);
+    if hold == Hold::Anycast && ip.is_ipv4() {
+        body[3] = RT_SCOPE_HOST;
+    }
     batch
-        .begin(kind, how, &ifaddrmsg(family(ip), addr.prefix_len(), index))
+        .begin(RTM_NEWADDR, NLM_F_CREATE | NLM_F_REPLACE, &body)
         .attr_ip(IFA_LOCAL, ip)
         .attr_ip(IFA_ADDRESS, ip);
-    if add && more != 0 {
-        batch.attr_u32(IFA_FLAGS, more);
+    let alone = if hold == Hold::Plain { 0 } else { IFA_F_NOPREFIXROUTE };
+    let flags = alone | if ip.is_ipv6() { IFA_F_NODAD } else { 0 };
+    if flags != 0 {
+        batch.attr_u32(IFA_FLAGS, flags);
+    }
+    if hold == Hold::Anycast && ip.is_ipv6() {
+        // `struct ifa_cacheinfo`: preferred for no time, valid for ever.
+        let mut lifetimes = [0; 16];
+        lifetimes[4..8].fill(0xff);
+        batch.attr(IFA_CACHEINFO, &lifetimes);
     }
     batch.end();
+}
+
+pub(crate) fn delete_addr(batch: &mut Batch, index: u32, addr: &IpNet) {
+    let ip = addr.addr();
+    batch
+        .begin(RTM_DELADDR, 0, &ifaddrmsg(family(ip), addr.prefix_len(), index))
+        .attr_ip(IFA_LOCAL, ip)
+        .attr_ip(IFA_ADDRESS, ip)
+        .end();
 }
 
 pub(crate) fn neigh(batch: &mut Batch, index: u32, ip: IpAddr, mac: Option<&Mac>) {

@@ -11,7 +11,8 @@ use weft_core::{
 };
 
 use crate::{
-    encode, socket,
+    encode::{self, Hold},
+    socket,
     uapi::*,
     wire::{self, Message, u16_at, u32_at},
 };
@@ -175,17 +176,21 @@ fn vxlan_kind(data: &[u8]) -> (Option<Kind>, Option<u32>) {
     (Some(kind), lower)
 }
 
-/// An address, the number of its link, and whether its prefix has no route by it.
+/// An address, the number of its link, and how it is held.
 pub(crate) struct Address {
     pub(crate) index: u32,
     pub(crate) addr: IpNet,
-    pub(crate) alone: bool,
+    hold: Hold,
 }
 
 impl Address {
     pub(crate) fn object(&self, dev: &IfName) -> Object {
         let (dev, addr) = (dev.clone(), self.addr);
-        if self.alone { Object::Member { dev, addr } } else { Object::Addr { dev, addr } }
+        match self.hold {
+            Hold::Plain => Object::Addr { dev, addr },
+            Hold::Member => Object::Member { dev, addr },
+            Hold::Anycast => Object::Anycast { dev, addr },
+        }
     }
 }
 
@@ -211,7 +216,14 @@ pub(crate) fn addrs(socket: &mut socket::Link) -> io::Result<Vec<Address>> {
                 return None;
             }
             let addr = IpNet::new(addr?, prefix).ok()?;
-            Some(Address { index, addr, alone: flags & IFA_F_NOPREFIXROUTE != 0 })
+            let shy = flags & IFA_F_DEPRECATED != 0
+                || addr.addr().is_ipv4() && message.body.get(3) == Some(&RT_SCOPE_HOST);
+            let hold = match (flags & IFA_F_NOPREFIXROUTE != 0, shy) {
+                (false, _) => Hold::Plain,
+                (true, false) => Hold::Member,
+                (true, true) => Hold::Anycast,
+            };
+            Some(Address { index, addr, hold })
         },
     )
 }

@@ -63,7 +63,9 @@ pub(crate) const IFF_LOOPBACK: u32 = 8;
 
 pub(crate) const IFA_ADDRESS: u16 = 1;
 pub(crate) const IFA_LOCAL: u16 = 2;
+pub(crate) const IFA_CACHEINFO: u16 = 6;
 pub(crate) const IFA_FLAGS: u16 = 8;
+pub(crate) const IFA_F_DEPRECATED: u32 = 0x20;
 pub(crate) const IFA_F_NODAD: u32 = 2;
 pub(crate) const IFA_F_NOPREFIXROUTE: u32 = 0x200;
 
@@ -91,6 +93,7 @@ pub(crate) const RTN_LOCAL: u8 = 2;
 pub(crate) const RTN_BLACKHOLE: u8 = 6;
 pub(crate) const RT_TABLE_MAIN: u8 = 254;
 pub(crate) const RT_SCOPE_LINK: u8 = 253;
+pub(crate) const RT_SCOPE_HOST: u8 = 254;
 pub(crate) const RTPROT_KERNEL: u8 = 2;
 pub(crate) const RTPROT_RA: u8 = 9;
 pub(crate) const RTNH_F_ONLINK: u32 = 4;

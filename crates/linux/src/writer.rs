@@ -6,6 +6,7 @@ use std::{
     fs, io,
 };
 
+use ipnet::IpNet;
 use weft_core::{
     mark,
     name::{IfName, Mac},
@@ -14,13 +15,12 @@ use weft_core::{
 };
 
 use crate::{
-    encode,
+    encode::{self, Hold},
     kernel::{Deed, Refusal, Unsigned},
     netns::Netns,
     nft::Nft,
     observe::{self, Hops, HostLink},
     socket,
-    uapi::IFA_F_NOPREFIXROUTE,
     wire::Batch,
 };
 
@@ -97,14 +97,9 @@ impl<'a> Writer<'a> {
                 self.flush();
                 return self.nft()?.replace(ruleset).map_err(io::Error::other);
             }
-            Object::Addr { dev, addr } => {
-                let index = self.index(dev)?;
-                encode::addr(&mut self.batch, true, index, addr, 0);
-            }
-            Object::Member { dev, addr } => {
-                let index = self.index(dev)?;
-                encode::addr(&mut self.batch, true, index, addr, IFA_F_NOPREFIXROUTE);
-            }
+            Object::Addr { dev, addr } => self.put_addr(dev, addr, Hold::Plain)?,
+            Object::Member { dev, addr } => self.put_addr(dev, addr, Hold::Member)?,
+            Object::Anycast { dev, addr } => self.put_addr(dev, addr, Hold::Anycast)?,
             Object::Neigh { dev, ip, mac } => {
                 let index = self.index(dev)?;
                 encode::neigh(&mut self.batch, index, *ip, Some(mac));
@@ -139,6 +134,16 @@ impl<'a> Writer<'a> {
 
     fn did(&self, deed: Deed) {
         self.place.unsigned.lock().expect("no code that holds this lock panics").insert(deed);
+    }
+
+    fn put_addr(&mut self, dev: &IfName, addr: &IpNet, hold: Hold) -> io::Result<()> {
+        let index = self.index(dev)?;
+        // One that is there keeps its scope when it is only replaced.
+        if hold == Hold::Anycast {
+            encode::delete_addr(&mut self.batch, index, addr);
+        }
+        encode::addr(&mut self.batch, index, addr, hold);
+        Ok(())
     }
 
     fn put_link(&mut self, link: &Link) -> io::Result<()> {
@@ -195,7 +200,7 @@ impl<'a> Writer<'a> {
             }
             Key::Addr(dev, addr) => {
                 if let Ok(index) = self.index(dev) {
-                    encode::addr(&mut self.batch, false, index, addr, 0);
+                    encode::delete_addr(&mut self.batch, index, addr);
                 }
             }
             Key::Neigh(dev, ip) => {
@@ -331,6 +336,10 @@ fn benign(change: &Change, errno: i32) -> bool {
         Change::Put(Object::Up { .. }) => errno == libc::EAFNOSUPPORT,
         // The number is a stranger's: the next look finds another.
         Change::Put(Object::NextHop { .. }) => false,
+        // It was not there to be deleted first.
+        Change::Put(Object::Anycast { .. }) => {
+            matches!(errno, libc::EEXIST | libc::EADDRNOTAVAIL)
+        }
         Change::Put(_) => errno == libc::EEXIST,
         Change::Recreate { .. } => errno == libc::ENODEV,
     }

@@ -75,8 +75,10 @@ fn domain() -> Vec<Object> {
         in_group(10, "2001:db8::1", "ff05::10"),
         Object::Link(link),
         Object::Up { dev: dev.clone() },
-        Object::Member { dev: bridge.clone(), addr: net("10.9.0.1/16") },
-        Object::Member { dev: bridge.clone(), addr: net("fd00:9::1/64") },
+        Object::Anycast { dev: bridge.clone(), addr: net("10.9.0.1/16") },
+        Object::Anycast { dev: bridge.clone(), addr: net("fd00:9::1/64") },
+        Object::Member { dev: bridge.clone(), addr: net("10.8.7.2/16") },
+        Object::Member { dev: bridge.clone(), addr: net("fd00:8::2/64") },
         Object::Addr { dev: bridge.clone(), addr: net("10.9.7.1/32") },
         Object::Neigh { dev: bridge.clone(), ip: ip("10.9.8.2"), mac },
         Object::Fdb { dev: dev.clone(), mac, dst: ip("192.0.2.8") },
@@ -159,6 +161,8 @@ fn a_port_of_a_domain_that_was_set_otherwise_is_set_again() {
             "bridge fdb del 00:00:00:00:00:00 dev weftx4-d dst 192.0.2.9 self",
             "bridge fdb append 00:00:00:00:00:00 dev weftx4-d dst 192.0.2.77 self",
             "ip addr del 10.9.0.1/16 dev weftb-t",
+            "ip addr del 10.9.0.1/16 dev weftb-t; ip addr add 10.9.0.1/16 dev weftb-t",
+            "ip addr change fd00:9::1/64 dev weftb-t preferred_lft forever noprefixroute",
         ] {
             sh(sabotage);
             let changes = plan(&desired, &observe(kernel, &desired));

@@ -34,8 +34,8 @@ fn every_model_reaches_everybody_and_no_change_loses_a_packet() {
         (result["runs"].as_array().unwrap(), result["switches"].as_array().unwrap());
     assert_eq!(
         (runs.len(), switches.len()),
-        (12, 12),
-        "2 attaches × 3 joins × 2 families; 2 × 6 changes"
+        (16, 12),
+        "(2 attaches × 3 joins + 2 domains) × 2 families; 2 × 6 changes"
     );
     assert!(runs.iter().all(|run| run["pairs"] == 30 && run["reached"] == 30));
     assert!(
@@ -48,7 +48,8 @@ fn every_model_reaches_everybody_and_no_change_loses_a_packet() {
 #[test]
 fn two_segments() {
     let result = guided(&["--topology", "routed", "--pods", "1"]);
-    assert_eq!(result["runs"].as_array().unwrap().len(), 8, "vxlan and auto; host-gw is refused");
+    let runs = result["runs"].as_array().unwrap().len();
+    assert_eq!(runs, 10, "vxlan, auto, a domain by the store; host-gw and multicast can't be");
 }
 
 /// `weft lab shell` whose shell reads what it should do from a pipe.

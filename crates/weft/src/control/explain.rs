@@ -56,7 +56,9 @@ pub fn explain(agent: &Agent, from: &str, to: &str) -> anyhow::Result<Explained>
         ),
     )];
     hops.push(hop(format!("node {}", agent.node), format!("arrives on dev {}", pod.host_end)));
-    let local = target.or_else(|| find(agent, &addr.to_string()));
+    let local = target.or_else(|| at(agent, &pod.network, addr));
+    // What has no host access shares addresses with others at most.
+    let local = local.filter(|to| to.network == pod.network || here.network.host_access);
     let wide = here.network.segment();
     let (mtu, works) = match local {
         Some(target) if wide.is_wide() => {
@@ -226,6 +228,16 @@ fn find(agent: &Agent, name: &str) -> Option<Attachment> {
                 || pod.addrs.iter().any(|addr| addr.to_string() == name))
     };
     ledger.attachments().find(is).cloned()
+}
+
+/// The pod that has the address: of the same network, or one that hosts route to.
+fn at(agent: &Agent, network: &NetworkName, addr: IpAddr) -> Option<Attachment> {
+    let ledger = agent.ledger();
+    let mut there = ledger
+        .attachments()
+        .filter(|pod| pod.phase == Phase::Attached && pod.addrs.contains(&addr));
+    let same = there.clone().find(|pod| pod.network == *network);
+    same.or_else(|| there.next()).cloned()
 }
 
 fn address(from: &Attachment, to: Option<&Attachment>, name: &str) -> anyhow::Result<IpAddr> {

@@ -168,7 +168,8 @@ pub fn ipam(agent: &Agent) -> Vec<Block> {
     let blocks = shown.view.claims.iter().map(|((network, block), claim)| {
         let ours = claim.node == agent.node;
         let held = || {
-            let addrs = ledger.attachments().flat_map(|pod| &pod.addrs);
+            let pods = ledger.attachments().filter(|pod| pod.network == *network);
+            let addrs = pods.flat_map(|pod| &pod.addrs);
             addrs.filter(|addr| block.contains(*addr)).count()
         };
         let size = || {

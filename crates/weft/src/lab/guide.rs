@@ -88,24 +88,63 @@ fn guided(plan: &Plan, show: &Show) -> anyhow::Result<Outcome> {
             }
             if !seen.contains(join) {
                 seen.push(*join);
-                runs.extend(measure(&cluster, show, &pods, attach, join)?);
+                runs.extend(measure(&cluster, show, &pods, attach, (attach, join))?);
             }
         }
         if plan.topology == Topology::Routed {
             refused(&cluster, show, attach, number)?;
         }
         drop(responders);
-        cluster.delete_pods(pods)?;
-        cluster.nodes[0].wait_until("free of pods", |node| Ok(node.status()?["pods"] == 0))?;
-        cluster.nodes[0].ask("DELETE", &format!("/v1/networks/{attach}"), None)?;
-        for node in &cluster.nodes {
-            node.wait_until("clean", |node| {
-                Ok(node.plan()?.is_empty() && weft_linux::rig::is_clean(&node.netns)?)
-            })?;
-        }
-        show.step("   pods and network deleted; every node's plan is empty, no link is left");
+        end(&cluster, show, attach, pods)?;
     }
+    domains(&cluster, show, &mut runs)?;
     Ok((runs, switches))
+}
+
+/// One L2 segment over all nodes, by the store and by multicast. Such a join stays what it is, since
+/// what pods have on-link can't change under them.
+fn domains(cluster: &Cluster, show: &Show, runs: &mut Vec<Value>) -> anyhow::Result<()> {
+    let segment = cluster.plan.topology == Topology::Segment;
+    for (name, join, number) in
+        [("domain", "vxlan-bridged", 3), ("domain-group", "vxlan-bridged+multicast", 4)]
+    {
+        if join.ends_with("+multicast") && !segment {
+            show.step("\n== vxlan-bridged by multicast: left out, the router passes no multicast");
+            continue;
+        }
+        show.step(&format!("\n== attach bridge: network {name}, join {join}"));
+        cluster.apply(name, &cluster.network("bridge", join, number))?;
+        cluster.settled(name, join)?;
+        let pods = cluster.add_pods(name, "")?;
+        show.step(&format!("   {} pods attached, the whole range on-link for each", pods.len()));
+        let responders: Vec<Responder> =
+            pods.iter().map(Responder::start).collect::<Result<_, _>>()?;
+        for node in &cluster.nodes {
+            node.wait_until("well", |node| Ok(node.status()?["problems"] == json!([])))?;
+        }
+        runs.extend(measure(cluster, show, &pods, name, ("bridge", join))?);
+        drop(responders);
+        end(cluster, show, name, pods)?;
+    }
+    Ok(())
+}
+
+fn end(cluster: &Cluster, show: &Show, network: &str, pods: Vec<Pod>) -> anyhow::Result<()> {
+    cluster.delete_pods(pods)?;
+    for node in &cluster.nodes {
+        node.wait_until("free of pods", |node| Ok(node.status()?["pods"] == 0))?;
+    }
+    // The others' records say so a moment later.
+    cluster.nodes[0].wait_until("rid of the network", |node| {
+        Ok(node.ask("DELETE", &format!("/v1/networks/{network}"), None).is_ok())
+    })?;
+    for node in &cluster.nodes {
+        node.wait_until("clean", |node| {
+            Ok(node.plan()?.is_empty() && weft_linux::rig::is_clean(&node.netns)?)
+        })?;
+    }
+    show.step("   pods and network deleted; every node's plan is empty, no link is left");
+    Ok(())
 }
 
 /// Who reaches whom, over which path, how fast and how large.
@@ -113,8 +152,8 @@ fn measure(
     cluster: &Cluster,
     show: &Show,
     pods: &[Pod],
-    attach: &str,
-    join: &str,
+    network: &str,
+    (attach, join): (&str, &str),
 ) -> anyhow::Result<Vec<Value>> {
     let mut runs = Vec::new();
     let mut rows = Vec::new();
@@ -134,7 +173,7 @@ fn measure(
                 let first =
                     from.name.ends_with('1') && (to.name.ends_with('1') || from.node == to.node);
                 if first || time.is_none() || mtu.is_none() {
-                    let (way, _) = cluster.way(&from.node, &to.node, attach, ipv4)?;
+                    let (way, _) = cluster.way(&from.node, &to.node, network, ipv4)?;
                     let time =
                         time.map_or("none".into(), |time| format!("{} µs", time.as_micros()));
                     let mtu = mtu.map_or("none".into(), |mtu| mtu.to_string());

@@ -97,7 +97,7 @@ fn on_all_nodes(dev: &IfName, on: &Ground<'_>) -> Vec<Object> {
     let mut objects = Vec::new();
     for range in on.ranges {
         let addr = IpNet::new(first_of(range), range.prefix_len()).unwrap_or(*range);
-        objects.push(Object::Member { dev: dev.clone(), addr });
+        objects.push(Object::Anycast { dev: dev.clone(), addr });
         let own = on.blocks.iter().filter(|block| range.contains(*block)).map(first_of);
         let own: Vec<IpAddr> = own.collect();
         objects
