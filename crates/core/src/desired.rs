@@ -52,6 +52,13 @@ impl Served<'_> {
             accept: self.stage.accept,
             wire: host.wire.unwrap_or(Mtu::ETHERNET),
             nics: &host.nics,
+            answers: self
+                .stage
+                .hold
+                .iter()
+                .filter(|held| matches!(held, Receive::VxlanLearnt { .. }))
+                .filter_map(Receive::device)
+                .collect(),
         }
     }
 }
@@ -74,7 +81,7 @@ pub fn node<'a>(
         state.extend(network.stage.choices.values().flat_map(|peer| peer.objects()));
         let ours = pods.clone().filter(|pod| pod.network == *network.name);
         for pod in ours.filter(|pod| pod.phase == Phase::Attached) {
-            state.merge(pod.attach.kind().outside(pod, &ground));
+            state.merge(pod.attach.outside(pod, &ground));
         }
     }
     state.extend(sysctls(host, served));

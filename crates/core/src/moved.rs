@@ -121,7 +121,7 @@ impl Marks {
 fn ends(choice: &PeerChoice) -> impl Iterator<Item = (IpAddr, Option<Mac>)> + '_ {
     let paths = choice.each().filter_map(|(_, choice)| choice.path.as_ref()).flat_map(|path| {
         let (mac, flood) = match &path.receive {
-            Receive::Direct { .. } => (None, None),
+            Receive::Direct { .. } | Receive::VxlanLearnt { .. } => (None, None),
             Receive::Vxlan { mac, .. } => (Some(*mac), None),
             Receive::VxlanBridged { mac, underlay, .. }
             | Receive::VxlanGroup { mac, underlay, .. } => (Some(*mac), Some(*underlay)),

@@ -26,6 +26,8 @@ pub enum Key {
     Up(IfName),
     Addr(IfName, IpNet),
     Neigh(IfName, IpAddr),
+    /// An address that the node answers ARP or ND for on this link, in another's stead.
+    Proxy(IfName, IpAddr),
     Fdb(IfName, Mac),
     /// Where a tunnel sends what it knows no better place for; one of several.
     Flood(IfName, IpAddr),
@@ -49,6 +51,7 @@ pub enum Object {
     Member { dev: IfName, addr: IpNet },
     Anycast { dev: IfName, addr: IpNet },
     Neigh { dev: IfName, ip: IpAddr, mac: Mac },
+    Proxy { dev: IfName, ip: IpAddr },
     Fdb { dev: IfName, mac: Mac, dst: IpAddr },
     Flood { dev: IfName, dst: IpAddr },
     Behind { dev: IfName, mac: Mac },
@@ -133,6 +136,9 @@ impl Hop {
 pub enum Knob {
     AcceptRa(IfName),
     RpFilter(IfName),
+    ProxyNdp(IfName),
+    ProxyDelay4(IfName),
+    ProxyDelay6(IfName),
     Forward4,
     Forward6,
     /// What passes a bridge passes the rules of IPv4 too (br_netfilter).
@@ -146,6 +152,9 @@ impl Knob {
         match self {
             Self::AcceptRa(dev) => format!("net/ipv6/conf/{dev}/accept_ra"),
             Self::RpFilter(dev) => format!("net/ipv4/conf/{dev}/rp_filter"),
+            Self::ProxyNdp(dev) => format!("net/ipv6/conf/{dev}/proxy_ndp"),
+            Self::ProxyDelay4(dev) => format!("net/ipv4/neigh/{dev}/proxy_delay"),
+            Self::ProxyDelay6(dev) => format!("net/ipv6/neigh/{dev}/proxy_delay"),
             Self::Forward4 => "net/ipv4/ip_forward".into(),
             Self::Forward6 => "net/ipv6/conf/all/forwarding".into(),
             Self::BridgeCall4 => "net/bridge/bridge-nf-call-iptables".into(),
@@ -156,7 +165,11 @@ impl Knob {
     /// The interface whose knob it is.
     pub fn dev(&self) -> Option<&IfName> {
         match self {
-            Self::AcceptRa(dev) | Self::RpFilter(dev) => Some(dev),
+            Self::AcceptRa(dev)
+            | Self::RpFilter(dev)
+            | Self::ProxyNdp(dev)
+            | Self::ProxyDelay4(dev)
+            | Self::ProxyDelay6(dev) => Some(dev),
             Self::Forward4 | Self::Forward6 | Self::BridgeCall4 | Self::BridgeCall6 => None,
         }
     }
@@ -173,6 +186,7 @@ impl Object {
                 Key::Addr(dev, addr)
             }
             Self::Neigh { dev, ip, .. } => Key::Neigh(dev, ip),
+            Self::Proxy { dev, ip } => Key::Proxy(dev, ip),
             Self::Fdb { dev, mac, .. } => Key::Fdb(dev, mac),
             Self::Flood { dev, dst } => Key::Flood(dev, dst),
             Self::Behind { dev, mac } => Key::Behind(dev, mac),
@@ -190,6 +204,7 @@ impl Object {
             | Self::Member { dev, .. }
             | Self::Anycast { dev, .. }
             | Self::Neigh { dev, .. }
+            | Self::Proxy { dev, .. }
             | Self::Fdb { dev, .. }
             | Self::Flood { dev, .. }
             | Self::Behind { dev, .. }
@@ -208,7 +223,7 @@ impl Object {
             Self::Table { .. } => 2,
             Self::Up { .. } => 3,
             Self::Addr { .. } | Self::Member { .. } | Self::Anycast { .. } => 4,
-            Self::Neigh { .. } => 5,
+            Self::Neigh { .. } | Self::Proxy { .. } => 5,
             Self::Fdb { .. } | Self::Flood { .. } | Self::Behind { .. } => 6,
             Self::NextHop { .. } => 7,
             Self::Route(_) => 8,
@@ -325,6 +340,7 @@ impl fmt::Display for Object {
                 write!(f, "addr {addr} dev {dev} noprefixroute {shy}")
             }
             Self::Neigh { dev, ip, mac } => write!(f, "neigh {ip} lladdr {mac} dev {dev}"),
+            Self::Proxy { dev, ip } => write!(f, "neigh proxy {ip} dev {dev}"),
             Self::Fdb { dev, mac, dst } => write!(f, "fdb {mac} dst {dst} dev {dev}"),
             Self::Flood { dev, dst } => write!(f, "fdb 00:00:00:00:00:00 dst {dst} dev {dev}"),
             Self::Behind { dev, mac } => write!(f, "fdb {mac} dev {dev} master static"),
@@ -381,6 +397,7 @@ impl fmt::Display for Key {
             Self::Up(dev) => write!(f, "link {dev} up"),
             Self::Addr(dev, addr) => write!(f, "addr {addr} dev {dev}"),
             Self::Neigh(dev, ip) => write!(f, "neigh {ip} dev {dev}"),
+            Self::Proxy(dev, ip) => write!(f, "neigh proxy {ip} dev {dev}"),
             Self::Fdb(dev, mac) => write!(f, "fdb {mac} dev {dev}"),
             Self::Flood(dev, dst) => write!(f, "fdb 00:00:00:00:00:00 dst {dst} dev {dev}"),
             Self::Behind(dev, mac) => write!(f, "fdb {mac} dev {dev} master"),

@@ -252,6 +252,14 @@ pub(crate) fn neigh(batch: &mut Batch, index: u32, ip: IpAddr, mac: Option<&Mac>
     batch.end();
 }
 
+/// An address answered for in another's stead.
+pub(crate) fn proxy(batch: &mut Batch, add: bool, index: u32, ip: IpAddr) {
+    let (kind, flags) =
+        if add { (RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE) } else { (RTM_DELNEIGH, 0) };
+    let body = ndmsg(family(ip), index, NUD_PERMANENT, NTF_PROXY);
+    batch.begin(kind, flags, &body).attr_ip(NDA_DST, ip).end();
+}
+
 pub(crate) fn fdb(batch: &mut Batch, index: u32, mac: &Mac, dst: Option<IpAddr>) {
     let (kind, flags) = match dst {
         Some(_) => (RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE),

@@ -214,7 +214,10 @@ impl Kernel {
             state.extend(link.ours.clone().map(Object::Link));
             state.extend(link.up.then(|| Object::Up { dev: dev.clone() }));
             let names: BTreeMap<u32, IfName> = [(link.index, dev.clone())].into();
-            let addrs = observe::addrs(socket)?.into_iter().filter(|at| at.index == link.index);
+            let addrs = observe::addrs(socket)?.into_iter().filter(|at| {
+                // Those that the kernel or the pod itself makes are theirs.
+                at.index == link.index && !at.link_local
+            });
             state.extend(addrs.map(|addr| addr.object(dev)));
             state.extend(observe::neighbours(socket, &names)?);
             for route in observe::routes(socket, &names, &Hops::default())? {
@@ -354,7 +357,7 @@ fn observe_routing(socket: &mut socket::Link) -> io::Result<(Observed, Hops)> {
     let (mut ours, mut forwards) = (BTreeMap::new(), false);
     for link in &mut observed.links {
         let own = || addrs.iter().filter(|addr| addr.index == link.index);
-        link.addrs = own().map(|addr| addr.addr).collect();
+        link.addrs = own().filter(|addr| !addr.link_local).map(|addr| addr.addr).collect();
         if !link.dev.is_ours() {
             continue;
         }
@@ -364,7 +367,9 @@ fn observe_routing(socket: &mut socket::Link) -> io::Result<(Observed, Hops)> {
                 ours.insert(link.index, link.dev.clone());
                 observed.ours.extend(link.ours.clone().map(Object::Link));
                 observed.ours.extend(link.up.then(|| Object::Up { dev: link.dev.clone() }));
-                observed.ours.extend(own().map(|addr| addr.object(&link.dev)));
+                // Only a tunnel's is written by us.
+                let own = own().filter(|addr| !addr.link_local || link.kind == "vxlan");
+                observed.ours.extend(own.map(|addr| addr.object(&link.dev)));
                 forwards |= matches!(link.kind.as_str(), "vxlan" | "bridge");
             }
             _ => {}
@@ -372,6 +377,7 @@ fn observe_routing(socket: &mut socket::Link) -> io::Result<(Observed, Hops)> {
     }
     if forwards {
         observed.ours.extend(observe::fdb(socket, &ours)?);
+        observed.ours.extend(observe::proxies(socket, &ours)?);
     }
     observed.ours.extend(observe::neighbours(socket, &ours)?);
     let hops = observe::hops(socket, &names)?;

@@ -180,6 +180,8 @@ fn vxlan_kind(data: &[u8]) -> (Option<Kind>, Option<u32>) {
 pub(crate) struct Address {
     pub(crate) index: u32,
     pub(crate) addr: IpNet,
+    /// Of IPv6, and good on its link alone.
+    pub(crate) link_local: bool,
     hold: Hold,
 }
 
@@ -194,7 +196,7 @@ impl Address {
     }
 }
 
-/// Addresses; IPv6 link-local ones left out.
+/// Every address of the namespace.
 pub(crate) fn addrs(socket: &mut socket::Link) -> io::Result<Vec<Address>> {
     socket.dump(
         RTM_GETADDR,
@@ -212,9 +214,6 @@ pub(crate) fn addrs(socket: &mut socket::Link) -> io::Result<Vec<Address>> {
                 }
             }
             let link_local = matches!(addr?, IpAddr::V6(ip) if ip.is_unicast_link_local());
-            if link_local {
-                return None;
-            }
             let addr = IpNet::new(addr?, prefix).ok()?;
             let shy = flags & IFA_F_DEPRECATED != 0
                 || addr.addr().is_ipv4() && message.body.get(3) == Some(&RT_SCOPE_HOST);
@@ -223,7 +222,7 @@ pub(crate) fn addrs(socket: &mut socket::Link) -> io::Result<Vec<Address>> {
                 (true, false) => Hold::Member,
                 (true, true) => Hold::Anycast,
             };
-            Some(Address { index, addr, hold })
+            Some(Address { index, addr, link_local, hold })
         },
     )
 }
@@ -233,6 +232,30 @@ pub(crate) fn neighbours(
     names: &BTreeMap<u32, IfName>,
 ) -> io::Result<Vec<Object>> {
     socket.dump(RTM_GETNEIGH, &ndmsg(0, 0, 0, 0), |_| {}, |message| neighbour(message, names))
+}
+
+/// Addresses answered for on links that `names` knows.
+pub(crate) fn proxies(
+    socket: &mut socket::Link,
+    names: &BTreeMap<u32, IfName>,
+) -> io::Result<Vec<Object>> {
+    let mut proxies = Vec::new();
+    for family in [libc::AF_INET, libc::AF_INET6] {
+        let body = ndmsg(u8::try_from(family).unwrap_or(0), 0, 0, NTF_PROXY);
+        proxies.extend(socket.dump(
+            RTM_GETNEIGH,
+            &body,
+            |_| {},
+            |message| {
+                let dev = names.get(&u32_at(message.body, 4)?)?.clone();
+                let mut attrs = wire::attrs(message.body.get(12..)?);
+                let ip =
+                    attrs.find(|(kind, _)| *kind == NDA_DST).and_then(|(_, ip)| wire::ip(ip))?;
+                (*message.body.get(10)? & NTF_PROXY != 0).then_some(Object::Proxy { dev, ip })
+            },
+        )?);
+    }
+    Ok(proxies)
 }
 
 /// A permanent entry on a link that `names` knows.

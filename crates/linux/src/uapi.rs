@@ -76,6 +76,7 @@ pub(crate) const NDA_MASTER: u16 = 9;
 pub(crate) const NUD_NOARP: u16 = 0x40;
 pub(crate) const NUD_PERMANENT: u16 = 0x80;
 pub(crate) const NTF_SELF: u8 = 2;
+pub(crate) const NTF_PROXY: u8 = 8;
 pub(crate) const NTF_MASTER: u8 = 4;
 
 pub(crate) const RTA_DST: u16 = 1;

@@ -104,6 +104,10 @@ impl<'a> Writer<'a> {
                 let index = self.index(dev)?;
                 encode::neigh(&mut self.batch, index, *ip, Some(mac));
             }
+            Object::Proxy { dev, ip } => {
+                let index = self.index(dev)?;
+                encode::proxy(&mut self.batch, true, index, *ip);
+            }
             Object::Fdb { dev, mac, dst } => {
                 let index = self.index(dev)?;
                 self.did(Deed::Fdb(index, *mac, Some(*dst)));
@@ -207,6 +211,11 @@ impl<'a> Writer<'a> {
                 if let Ok(index) = self.index(dev) {
                     self.did(Deed::NeighGone(index, *ip));
                     encode::neigh(&mut self.batch, index, *ip, None);
+                }
+            }
+            Key::Proxy(dev, ip) => {
+                if let Ok(index) = self.index(dev) {
+                    encode::proxy(&mut self.batch, false, index, *ip);
                 }
             }
             Key::Fdb(dev, mac) => {

@@ -34,8 +34,8 @@ fn every_model_reaches_everybody_and_no_change_loses_a_packet() {
         (result["runs"].as_array().unwrap(), result["switches"].as_array().unwrap());
     assert_eq!(
         (runs.len(), switches.len()),
-        (16, 12),
-        "(2 attaches × 3 joins + 2 domains) × 2 families; 2 × 6 changes"
+        (18, 12),
+        "(2 attaches × 3 joins + 2 domains + 1 in a group) × 2 families; 2 × 6 changes"
     );
     assert!(runs.iter().all(|run| run["pairs"] == 30 && run["reached"] == 30));
     assert!(

@@ -105,6 +105,16 @@ impl Attach {
 }
 
 impl Attach {
+    /// What the node's namespace should hold for this pod: by its kind, and by how it is found.
+    pub fn outside(&self, pod: &Attachment, on: &Ground<'_>) -> State {
+        let mut state = self.kind().outside(pod, on);
+        for dev in &on.answers {
+            let proxy = |ip: &IpAddr| Object::Proxy { dev: dev.clone(), ip: *ip };
+            state.extend(pod.addrs.iter().map(proxy));
+        }
+        state
+    }
+
     /// What the pod reaches by this link with its address, and through which next hop.
     pub fn routes(
         &self,
@@ -156,6 +166,8 @@ pub struct Ground<'a> {
     /// The underlay device's MTU.
     pub wire: Mtu,
     pub nics: &'a [Nic],
+    /// Tunnels on which the node answers for its pods, since nobody tells the others of them.
+    pub answers: Vec<IfName>,
 }
 
 impl Ground<'_> {

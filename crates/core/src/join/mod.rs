@@ -11,7 +11,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-pub use bridged::Group;
+pub use vxlan::Group;
 
 use crate::{
     attach::Ground,
@@ -117,13 +117,15 @@ pub enum Receive {
     VxlanBridged { underlay: IpAddr, vni: Vni, port: u16, mac: Mac },
     /// The same, where VTEPs find each other in a multicast group.
     VxlanGroup { underlay: IpAddr, vni: Vni, port: u16, mac: Mac, group: Group },
+    /// As `vxlan`, where VTEPs find each other in a multicast group.
+    VxlanLearnt { underlay: IpAddr, vni: Vni, port: u16, mac: Mac, group: Group },
 }
 
 impl Receive {
     pub fn way(&self) -> Way {
         match self {
             Self::Direct { .. } => Way::Direct,
-            Self::Vxlan { .. } => Way::Vxlan,
+            Self::Vxlan { .. } | Self::VxlanLearnt { .. } => Way::Vxlan,
             Self::VxlanBridged { .. } | Self::VxlanGroup { .. } => Way::VxlanBridged,
         }
     }
@@ -133,7 +135,8 @@ impl Receive {
             Self::Direct { underlay }
             | Self::Vxlan { underlay, .. }
             | Self::VxlanBridged { underlay, .. }
-            | Self::VxlanGroup { underlay, .. } => *underlay,
+            | Self::VxlanGroup { underlay, .. }
+            | Self::VxlanLearnt { underlay, .. } => *underlay,
         }
     }
 
@@ -143,7 +146,8 @@ impl Receive {
             Self::Direct { .. } => None,
             Self::Vxlan { port, .. }
             | Self::VxlanBridged { port, .. }
-            | Self::VxlanGroup { port, .. } => Some(*port),
+            | Self::VxlanGroup { port, .. }
+            | Self::VxlanLearnt { port, .. } => Some(*port),
         }
     }
 
@@ -153,6 +157,9 @@ impl Receive {
             Self::Direct { .. } => State::default(),
             Self::Vxlan { underlay, vni, port, mac } => {
                 vxlan::hold((*underlay, *vni, *port, *mac), on)
+            }
+            Self::VxlanLearnt { underlay, vni, port, mac, group } => {
+                vxlan::learnt::hold_routed((*underlay, *vni, *port, *mac), group, on)
             }
             Self::VxlanBridged { underlay, vni, port, mac } => {
                 bridged::hold((*underlay, *vni, *port, *mac), None, on)
@@ -169,7 +176,8 @@ impl Receive {
             Self::Direct { .. } => None,
             Self::Vxlan { underlay, vni, .. }
             | Self::VxlanBridged { underlay, vni, .. }
-            | Self::VxlanGroup { underlay, vni, .. } => Some(vxlan::device(*vni, *underlay)),
+            | Self::VxlanGroup { underlay, vni, .. }
+            | Self::VxlanLearnt { underlay, vni, .. } => Some(vxlan::device(*vni, *underlay)),
         }
     }
 
@@ -183,7 +191,9 @@ impl Receive {
     ) -> Result<Path, Refusal> {
         match self {
             Self::Direct { .. } => hostgw::path(self, sender, peer, ipv4),
-            Self::Vxlan { vni, .. } => vxlan::path(self, *vni, sender, peer, ipv4),
+            Self::Vxlan { vni, .. } | Self::VxlanLearnt { vni, .. } => {
+                vxlan::path(self, *vni, sender, peer, ipv4)
+            }
             Self::VxlanBridged { vni, .. } | Self::VxlanGroup { vni, .. } => {
                 bridged::path(self, *vni, sender, peer, ipv4)
             }
@@ -194,46 +204,51 @@ impl Receive {
     pub fn facts(&self, dev: &IfName, via: IpAddr) -> Option<[Object; 2]> {
         match self {
             Self::Vxlan { underlay, mac, .. } => Some(vxlan::facts(dev, via, *mac, *underlay)),
-            Self::Direct { .. } | Self::VxlanBridged { .. } | Self::VxlanGroup { .. } => None,
+            Self::Direct { .. }
+            | Self::VxlanBridged { .. }
+            | Self::VxlanGroup { .. }
+            | Self::VxlanLearnt { .. } => None,
         }
     }
 
     /// True if whoever sends to both holds one thing for it: their `counterpart` is the same.
     pub fn same_way_back(&self, other: &Self) -> bool {
         let family = self.underlay().is_ipv4() == other.underlay().is_ipv4();
-        family
-            && match (self, other) {
-                (Self::Direct { .. }, Self::Direct { .. }) => true,
-                (
-                    Self::Vxlan { vni, port, .. },
-                    Self::Vxlan { vni: other_vni, port: other_port, .. },
-                )
-                | (
-                    Self::VxlanBridged { vni, port, .. },
-                    Self::VxlanBridged { vni: other_vni, port: other_port, .. },
-                ) => (vni, port) == (other_vni, other_port),
-                (
-                    Self::VxlanGroup { vni, port, group, .. },
-                    Self::VxlanGroup { vni: other_vni, port: other_port, group: other, .. },
-                ) => (vni, port, group) == (other_vni, other_port, other),
-                _ => false,
-            }
+        family && self.shared() == other.shared()
+    }
+
+    /// What is the same on all nodes.
+    fn shared(&self) -> (u8, Option<(Vni, u16)>, Option<&Group>) {
+        match self {
+            Self::Direct { .. } => (0, None, None),
+            Self::Vxlan { vni, port, .. } => (1, Some((*vni, *port)), None),
+            Self::VxlanBridged { vni, port, .. } => (2, Some((*vni, *port)), None),
+            Self::VxlanGroup { vni, port, group, .. } => (3, Some((*vni, *port)), Some(group)),
+            Self::VxlanLearnt { vni, port, group, .. } => (4, Some((*vni, *port)), Some(group)),
+        }
     }
 
     /// The way back: what `me` must hold to send to a peer that is reached this way.
     pub fn counterpart(&self, me: &Receiver<'_>) -> Option<Self> {
         let back = match self {
             Self::Direct { .. } => hostgw::HostGw {}.receives(me),
-            Self::Vxlan { vni, port, .. } => vxlan::Vxlan { vni: *vni, port: *port }.receives(me),
+            Self::Vxlan { vni, port, .. } => tunnel(*vni, *port, None).receives(me),
+            Self::VxlanLearnt { vni, port, group, .. } => {
+                tunnel(*vni, *port, Some(group)).receives(me)
+            }
             Self::VxlanBridged { vni, port, .. } => {
-                bridged::Bridged::by_store(*vni, *port).receives(me)
+                bridged::Bridged { tunnel: tunnel(*vni, *port, None) }.receives(me)
             }
             Self::VxlanGroup { vni, port, group, .. } => {
-                bridged::Bridged::in_group(*vni, *port, group).receives(me)
+                bridged::Bridged { tunnel: tunnel(*vni, *port, Some(group)) }.receives(me)
             }
         };
         back.into_iter().find(|back| back.underlay().is_ipv4() == self.underlay().is_ipv4())
     }
+}
+
+fn tunnel(vni: Vni, port: u16, group: Option<&Group>) -> vxlan::Vxlan {
+    vxlan::Vxlan { vni, port, finding: group.map(Into::into).unwrap_or_default() }
 }
 
 impl std::fmt::Display for Way {

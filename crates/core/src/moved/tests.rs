@@ -83,7 +83,7 @@ fn choice(receive: Receive, blocks: &[&str]) -> PeerChoice {
     let blocks: Vec<IpNet> = blocks.iter().map(|block| block.parse().unwrap()).collect();
     let (dev, via): (_, IpAddr) = match &receive {
         Receive::Direct { underlay } => ("eth0", *underlay),
-        Receive::Vxlan { .. } => ("weftx4-7", blocks[0].network()),
+        Receive::Vxlan { .. } | Receive::VxlanLearnt { .. } => ("weftx4-7", blocks[0].network()),
         Receive::VxlanBridged { underlay, .. } | Receive::VxlanGroup { underlay, .. } => {
             let dev = if underlay.is_ipv4() { "weftx4-7" } else { "weftx6-7" };
             (dev, first_of(&blocks[0]))

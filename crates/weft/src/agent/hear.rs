@@ -80,7 +80,11 @@ fn run(agent: &Agent) {
 fn hear(agent: &Agent, serving: &Serving, name: &NetworkName) -> Option<Hearing> {
     let here = serving.networks.get(name)?;
     let group = here.network.join.kind().group()?;
-    let held = here.stage.hold.iter().find(|held| matches!(held, Receive::VxlanGroup { .. }));
+    let held = here
+        .stage
+        .hold
+        .iter()
+        .find(|held| matches!(held, Receive::VxlanGroup { .. } | Receive::VxlanLearnt { .. }));
     let dev = held.and_then(Receive::device)?;
     let frame = [&TO.0[..], &voice(name, &agent.node).0, &ETHERTYPE, &[0; 46]].concat();
     if let Err(error) = agent.kernel.send_frame(&dev, &frame) {

@@ -41,7 +41,7 @@ pub(super) fn bring_up(
     let born = |link: &Link| [Object::Link(link.clone())].into_iter().collect::<State>();
     let refusals = there.apply(&plan(&pod.attach.inside(pod, ground), &born(&pod_end)));
     fault::point("add.after-inside");
-    let outside = kind.outside(pod, ground);
+    let outside = pod.attach.outside(pod, ground);
     let refusals =
         refusals.into_iter().chain(agent.kernel.apply(&plan(&outside, &born(&host_end))));
     if let Some(refusal) = refusals.into_iter().next() {
@@ -91,7 +91,7 @@ fn unreachable(agent: &Agent, pod: &Attachment) -> Vec<Change> {
         return pod.addrs.iter().map(|addr| Change::Drop(Key::Route((*addr).into()))).collect();
     };
     let served = here.served(&pod.network);
-    let outside = pod.attach.kind().outside(pod, &served.ground(&agent.node, &serving.host));
+    let outside = pod.attach.outside(pod, &served.ground(&agent.node, &serving.host));
     let doomed = outside
         .objects()
         .filter(|object| matches!(object, Object::Route(_)) || object.dev() != Some(&pod.host_end));

@@ -14,6 +14,7 @@ use std::{
 use weft_core::{
     attachment::Phase,
     desired::{self, Host},
+    join::Receive,
     moved::moved,
     name::{IfName, NetworkName},
     network::SCHEMA,
@@ -289,7 +290,14 @@ fn knobs(serving: &Serving) -> Vec<Knob> {
     knobs.extend(host.ra_devices.iter().cloned().map(Knob::AcceptRa));
     knobs.extend(host.strict_devices.iter().cloned().map(Knob::RpFilter));
     let tunnels = serving.networks.values().flat_map(|net| &net.stage.hold);
-    knobs.extend(tunnels.filter_map(weft_core::join::Receive::device).map(Knob::RpFilter));
+    for tunnel in tunnels {
+        let Some(dev) = tunnel.device() else { continue };
+        if matches!(tunnel, Receive::VxlanLearnt { .. }) {
+            let proxies = [Knob::ProxyNdp, Knob::ProxyDelay4, Knob::ProxyDelay6];
+            knobs.extend(proxies.map(|knob| knob(dev.clone())));
+        }
+        knobs.push(Knob::RpFilter(dev));
+    }
     knobs
 }
 

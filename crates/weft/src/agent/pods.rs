@@ -292,7 +292,7 @@ fn check(agent: &Agent, call: &Call, netns: Option<Netns>) -> Result<(), CniErro
     let inside = plan(&known.attach.inside(&known, &ground), &there);
     let node = agent.kernel.observe_node(&[]);
     let node = node.map_err(|error| not("look at the node", error.to_string()))?.ours;
-    let outside = known.attach.kind().outside(&known, &ground);
+    let outside = known.attach.outside(&known, &ground);
     let outside = plan(&outside, &node).into_iter();
     let missing: Vec<String> = inside
         .into_iter()

@@ -125,11 +125,16 @@ fn remote(
     if here.network.segment().is_wide() {
         return bridged(agent, (network, here), (peer, path), addr, hops);
     }
-    hops.push(hop(
-        &node,
-        format!("route {block} via {} dev {} ({}{first})", path.via, path.dev, path.way()),
-    ));
-    if let Receive::Vxlan { underlay, vni, port, mac } = &path.receive {
+    let route = match here.network.join.kind().group() {
+        Some(group) => {
+            format!("its range is on-link on dev {}, asked for in group {group}", path.dev)
+        }
+        None => format!("route {block} via {} dev {}", path.via, path.dev),
+    };
+    hops.push(hop(&node, format!("{route} ({}{first})", path.way())));
+    if let Receive::Vxlan { underlay, vni, port, mac }
+    | Receive::VxlanLearnt { underlay, vni, port, mac, .. } = &path.receive
+    {
         hops.push(hop(
             &node,
             format!(

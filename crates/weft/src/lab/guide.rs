@@ -97,32 +97,34 @@ fn guided(plan: &Plan, show: &Show) -> anyhow::Result<Outcome> {
         drop(responders);
         end(&cluster, show, attach, pods)?;
     }
-    domains(&cluster, show, &mut runs)?;
+    apart(&cluster, show, &mut runs)?;
     Ok((runs, switches))
 }
 
-/// One L2 segment over all nodes, by the store and by multicast. Such a join stays what it is, since
-/// what pods have on-link can't change under them.
-fn domains(cluster: &Cluster, show: &Show, runs: &mut Vec<Value>) -> anyhow::Result<()> {
+/// Joins that stay what they are, since what pods have on-link or how nodes find each other can't
+/// change under them: one L2 segment over all nodes, and whatever is found by multicast.
+fn apart(cluster: &Cluster, show: &Show, runs: &mut Vec<Value>) -> anyhow::Result<()> {
     let segment = cluster.plan.topology == Topology::Segment;
-    for (name, join, number) in
-        [("domain", "vxlan-bridged", 3), ("domain-group", "vxlan-bridged+multicast", 4)]
-    {
+    for (name, attach, join, number) in [
+        ("domain", "bridge", "vxlan-bridged", 3),
+        ("domain-group", "bridge", "vxlan-bridged+multicast", 4),
+        ("group", "veth", "vxlan+multicast", 5),
+    ] {
         if join.ends_with("+multicast") && !segment {
-            show.step("\n== vxlan-bridged by multicast: left out, the router passes no multicast");
+            show.step(&format!("\n== {join}: left out, the router passes no multicast"));
             continue;
         }
-        show.step(&format!("\n== attach bridge: network {name}, join {join}"));
-        cluster.apply(name, &cluster.network("bridge", join, number))?;
+        show.step(&format!("\n== attach {attach}: network {name}, join {join}"));
+        cluster.apply(name, &cluster.network(attach, join, number))?;
         cluster.settled(name, join)?;
         let pods = cluster.add_pods(name, "")?;
-        show.step(&format!("   {} pods attached, the whole range on-link for each", pods.len()));
+        show.step(&format!("   {} pods attached through the CNI plugin", pods.len()));
         let responders: Vec<Responder> =
             pods.iter().map(Responder::start).collect::<Result<_, _>>()?;
         for node in &cluster.nodes {
             node.wait_until("well", |node| Ok(node.status()?["problems"] == json!([])))?;
         }
-        runs.extend(measure(cluster, show, &pods, name, ("bridge", join))?);
+        runs.extend(measure(cluster, show, &pods, name, (attach, join))?);
         drop(responders);
         end(cluster, show, name, pods)?;
     }

@@ -63,7 +63,8 @@ fn segment(nodes: usize) -> (Site, Vec<Pod>, Vec<Responder>) {
     (site, pods, echo)
 }
 
-fn seen_by(from: &Netns, server: &Netns, addr: IpAddr) -> IpAddr {
+/// As whom a server at `addr` sees who asks.
+pub fn seen_by(from: &Netns, server: &Netns, addr: IpAddr) -> IpAddr {
     let listener = server.run(|| TcpListener::bind((addr, 0)).unwrap()).unwrap();
     let target = listener.local_addr().unwrap();
     let connect = || TcpStream::connect_timeout(&target, Duration::from_secs(3)).unwrap();
@@ -358,11 +359,11 @@ fn an_agent_that_died_leaves_the_segment_as_it_was() {
 
 const MULTICAST: &str = "vxlan-bridged+multicast";
 
-fn problems(node: &Node) -> String {
+pub fn problems(node: &Node) -> String {
     node.status().unwrap()["problems"].to_string()
 }
 
-fn no_problems(site: &Site) {
+pub fn no_problems(site: &Site) {
     for node in &site.nodes {
         node.wait_until("well", |node| Ok(node.status()?["problems"] == json!([]))).unwrap();
     }

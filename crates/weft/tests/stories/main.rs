@@ -9,6 +9,7 @@ mod cni;
 mod domains;
 mod input;
 mod kill;
+mod learnt;
 mod networks;
 mod packets;
 mod plugin;

@@ -192,6 +192,20 @@ fn sabotage_hurts_a_domain_and_is_healed_in_under_a_second() {
 }
 
 #[test]
+fn sabotage_hurts_routed_pods_in_a_group_and_is_healed_in_under_a_second() {
+    each_hurts(
+        "veth",
+        "vxlan+multicast",
+        &[
+            (To::Pod4, "ip link del weftx4-1"),
+            (To::Pod6, "ip link set weftx4-1 down"),
+            (To::Pod4, "ip route del 10.1.0.0/16"),
+            (To::Pod6, "ip -6 addr flush dev weftx4-1; ip -6 neigh flush dev weftx4-1"),
+        ],
+    );
+}
+
+#[test]
 fn sabotage_hurts_a_domain_in_a_group_and_is_healed_in_under_a_second() {
     each_hurts(
         "bridge",

@@ -172,6 +172,11 @@ fn services_are_right_in_a_domain() {
 }
 
 #[test]
+fn services_are_right_with_veth_in_a_group() {
+    services_are_right("veth", "vxlan+multicast");
+}
+
+#[test]
 fn services_are_right_in_a_domain_in_a_group() {
     services_are_right("bridge", "vxlan-bridged+multicast");
 }

@@ -1,8 +1,8 @@
 //! One L2 domain per VNI over all nodes (the bridge domain of RFC 7348, section 3): the network's
 //! bridge has a VXLAN port, and the whole range is on-link for every pod. Costs what `vxlan` costs.
 //!
-//! With `discovery: store` nothing is learnt across the tunnel. What is for everybody is sent to each peer (head-end
-//! replication); which node has which pod the store says, and then the bridge answers ARP and ND
+//! With `discovery: store` nothing is learnt across the tunnel. What is for everybody is sent to each
+//! peer (head-end replication); which node has which pod the store says, and then the bridge answers ARP and ND
 //! in the pod's stead and the packet goes to that node alone. A pod that the store does not know
 //! yet is reached too, by what is sent to everybody (decision 0009).
 //!
@@ -21,13 +21,13 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Joining, Receive, Receiver, Way,
-    vxlan::{self, Vtep, Vxlan},
+    vxlan::{self, Group, Vtep, Vxlan, learnt},
 };
 use crate::{
     attach::{Ground, bridge},
     name::{IfName, Mac, NetworkName, Vni},
     paths::{Path, Peer, Refusal, Sender},
-    state::{Kind, Link, Object, State},
+    state::{Link, Object, State},
     view::Resident,
 };
 
@@ -36,75 +36,20 @@ use crate::{
 pub struct Bridged {
     #[serde(flatten)]
     pub tunnel: Vxlan,
-    /// `store`: which node has which pod is in the store. `multicast`: nodes send to a group what
-    /// is for everybody, and learn from what they hear.
-    #[serde(default)]
-    pub discovery: Discovery,
-    /// With `discovery: multicast`: the group, such as 239.1.1.7 or ff05::7; its family is that of
-    /// the underlay that is used.
-    #[serde(default)]
-    pub group: Option<IpAddr>,
-    /// How many routers a packet to the group may pass, and so the least that the underlay's
-    /// multicast routing asks for; 1 stays on the link.
-    #[serde(default)]
-    pub ttl: Option<u8>,
-    /// The device by which the group is joined, on every node; default: the underlay's.
-    #[serde(default)]
-    pub device: Option<IfName>,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Discovery {
-    #[default]
-    Store,
-    Multicast,
-}
-
-/// A multicast group as one node joins it.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Group {
-    pub addr: IpAddr,
-    pub ttl: u8,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub device: Option<IfName>,
-}
-
-impl Bridged {
-    pub fn by_store(vni: Vni, port: u16) -> Self {
-        Self { tunnel: Vxlan { vni, port }, ..Self::default() }
-    }
-
-    pub fn in_group(vni: Vni, port: u16, group: &Group) -> Self {
-        Self {
-            discovery: Discovery::Multicast,
-            group: Some(group.addr),
-            ttl: Some(group.ttl),
-            device: group.device.clone(),
-            ..Self::by_store(vni, port)
-        }
-    }
-
-    fn joined(&self) -> Option<Group> {
-        let group = || self.group.filter(|_| self.discovery == Discovery::Multicast);
-        group().map(|addr| Group { addr, ttl: self.ttl.unwrap_or(1), device: self.device.clone() })
-    }
 }
 
 impl Joining for Bridged {
     fn receives(&self, me: &Receiver<'_>) -> Vec<Receive> {
-        let tunnels = self.tunnel.receives(me).into_iter();
-        let bridged = |receive| match (receive, self.joined()) {
-            (Receive::Vxlan { underlay, vni, port, mac }, None) => {
-                Some(Receive::VxlanBridged { underlay, vni, port, mac })
+        let bridged = |receive| match receive {
+            Receive::Vxlan { underlay, vni, port, mac } => {
+                Receive::VxlanBridged { underlay, vni, port, mac }
             }
-            (Receive::Vxlan { underlay, vni, port, mac }, Some(group)) => {
-                let same = underlay.is_ipv4() == group.addr.is_ipv4();
-                same.then_some(Receive::VxlanGroup { underlay, vni, port, mac, group })
+            Receive::VxlanLearnt { underlay, vni, port, mac, group } => {
+                Receive::VxlanGroup { underlay, vni, port, mac, group }
             }
-            _ => None,
+            other => other,
         };
-        tunnels.filter_map(bridged).collect()
+        self.tunnel.receives(me).into_iter().map(bridged).collect()
     }
     fn order(&self) -> &'static [Way] {
         &[Way::VxlanBridged]
@@ -116,26 +61,10 @@ impl Joining for Bridged {
         true
     }
     fn group(&self) -> Option<IpAddr> {
-        self.joined().map(|group| group.addr)
+        self.tunnel.group()
     }
     fn check(&self) -> Result<(), String> {
-        match (self.discovery, self.group) {
-            (Discovery::Multicast, None) => {
-                Err("discovery: multicast needs a `group`, such as 239.1.1.7 or ff05::7".into())
-            }
-            (Discovery::Multicast, Some(group)) if !group.is_multicast() => Err(format!(
-                "{group} is not a multicast group; use one of 239.0.0.0/8 or of ff05::/16"
-            )),
-            (Discovery::Multicast, Some(_)) if self.ttl == Some(0) => {
-                Err("ttl 0 lets no packet leave the node; use 1 to 255".into())
-            }
-            (Discovery::Store, _)
-                if self.group.is_some() || self.ttl.is_some() || self.device.is_some() =>
-            {
-                Err("`group`, `ttl` and `device` are for discovery: multicast".into())
-            }
-            _ => Ok(()),
-        }
+        self.tunnel.check()
     }
 }
 
@@ -143,12 +72,8 @@ pub fn hold(vtep: Vtep, group: Option<&Group>, on: &Ground<'_>) -> State {
     let master = Some(bridge::device(on.network));
     let mut link = Link { master, ..vxlan::link(vtep, on.wire) };
     if let Some(group) = group {
-        let (local, vni, port, _) = vtep;
-        let nic = on.nics.iter().find(|nic| nic.addr.addr() == local).map(|nic| nic.dev.clone());
-        // Without its device the group can't be joined; the address is about to go too.
-        let Some(lower) = group.device.clone().or(nic) else { return State::default() };
-        let (group, ttl) = (group.addr, group.ttl);
-        link.kind = Kind::VxlanGroup { vni, port, local, group, ttl, lower };
+        let Some(joined) = learnt::link(link, vtep, group, on) else { return State::default() };
+        link = joined;
     }
     let up = Object::Up { dev: link.dev.clone() };
     [Object::Link(link), up].into_iter().collect()

@@ -3,12 +3,18 @@
 //!
 //! For each peer the kernel needs three facts, and no learning: the route says which tunnel
 //! address is next, the neighbour says which inner MAC that is, the FDB says which node has it.
+//! With `discovery: multicast` the kernel finds all three itself (`learnt.rs`).
 //! A device carries one underlay family, so a node with both has two devices.
+
+mod discovery;
+pub mod learnt;
 
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+
+pub use discovery::{Discovery, Finding, Group};
 
 use super::{Joining, Receive, Receiver, Way};
 use crate::{
@@ -27,11 +33,13 @@ pub struct Vxlan {
     /// UDP port of the VTEPs; 4789 is IANA's, Flannel uses 8472.
     #[serde(default = "iana_port")]
     pub port: u16,
+    #[serde(flatten)]
+    pub finding: Finding,
 }
 
 impl Default for Vxlan {
     fn default() -> Self {
-        Self { vni: first_vni(), port: iana_port() }
+        Self { vni: first_vni(), port: iana_port(), finding: Finding::default() }
     }
 }
 
@@ -41,19 +49,30 @@ impl Joining for Vxlan {
             let family = if underlay.is_ipv4() { "4" } else { "6" };
             Mac::derived(&["vtep", me.node.as_str(), me.network.as_str(), family])
         };
-        let receive = |underlay: &IpAddr| Receive::Vxlan {
-            underlay: *underlay,
-            vni: self.vni,
-            port: self.port,
-            mac: mac(underlay),
+        let group = self.finding.group();
+        let receive = |at: &IpAddr| {
+            let (underlay, vni, port, mac) = (*at, self.vni, self.port, mac(at));
+            match &group {
+                None => Some(Receive::Vxlan { underlay, vni, port, mac }),
+                Some(group) => (at.is_ipv4() == group.addr.is_ipv4()).then(|| {
+                    let group = group.clone();
+                    Receive::VxlanLearnt { underlay, vni, port, mac, group }
+                }),
+            }
         };
-        me.underlay.iter().map(receive).collect()
+        me.underlay.iter().filter_map(receive).collect()
     }
     fn order(&self) -> &'static [Way] {
         &[Way::Vxlan]
     }
     fn vni(&self) -> Option<Vni> {
         Some(self.vni)
+    }
+    fn group(&self) -> Option<IpAddr> {
+        self.finding.group().map(|group| group.addr)
+    }
+    fn check(&self) -> Result<(), String> {
+        self.finding.check()
     }
 }
 
