@@ -277,7 +277,9 @@ fn target(now: &Situation<'_>, choices: &Choices) -> Mtu {
         .min()
         .unwrap_or(Mtu::ETHERNET);
     let tunnelled = now.network.join.kind().order().iter().any(|way| way.is_tunnel());
-    let over_ipv6 = now.sender.underlay.iter().all(|nic| nic.addr.addr().is_ipv6())
+    let group = now.network.join.kind().group();
+    let over_ipv6 = group.is_some_and(|group| group.is_ipv6())
+        || now.sender.underlay.iter().all(|nic| nic.addr.addr().is_ipv6())
         || paths(choices).any(|path| path.way().is_tunnel() && path.receive.underlay().is_ipv6());
     let unspecified: IpAddr = if over_ipv6 {
         std::net::Ipv6Addr::UNSPECIFIED.into()

@@ -357,6 +357,20 @@ fn an_agent_that_died_leaves_the_segment_as_it_was() {
     empty_plan(node);
 }
 
+#[test]
+fn a_node_that_is_forgotten_is_forgotten_by_the_segment() {
+    let (site, pods, _echo) = segment(2);
+    let (node, gone) = (&site.nodes[0], mac(&pods[1]));
+    let known = || sh(&node.netns, "bridge fdb; ip neigh show nud permanent");
+    assert!(known().contains(&gone) && known().contains("00:00:00:00:00:00 dev weftx4-1"));
+    site.nodes[1].kill().unwrap();
+    node.ask("POST", "/v1/nodes/node-b/forget", None).unwrap();
+    until("forgotten", || !known().contains(&gone));
+    assert!(!known().contains("192.0.2.2"), "{}", known());
+    assert!(!site.plan.dir.join("store/pods/net/node-b").exists());
+    empty_plan(node);
+}
+
 const MULTICAST: &str = "vxlan-bridged+multicast";
 
 pub fn problems(node: &Node) -> String {

@@ -1,10 +1,10 @@
 //! One L2 domain per VNI over all nodes (the bridge domain of RFC 7348, section 3): the network's
 //! bridge has a VXLAN port, and the whole range is on-link for every pod. Costs what `vxlan` costs.
 //!
-//! With `discovery: store` nothing is learnt across the tunnel. What is for everybody is sent to each
-//! peer (head-end replication); which node has which pod the store says, and then the bridge answers ARP and ND
-//! in the pod's stead and the packet goes to that node alone. A pod that the store does not know
-//! yet is reached too, by what is sent to everybody (decision 0009).
+//! With `discovery: store` nothing is learnt across the tunnel. What is for everybody is sent to
+//! each peer (head-end replication); which node has which pod the store says, and then the bridge
+//! answers ARP and ND in the pod's stead and the packet goes to that node alone. A pod that the
+//! store does not know yet is reached too, by what is sent to everybody (decision 0009).
 //!
 //! With `discovery: multicast` the kernel joins a group, floods to it and learns from what it hears:
 //! between pods no store is asked. A node could not be answered so, since its MAC is that of every
@@ -137,3 +137,6 @@ impl Domain {
         objects
     }
 }
+
+#[cfg(test)]
+mod tests;
