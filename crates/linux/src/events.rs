@@ -211,12 +211,12 @@ fn link(kind: u16, body: &[u8]) -> bool {
     group != mark::DOOMED_GROUP && (!pod_end || kind == RTM_DELLINK || set_down)
 }
 
-/// Forwarding or a reverse path filter that somebody set. What a new link is born with is told the
+/// Forwarding, a reverse path filter or answering for others that somebody set. What a new link is born with is told the
 /// same way, but all of it in one message.
 fn sysctl(body: &[u8]) -> bool {
     let told = wire::attrs(body.get(4..).unwrap_or_default()).map(|(kind, _)| kind);
     let told: Vec<u16> = told.filter(|kind| *kind != NETCONFA_IFINDEX).collect();
-    matches!(told[..], [NETCONFA_FORWARDING | NETCONFA_RP_FILTER])
+    matches!(told[..], [NETCONFA_FORWARDING | NETCONFA_RP_FILTER | NETCONFA_PROXY_NEIGH])
 }
 
 /// The names that `IfName::host_end` gives.

@@ -26,6 +26,7 @@ pub(crate) const NLM_F_APPEND: u16 = 0x800;
 pub(crate) const NETCONFA_IFINDEX: u16 = 1;
 pub(crate) const NETCONFA_FORWARDING: u16 = 2;
 pub(crate) const NETCONFA_RP_FILTER: u16 = 3;
+pub(crate) const NETCONFA_PROXY_NEIGH: u16 = 5;
 
 pub(crate) const IFLA_ADDRESS: u16 = 1;
 pub(crate) const IFLA_IFNAME: u16 = 3;

@@ -32,8 +32,8 @@ fn restart(node: &Node, env: &[(String, String)]) {
     .unwrap();
 }
 
-fn killed_in_add(attach: &str) {
-    let cluster = cluster(1, attach, "vxlan");
+fn killed_in_add(attach: &str, join: &str) {
+    let cluster = cluster(1, attach, join);
     let node = &cluster.nodes[0];
     sh(&node.netns, "ip link add stranger type veth peer name stranger2");
     for point in ADD_FAULTS {
@@ -72,18 +72,29 @@ fn killed_in_add(attach: &str) {
 
 #[test]
 fn killed_at_every_step_of_add_with_veth() {
-    killed_in_add("veth");
+    killed_in_add("veth", "vxlan");
+}
+
+#[test]
+fn killed_at_every_step_of_add_on_a_segment_and_in_a_group() {
+    killed_in_add("bridge", "vxlan-bridged");
+    killed_in_add("veth", "vxlan+multicast");
 }
 
 #[test]
 fn killed_at_every_step_of_add_with_a_bridge() {
-    killed_in_add("bridge");
+    killed_in_add("bridge", "vxlan");
 }
 
 #[test]
 fn killed_at_every_step_of_del_and_the_same_address_is_given_again_at_once() {
-    for attach in ["veth", "bridge"] {
-        let cluster = cluster(1, attach, "vxlan");
+    for (attach, join) in [
+        ("veth", "vxlan"),
+        ("bridge", "vxlan"),
+        ("bridge", "vxlan-bridged"),
+        ("veth", "vxlan+multicast"),
+    ] {
+        let cluster = cluster(1, attach, join);
         let node = &cluster.nodes[0];
         for point in DEL_FAULTS {
             restart(node, &fault(point));
