@@ -5,6 +5,7 @@
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
 use weft_core::{
+    attachment::Phase,
     join::Receive,
     name::{IfName, Mac, NetworkName, NodeName},
 };
@@ -63,12 +64,14 @@ pub(super) fn spawn(agent: &Arc<Agent>) -> anyhow::Result<()> {
 }
 
 fn run(agent: &Agent) {
+    let mut announced: BTreeMap<NetworkName, Receive> = BTreeMap::new();
     loop {
         let serving = agent.serving();
+        announced.retain(|name, _| serving.networks.contains_key(name));
         let hearings: BTreeMap<NetworkName, Hearing> = serving
             .networks
             .keys()
-            .filter_map(|name| Some((name.clone(), hear(agent, &serving, name)?)))
+            .filter_map(|name| Some((name.clone(), hear(agent, &serving, name, &mut announced)?)))
             .collect();
         let well = hearings.values().all(|hearing| hearing.problem().is_none());
         *agent.hearings.lock().expect(POISONED) = hearings;
@@ -77,7 +80,12 @@ fn run(agent: &Agent) {
 }
 
 /// Says that this node is there, and looks who said so. None: the network has no group.
-fn hear(agent: &Agent, serving: &Serving, name: &NetworkName) -> Option<Hearing> {
+fn hear(
+    agent: &Agent,
+    serving: &Serving,
+    name: &NetworkName,
+    announced: &mut BTreeMap<NetworkName, Receive>,
+) -> Option<Hearing> {
     let here = serving.networks.get(name)?;
     let group = here.network.join.kind().group()?;
     let held = here
@@ -85,10 +93,12 @@ fn hear(agent: &Agent, serving: &Serving, name: &NetworkName) -> Option<Hearing>
         .hold
         .iter()
         .find(|held| matches!(held, Receive::VxlanGroup { .. } | Receive::VxlanLearnt { .. }));
-    let dev = held.and_then(Receive::device)?;
-    let frame = [&TO.0[..], &voice(name, &agent.node).0, &ETHERTYPE, &[0; 46]].concat();
-    if let Err(error) = agent.kernel.send_frame(&dev, &frame) {
-        tracing::debug!(%dev, %error, "could not send into the group");
+    let (held, dev) = held.and_then(|held| Some((held, held.device()?)))?;
+    let said = say(agent, &dev, voice(name, &agent.node));
+    // Who learnt this node at another address sends there until it hears something else.
+    if said && announced.get(name) != Some(held) {
+        announce(agent, name, held, &dev);
+        announced.insert(name.clone(), held.clone());
     }
     let learnt = agent.kernel.heard(&dev).unwrap_or_default();
     let is_heard = |peer: &NodeName| {
@@ -97,6 +107,32 @@ fn hear(agent: &Agent, serving: &Serving, name: &NetworkName) -> Option<Hearing>
     };
     let (heard, missing) = here.stage.choices.keys().cloned().partition(is_heard);
     Some(Hearing { group, dev, heard, missing })
+}
+
+/// Says for each MAC that is behind this VTEP that it is here.
+fn announce(agent: &Agent, name: &NetworkName, held: &Receive, dev: &IfName) {
+    let pods: Vec<Mac> = {
+        let ledger = agent.ledger();
+        let ours = ledger.attachments().filter(|pod| pod.network == *name);
+        ours.filter(|pod| pod.phase == Phase::Attached).map(|pod| pod.mac).collect()
+    };
+    let macs = match held {
+        Receive::VxlanLearnt { mac, .. } => vec![*mac],
+        _ => pods,
+    };
+    for mac in macs {
+        say(agent, dev, mac);
+    }
+}
+
+/// True if a frame from this MAC left for the group.
+fn say(agent: &Agent, dev: &IfName, from: Mac) -> bool {
+    let frame = [&TO.0[..], &from.0, &ETHERTYPE, &[0; 46]].concat();
+    let sent = agent.kernel.send_frame(dev, &frame);
+    if let Err(error) = &sent {
+        tracing::debug!(%dev, %error, "could not send into the group");
+    }
+    sent.is_ok()
 }
 
 /// A MAC of its own: what has an entry from the store is not learnt.

@@ -304,6 +304,46 @@ fn the_same_addresses_in_two_vnis_are_two_worlds() {
 }
 
 #[test]
+fn many_vnis_at_once_each_with_the_same_addresses() {
+    const MANY: u32 = 40;
+    let site = built(&plan(2));
+    site.start().unwrap();
+    for vni in 1..=MANY {
+        let network = json!({
+            "attach": "bridge", "join": {"kind": BRIDGED, "vni": vni}, "hostAccess": false,
+            "ranges": ["10.9.0.0/16"],
+        });
+        site.apply(&format!("n{vni}"), &network).unwrap();
+    }
+    let node = &site.nodes[0];
+    for node in &site.nodes {
+        node.wait_until("in all of them", |node| {
+            let status = node.status()?;
+            let networks = status["networks"].as_object().unwrap();
+            let whole = |net: &Value| net["peers"] == 1 && net["blocks"] != json!([]);
+            Ok(networks.len() == MANY as usize
+                && networks.values().all(whole)
+                && status["problems"] == json!([])
+                && node.plan()?.is_empty())
+        })
+        .unwrap();
+    }
+    let pods: Vec<Pod> = [1, 20, MANY]
+        .iter()
+        .flat_map(|vni| site.add_pods(&format!("n{vni}"), &format!("n{vni}-")).unwrap())
+        .collect();
+    let _names: Vec<Named> = pods.iter().map(Named::start).collect();
+    for pair in pods.chunks(2) {
+        let to = pods[1].addr(true).unwrap();
+        assert_eq!(pair[1].addr(true), Some(to), "or the test proves nothing");
+        assert_eq!(who(&pair[0].netns, to), Some(pair[1].name.clone()));
+    }
+    site.nodes.iter().for_each(empty_plan);
+    let ports = sh(&node.netns, "bridge link show").lines().filter(|l| l.contains("weftx")).count();
+    assert_eq!(ports, 2 * MANY as usize, "both families of each");
+}
+
+#[test]
 fn two_domains_with_host_access_are_apart_below_the_network_layer() {
     let (site, pods, _echo) = segment(2);
     site.apply("blue", &site.network("bridge", BRIDGED, 2)).unwrap();
