@@ -239,6 +239,7 @@ ranged! {
 
 impl Mtu {
     pub const ETHERNET: Self = Self(1500);
+    pub const MAX: Self = Self(u16::MAX);
 
     /// What is left for the packet inside when `bytes` go to the envelope.
     pub fn less(self, bytes: u16) -> Self {

@@ -1,13 +1,16 @@
 //! A network as its operator describes it: how pods attach, how nodes are joined, which addresses.
 //! Says nothing of any node. Written in YAML by people and kept as JSON in the store.
 
+use std::net::IpAddr;
+
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     attach::{self, Attach, Segment, bridge::first_of},
+    ipam::Reserve,
     join::Join,
-    name::{Mtu, NetworkName},
+    name::{IfName, Mtu, NetworkName},
 };
 
 /// The schema of records that this version writes. A record with a higher one is left alone.
@@ -19,23 +22,25 @@ pub struct Network {
     /// Version of this record's form; written by weft.
     #[serde(default = "schema")]
     pub schema: u32,
-    /// How a pod's link is born: `veth` (routed, no bridge) or `bridge`.
+    /// How a pod's link is born: `veth` (routed, no bridge), `bridge` or `macvlan`.
     #[serde(default)]
     pub attach: Attach,
-    /// How packets reach the pods of other nodes: `vxlan`, `host-gw`, `auto` or `vxlan-bridged`.
+    /// How packets reach the pods of other nodes: `vxlan`, `host-gw`, `auto`, `vxlan-bridged` or
+    /// `underlay`.
     #[serde(default)]
     pub join: Join,
     /// Addresses of the pods: one IPv4 range, one IPv6 range, or one of each (dual stack).
     pub ranges: Vec<IpNet>,
     /// Length of the block that a node claims from an IPv4 range.
-    #[serde(default = "block4")]
-    pub block_prefix4: u8,
+    #[serde(default)]
+    pub block_prefix4: Option<u8>,
     /// Length of the block that a node claims from an IPv6 range.
-    #[serde(default = "block6")]
-    pub block_prefix6: u8,
-    /// Packets that leave the network's ranges take the node's address.
-    #[serde(default = "yes")]
-    pub masquerade: bool,
+    #[serde(default)]
+    pub block_prefix6: Option<u8>,
+    /// Packets that leave the network's ranges take the node's address: so unless it is said
+    /// otherwise, or the network is the physical one, whose packets pass no node.
+    #[serde(default)]
+    pub masquerade: Option<bool>,
     /// The nodes are in the network too: pods reach their node and through it everything else.
     /// Without it (`join: vxlan-bridged` alone) pods reach each other only, and several networks may
     /// have the same ranges.
@@ -62,17 +67,11 @@ pub enum Untracked {
     Never,
 }
 
-fn schema() -> u32 {
-    SCHEMA
-}
-fn block4() -> u8 {
-    24
-}
-fn block6() -> u8 {
-    112
-}
 fn yes() -> bool {
     true
+}
+fn schema() -> u32 {
+    SCHEMA
 }
 
 /// Why a network can't be taken as it is written.
@@ -91,6 +90,28 @@ pub enum BadNetwork {
          use a length from {} to {most}", range.prefix_len()
     )]
     Block { name: NetworkName, range: IpNet, block: u8, most: u8 },
+    #[error(
+        "network {name}: attach {attach} stands on the physical network itself: it goes with join \
+         underlay alone, not with {join}"
+    )]
+    NeedsUnderlay { name: NetworkName, attach: String, join: String },
+    #[error(
+        "network {name}: join underlay is the physical network itself: it goes with attach macvlan \
+         alone, not with {attach}"
+    )]
+    NotOnUnderlay { name: NetworkName, attach: String },
+    #[error(
+        "network {name}: `{field}` has no meaning with join underlay: no packet passes the node"
+    )]
+    PastNode { name: NetworkName, field: &'static str },
+    #[error("network {name}: gateway {gateway} is in none of its ranges")]
+    GatewayOutside { name: NetworkName, gateway: IpAddr },
+    #[error("network {name}: two {family} gateways; at most one per address family")]
+    TwoGateways { name: NetworkName, family: &'static str },
+    #[error("network {name}: {range} has no address left for pods")]
+    NothingLeft { name: NetworkName, range: IpNet },
+    #[error("network {name}: {parent} is network {other}'s parent too: {why}")]
+    SameParent { name: NetworkName, parent: IfName, other: NetworkName, why: String },
     #[error("network {name}: MTU {mtu} is too small for IPv6, which needs 1280 (RFC 8200, 5)")]
     Mtu6 { name: NetworkName, mtu: Mtu },
     #[error("network {name}: {range} overlaps {other_range} of network {other}")]
@@ -127,12 +148,36 @@ pub enum BadNetwork {
 }
 
 impl Network {
-    /// Smallest block worth claiming: the tunnel's and the gateway's address and one pod.
-    const SMALLEST_BLOCK4: u8 = 29;
-    const SMALLEST_BLOCK6: u8 = 126;
-
+    /// The length of the blocks of `range`. On a shared network addresses are few.
     pub fn block_prefix(&self, range: &IpNet) -> u8 {
-        if range.addr().is_ipv4() { self.block_prefix4 } else { self.block_prefix6 }
+        let ipv4 = range.addr().is_ipv4();
+        let written = if ipv4 { self.block_prefix4 } else { self.block_prefix6 };
+        written.unwrap_or_else(|| match (self.join.shared(), ipv4) {
+            (None, true) => 24,
+            (None, false) => 112,
+            (Some(_), _) => range.prefix_len().max(range.max_prefix_len() - 4),
+        })
+    }
+
+    /// Smallest block worth claiming: one pod, and beside it the tunnel's and the gateway's
+    /// address where there are any.
+    fn smallest_block(&self, range: &IpNet) -> u8 {
+        match (self.join.shared(), range.addr().is_ipv4()) {
+            (None, true) => 29,
+            (None, false) => 126,
+            (Some(_), _) => range.max_prefix_len(),
+        }
+    }
+
+    pub fn masquerades(&self) -> bool {
+        self.host_access && self.masquerade.unwrap_or(self.join.shared().is_none())
+    }
+
+    /// Which addresses of this node's blocks no pod is given; `hosts` have theirs already.
+    pub fn reserve(&self, hosts: impl IntoIterator<Item = IpAddr>) -> Reserve {
+        let Some(shared) = self.join.shared() else { return Reserve::default() };
+        let kept = self.ranges.iter().flat_map(|range| shared.kept(range));
+        Reserve::on_shared(kept.chain(hosts.into_iter().map(IpNet::from)))
     }
 
     pub fn contains(&self, net: &IpNet) -> bool {
@@ -198,8 +243,7 @@ impl Network {
             if range.trunc() != *range {
                 return Err(BadNetwork::HostBits { name: name(), range: *range });
             }
-            let most =
-                if range.addr().is_ipv4() { Self::SMALLEST_BLOCK4 } else { Self::SMALLEST_BLOCK6 };
+            let most = self.smallest_block(range);
             let block = self.block_prefix(range);
             if !(range.prefix_len()..=most).contains(&block) {
                 return Err(BadNetwork::Block { name: name(), range: *range, block, most });
@@ -208,7 +252,50 @@ impl Network {
                 return Err(BadNetwork::Mtu6 { name: name(), mtu });
             }
         }
-        self.check_bridged(&name())
+        self.check_bridged(&name())?;
+        self.check_models(&name())
+    }
+
+    /// Whether attach and join go together, and what is said of a shared network.
+    fn check_models(&self, name: &NetworkName) -> Result<(), BadNetwork> {
+        let name = || name.clone();
+        let attach = self.attach.kind();
+        let Some(shared) = self.join.shared() else {
+            return match attach.parent() {
+                None => Ok(()),
+                Some(_) => Err(BadNetwork::NeedsUnderlay {
+                    name: name(),
+                    attach: self.attach.to_string(),
+                    join: self.join.to_string(),
+                }),
+            };
+        };
+        if attach.parent().is_none() {
+            let attach = self.attach.to_string();
+            return Err(BadNetwork::NotOnUnderlay { name: name(), attach });
+        }
+        for (field, said) in [
+            ("masquerade", self.masquerade == Some(true)),
+            ("untracked", self.untracked != Untracked::Auto),
+        ] {
+            if said {
+                return Err(BadNetwork::PastNode { name: name(), field });
+            }
+        }
+        for (family, is) in [("IPv4", true), ("IPv6", false)] {
+            if shared.gateway.iter().filter(|addr| addr.is_ipv4() == is).count() > 1 {
+                return Err(BadNetwork::TwoGateways { name: name(), family });
+            }
+        }
+        let outside = |addr: &&IpAddr| !self.ranges.iter().any(|range| range.contains(*addr));
+        if let Some(gateway) = shared.gateway.iter().find(outside) {
+            return Err(BadNetwork::GatewayOutside { name: name(), gateway: *gateway });
+        }
+        let reserve = self.reserve([]);
+        match self.ranges.iter().find(|range| reserve.usable(range) == 0) {
+            Some(range) => Err(BadNetwork::NothingLeft { name: name(), range: *range }),
+            None => Ok(()),
+        }
     }
 
     /// Checks it beside another network of the cluster.
@@ -231,14 +318,25 @@ impl Network {
         {
             return Err(BadNetwork::SameVni { name, vni: vni.get(), other });
         }
+        let (ours, theirs) = (self.attach.kind(), beside.attach.kind());
+        if let (Some(parent), Some(same)) = (ours.parent(), theirs.parent())
+            && parent == same
+            && let Err(why) = ours.beside_on_parent(theirs)
+        {
+            return Err(BadNetwork::SameParent { name, parent: parent.clone(), other, why });
+        }
         if self.default && beside.default {
             return Err(BadNetwork::TwoDefaults { name, other });
         }
         Ok(())
     }
 
-    /// Checks it beside an address or prefix of a node's underlay.
+    /// Checks it beside an address or prefix of a node's underlay. Where pods stand on the nodes'
+    /// own network, that is as it should be: the nodes' addresses are kept.
     pub fn check_underlay(&self, name: &NetworkName, addr: &IpNet) -> Result<(), BadNetwork> {
+        if self.join.shared().is_some() {
+            return Ok(());
+        }
         match self.ranges.iter().find(|range| overlap(range, &addr.trunc())) {
             Some(range) => {
                 Err(BadNetwork::Underlay { name: name.clone(), range: *range, addr: *addr })

@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    attach::macvlan::Mode,
     name::{IfName, Mac, Mtu, Vni},
     policy::Ruleset,
 };
@@ -23,6 +24,8 @@ pub enum Key {
     Sysctl(Knob),
     /// Our one nftables table, written whole in one transaction.
     Table,
+    /// A pod's MAC address whose frames are not taken in by that device of the node.
+    Apart(IfName, Mac),
     Up(IfName),
     Addr(IfName, IpNet),
     Neigh(IfName, IpAddr),
@@ -46,6 +49,7 @@ pub enum Object {
     Link(Link),
     Sysctl { knob: Knob, value: u8 },
     Table { ruleset: Ruleset },
+    Apart { dev: IfName, mac: Mac },
     Up { dev: IfName },
     Addr { dev: IfName, addr: IpNet },
     Member { dev: IfName, addr: IpNet },
@@ -90,6 +94,10 @@ pub enum Kind {
     Bridge,
     /// One end of a pod's link. Only `attach` makes it, together with its other end.
     Veth,
+    /// A pod's link. Only `attach` makes it, in the pod's namespace.
+    Macvlan {
+        mode: Mode,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -181,6 +189,7 @@ impl Object {
             Self::Link(link) => Key::Link(link.dev),
             Self::Sysctl { knob, .. } => Key::Sysctl(knob),
             Self::Table { .. } => Key::Table,
+            Self::Apart { dev, mac } => Key::Apart(dev, mac),
             Self::Up { dev } => Key::Up(dev),
             Self::Addr { dev, addr } | Self::Member { dev, addr } | Self::Anycast { dev, addr } => {
                 Key::Addr(dev, addr)
@@ -211,7 +220,8 @@ impl Object {
             | Self::NextHop { dev, .. } => Some(dev),
             Self::Route(route) => route.to.dev(),
             Self::Sysctl { knob, .. } => knob.dev(),
-            Self::Table { .. } => None,
+            // It stands on a link of the host's, and is to outlive it.
+            Self::Table { .. } | Self::Apart { .. } => None,
         }
     }
 
@@ -220,7 +230,7 @@ impl Object {
         match self {
             Self::Link(_) => 0,
             Self::Sysctl { .. } => 1,
-            Self::Table { .. } => 2,
+            Self::Table { .. } | Self::Apart { .. } => 2,
             Self::Up { .. } => 3,
             Self::Addr { .. } | Self::Member { .. } | Self::Anycast { .. } => 4,
             Self::Neigh { .. } | Self::Proxy { .. } => 5,
@@ -248,6 +258,11 @@ impl Object {
                     Kind::Vxlan { vni, port, local },
                     Kind::Vxlan { vni: old_vni, port: old_port, local: old_local },
                 ) => vni == old_vni && port == old_port && local.is_ipv4() == old_local.is_ipv4(),
+                // What has the whole NIC can't come to share it, nor the other way
+                // (drivers/net/macvlan.c, macvlan_changelink).
+                (Kind::Macvlan { mode: new }, Kind::Macvlan { mode: old }) => {
+                    new == old || ![new, old].contains(&&Mode::Passthru)
+                }
                 (new, old) => new == old,
             },
             _ => true,
@@ -332,6 +347,7 @@ impl fmt::Display for Object {
             Self::Link(link) => link.fmt(f),
             Self::Sysctl { knob, value } => write!(f, "sysctl {knob} = {value}"),
             Self::Table { ruleset } => write!(f, "table inet weft {ruleset}"),
+            Self::Apart { dev, mac } => write!(f, "netdev ingress {dev} ether saddr {mac} drop"),
             Self::Up { dev } => write!(f, "link {dev} up"),
             Self::Addr { dev, addr } => write!(f, "addr {addr} dev {dev}"),
             Self::Member { dev, addr } => write!(f, "addr {addr} dev {dev} noprefixroute"),
@@ -367,6 +383,7 @@ impl fmt::Display for Kind {
             ),
             Self::Bridge => f.write_str("bridge"),
             Self::Veth => f.write_str("veth"),
+            Self::Macvlan { mode } => write!(f, "macvlan mode {mode}"),
         }
     }
 }
@@ -394,6 +411,7 @@ impl fmt::Display for Key {
             Self::Link(dev) => write!(f, "link {dev}"),
             Self::Sysctl(knob) => write!(f, "sysctl {knob}"),
             Self::Table => f.write_str("table inet weft"),
+            Self::Apart(dev, mac) => write!(f, "netdev ingress {dev} ether saddr {mac}"),
             Self::Up(dev) => write!(f, "link {dev} up"),
             Self::Addr(dev, addr) => write!(f, "addr {addr} dev {dev}"),
             Self::Neigh(dev, ip) => write!(f, "neigh {ip} dev {dev}"),

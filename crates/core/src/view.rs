@@ -12,6 +12,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value, error::Category};
 
 use crate::{
+    ipam::Reserve,
     join::Receive,
     name::{Mac, Mtu, NetworkName, NodeName},
     network::{Network, SCHEMA, unknown_fields},
@@ -95,6 +96,9 @@ pub struct Part {
     /// It has pods in the network, which must not be deleted under them.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub pods: bool,
+    /// Addresses of the network's ranges that are the node's own, where pods stand beside nodes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hosts: Vec<IpAddr>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -229,6 +233,18 @@ impl View {
             .iter()
             .filter(move |((name, _), claim)| name == network && claim.node == *node)
             .map(|((_, block), _)| *block)
+    }
+
+    /// Which addresses of a network no pod is given: nodes have theirs, of which `hosts` are the
+    /// asking one's.
+    pub fn reserve(&self, name: &NetworkName, network: &Network, hosts: &[IpAddr]) -> Reserve {
+        let Some(_) = network.join.shared() else { return Reserve::default() };
+        let nodes = self.nodes.values().flat_map(|node| {
+            let hosts = node.record.part(name).into_iter().flat_map(|part| &part.hosts);
+            node.record.underlay.iter().chain(hosts)
+        });
+        let inside = |addr: &&IpAddr| network.ranges.iter().any(|range| range.contains(*addr));
+        network.reserve(nodes.chain(hosts).filter(inside).copied())
     }
 
     /// Networks that contradict each other; the later by name is the one not to serve.

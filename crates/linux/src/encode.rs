@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use weft_core::{
+    attach::macvlan::Mode,
     mark,
     name::{IfName, Mac, Mtu},
     state::{Hop, Kind, Link, Route},
@@ -56,8 +57,68 @@ pub(crate) fn create_link(batch: &mut Batch, link: &Link, master: u32, lower: u3
         Kind::Veth => {
             batch.attr(IFLA_INFO_KIND, b"veth");
         }
+        Kind::Macvlan { mode } => macvlan(batch, *mode),
     });
     batch.end();
+}
+
+fn macvlan(batch: &mut Batch, mode: Mode) {
+    batch.attr(IFLA_INFO_KIND, b"macvlan").nest(IFLA_INFO_DATA, |batch| {
+        batch.attr_u32(IFLA_MACVLAN_MODE, mode_number(mode));
+    });
+}
+
+/// `enum macvlan_mode`.
+pub(crate) fn mode_number(mode: Mode) -> u32 {
+    match mode {
+        Mode::Private => 1,
+        Mode::Vepa => 2,
+        Mode::Bridge => 4,
+        Mode::Passthru => 8,
+    }
+}
+
+/// A child of a device of this namespace, created in the pod's: it is never seen here.
+pub(crate) fn create_child(batch: &mut Batch, pod: &Link, parent: u32, netns: i32) {
+    batch.begin(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &ifinfomsg(0, 0, 0));
+    born(batch, pod);
+    batch.attr_u32(IFLA_LINK, parent).attr(IFLA_NET_NS_FD, &netns.to_ne_bytes());
+    batch.nest(IFLA_LINKINFO, |batch| {
+        if let Kind::Macvlan { mode } = &pod.kind {
+            macvlan(batch, *mode);
+        }
+    });
+    batch.end();
+}
+
+/// Has a number given to another namespace, by which its links can be asked for from here.
+pub(crate) fn number_netns(batch: &mut Batch, netns: i32) {
+    batch
+        .begin(RTM_NEWNSID, 0, &[0; 4])
+        .attr(NETNSA_NSID, &(-1i32).to_ne_bytes())
+        .attr(NETNSA_FD, &netns.to_ne_bytes())
+        .end();
+}
+
+pub(crate) fn get_nsid(batch: &mut Batch, netns: i32) {
+    batch.begin(RTM_GETNSID, 0, &[0; 4]).attr(NETNSA_FD, &netns.to_ne_bytes()).end();
+}
+
+/// A link by its name, in this namespace or in the one of the number.
+pub(crate) fn get_named(batch: &mut Batch, dev: &IfName, nsid: Option<u32>) {
+    batch.begin(RTM_GETLINK, 0, &ifinfomsg(0, 0, 0)).attr_str(IFLA_IFNAME, dev.as_str());
+    if let Some(nsid) = nsid {
+        batch.attr_u32(IFLA_TARGET_NETNSID, nsid);
+    }
+    batch.end();
+}
+
+pub(crate) fn delete_there(batch: &mut Batch, dev: &IfName, nsid: u32) {
+    batch
+        .begin(RTM_DELLINK, 0, &ifinfomsg(0, 0, 0))
+        .attr_str(IFLA_IFNAME, dev.as_str())
+        .attr_u32(IFLA_TARGET_NETNSID, nsid)
+        .end();
 }
 
 fn local_attr(local: IpAddr) -> u16 {
@@ -103,16 +164,20 @@ pub(crate) fn port_settings(kind: &Kind) -> &'static [(u16, u8)] {
         Kind::VxlanGroup { .. } => {
             &[(IFLA_BRPORT_LEARNING, 1), (IFLA_BRPORT_NEIGH_SUPPRESS, 1), (IFLA_BRPORT_ISOLATED, 1)]
         }
-        Kind::Bridge => &[],
+        Kind::Bridge | Kind::Macvlan { .. } => &[],
     }
 }
 
 /// In a message of its own, since the kernel asks the master that the port had before it.
 pub(crate) fn set_port(batch: &mut Batch, dev: &IfName, kind: &Kind) {
+    set_port_to(batch, dev, port_settings(kind));
+}
+
+pub(crate) fn set_port_to(batch: &mut Batch, dev: &IfName, settings: &[(u16, u8)]) {
     batch.begin(RTM_NEWLINK, 0, &ifinfomsg(0, 0, 0)).attr_str(IFLA_IFNAME, dev.as_str());
     batch.nest(IFLA_LINKINFO, |batch| {
         batch.attr(IFLA_INFO_SLAVE_KIND, b"bridge").nest(IFLA_INFO_SLAVE_DATA, |batch| {
-            for (setting, value) in port_settings(kind) {
+            for (setting, value) in settings {
                 batch.attr_u8(*setting, *value);
             }
         });
@@ -152,6 +217,11 @@ pub(crate) fn edit_link(
                 batch.attr_ip(local_attr(*local), *local);
             });
         });
+    }
+    if let Kind::Macvlan { mode } = &link.kind
+        && link.kind != was.kind
+    {
+        batch.nest(IFLA_LINKINFO, |batch| macvlan(batch, *mode));
     }
     batch.end();
 }

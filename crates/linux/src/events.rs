@@ -19,13 +19,15 @@ use crate::{
     kernel::{Deed, Error, Kernel, Links, Ports, Unsigned},
     nft, socket,
     uapi::*,
-    wire::{self, u16_at, u32_at},
+    wire::{self, Message, u16_at, u32_at},
 };
 
 /// RTNLGRP_LINK, NEIGH, IPV4_IFADDR, IPV4_ROUTE, IPV6_IFADDR, IPV6_ROUTE, IPV4_NETCONF,
 /// IPV6_NETCONF, NEXTHOP.
 const GROUPS: [u32; 9] = [1, 3, 5, 7, 9, 11, 24, 25, 32];
 const NFNLGRP_NFTABLES: u32 = 7;
+/// RTNLGRP_LINK, NSID: of every namespace that has a number here.
+const GROUPS_ELSEWHERE: [u32; 2] = [1, 28];
 /// The kernel tells nobody of tables of iptables' old kind, so they are looked for.
 const LEGACY_EVERY: u16 = 500; // Milliseconds.
 const RECEIVE: usize = 64 * 1024;
@@ -34,6 +36,8 @@ const RECEIVE: usize = 64 * 1024;
 pub enum Event {
     /// A stranger changed something; what, in a word.
     Changed(&'static str),
+    /// A link that is in its pod's namespace alone went, or a pod's namespace did.
+    PodGone,
     /// More was missed than the socket could hold: look at everything.
     Overrun,
 }
@@ -41,6 +45,8 @@ pub enum Event {
 pub struct Watch {
     route: Socket,
     nft: Socket,
+    /// None: without CAP_NET_BROADCAST nothing is heard from elsewhere.
+    elsewhere: Option<Socket>,
     ports: Ports,
     links: Links,
     unsigned: Unsigned,
@@ -59,7 +65,12 @@ impl Watch {
             socket.set_non_blocking(true)?;
             Ok(socket)
         };
+        let elsewhere = open(protocols::NETLINK_ROUTE, &GROUPS_ELSEWHERE).and_then(|socket| {
+            socket.set_listen_all_namespaces(true)?;
+            Ok(socket)
+        });
         Ok(Self {
+            elsewhere: elsewhere.ok(),
             route: open(protocols::NETLINK_ROUTE, &GROUPS).map_err(Error::Open)?,
             nft: open(protocols::NETLINK_NETFILTER, &[NFNLGRP_NFTABLES]).map_err(Error::Open)?,
             ports: kernel.ports.clone(),
@@ -74,19 +85,31 @@ impl Watch {
     pub fn wait(&mut self) -> io::Result<Event> {
         loop {
             {
-                let (route, nft) = (borrow(&self.route), borrow(&self.nft));
-                let mut ready =
-                    [PollFd::new(route, PollFlags::POLLIN), PollFd::new(nft, PollFlags::POLLIN)];
+                let all = [&self.route, &self.nft].into_iter().chain(&self.elsewhere);
+                let mut ready: Vec<PollFd<'_>> =
+                    all.map(|socket| PollFd::new(borrow(socket), PollFlags::POLLIN)).collect();
                 match poll(&mut ready, LEGACY_EVERY) {
                     Ok(0) if self.legacy_changed() => return Ok(Event::Changed("iptables")),
                     Ok(_) | Err(nix::errno::Errno::EINTR) => {}
                     Err(errno) => return Err(errno.into()),
                 }
             }
-            for (socket, routing) in [(&self.route, true), (&self.nft, false)] {
-                if let Some(event) = self.read(socket, routing)? {
-                    return Ok(event);
-                }
+            let route = self.read(&self.route, |message| {
+                let strange = self.strange(true, message);
+                strange.then(|| self.word(message.kind, message.body).map(Event::Changed)).flatten()
+            })?;
+            if let Some(event) = route {
+                return Ok(event);
+            }
+            let nft = self.read(&self.nft, |message| {
+                self.strange(false, message).then_some(Event::Changed("nftables"))
+            })?;
+            if let Some(event) = nft {
+                return Ok(event);
+            }
+            let Some(elsewhere) = &self.elsewhere else { continue };
+            if let Some(event) = self.read(elsewhere, |m| pod_gone(m).then_some(Event::PodGone))? {
+                return Ok(event);
             }
         }
     }
@@ -98,7 +121,18 @@ impl Watch {
         changed
     }
 
-    fn read(&self, socket: &Socket, routing: bool) -> io::Result<Option<Event>> {
+    /// True of what this process did not do itself.
+    fn strange(&self, routing: bool, message: &Message<'_>) -> bool {
+        let ports = self.ports.read().expect("no code that holds this lock panics");
+        !ports.contains(&(routing, message.port))
+    }
+
+    /// The first thing that `event` makes something of.
+    fn read(
+        &self,
+        socket: &Socket,
+        event: impl Fn(&Message<'_>) -> Option<Event>,
+    ) -> io::Result<Option<Event>> {
         let mut buffer = self.buffer.lock().expect("no code that holds this lock panics");
         loop {
             let length = match socket.recv(&mut &mut buffer[..], 0) {
@@ -110,14 +144,8 @@ impl Watch {
                 }
                 Err(error) => return Err(error),
             };
-            let ports = self.ports.read().expect("no code that holds this lock panics");
-            for message in wire::messages(&buffer[..length]) {
-                if ports.contains(&(routing, message.port)) {
-                    continue;
-                }
-                if let Some(what) = self.word(message.kind, message.body, routing) {
-                    return Ok(Some(Event::Changed(what)));
-                }
+            if let Some(event) = wire::messages(&buffer[..length]).find_map(|m| event(&m)) {
+                return Ok(Some(event));
             }
         }
     }
@@ -125,10 +153,7 @@ impl Watch {
 
 impl Watch {
     /// What kind of thing changed, if it matters.
-    fn word(&self, kind: u16, body: &[u8], routing: bool) -> Option<&'static str> {
-        if !routing {
-            return Some("nftables");
-        }
+    fn word(&self, kind: u16, body: &[u8]) -> Option<&'static str> {
         match kind {
             RTM_NEWLINK | RTM_DELLINK => link(kind, body).then_some("link"),
             RTM_NEWADDR | RTM_DELADDR => Some("address"),
@@ -191,6 +216,26 @@ fn borrow(socket: &Socket) -> BorrowedFd<'_> {
     unsafe {
         BorrowedFd::borrow_raw(socket.as_raw_fd())
     }
+}
+
+/// A pod's child link that went without having been doomed, or a numbered namespace that ended.
+fn pod_gone(message: &Message<'_>) -> bool {
+    if message.kind != RTM_DELLINK {
+        return message.kind == RTM_DELNSID;
+    }
+    let (mut ours, mut child) = (false, false);
+    for (kind, value) in wire::attrs(message.body.get(16..).unwrap_or_default()) {
+        match kind {
+            IFLA_GROUP => ours = u32_at(value, 0) == Some(mark::LINK_GROUP),
+            IFLA_LINKINFO => {
+                let mut info = wire::attrs(value);
+                let kind = info.find(|(kind, _)| *kind == IFLA_INFO_KIND);
+                child = kind.is_some_and(|(_, value)| wire::text(value) == "macvlan");
+            }
+            _ => {}
+        }
+    }
+    ours && child
 }
 
 /// Link notifications carry no port, so ours are told by what they say. A pod's link is born down,

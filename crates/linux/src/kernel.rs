@@ -13,14 +13,16 @@ use std::{
 };
 
 use weft_core::{
+    attach::Birth,
     mark,
     name::{IfName, Mac, Mtu},
     plan::Change,
     policy::Ruleset,
-    state::{Knob, Link, Object, State},
+    state::{Kind, Knob, Object, State},
 };
 
 use crate::{
+    announce::Announcement,
     encode,
     netns::Netns,
     nft::{self, Finding, Nft},
@@ -191,6 +193,7 @@ impl Kernel {
             }
         }
         if let Some(nft) = &self.nft {
+            observed.0.ours.extend(nft.apart()?);
             match nft.observe()? {
                 nft::Seen::Absent => {}
                 nft::Seen::Ours(ruleset) => observed.0.ours.put(Object::Table { ruleset }),
@@ -205,6 +208,18 @@ impl Kernel {
 
     /// What a pod's namespace holds of the link `dev`.
     pub fn observe_pod(&self, dev: &IfName) -> Result<State, Error> {
+        let mut state = self.look_inside(dev)?;
+        // Of links to strangers alone: the others have no such address, and hear nobody.
+        let knob = Knob::AcceptRa(dev.clone());
+        if state.link(dev).is_some_and(|link| matches!(link.kind, Kind::Macvlan { .. })) {
+            // Where there is no IPv6, nothing is heard either.
+            let value = self.netns.run(|| read_knob(&knob)).map(|value| value.unwrap_or(0));
+            state.extend(value.ok().map(|value| Object::Sysctl { knob, value }));
+        }
+        Ok(state)
+    }
+
+    fn look_inside(&self, dev: &IfName) -> Result<State, Error> {
         self.with(|socket| {
             let links = observe::links(socket)?;
             let lo = links.iter().find(|link| link.loopback && link.up);
@@ -214,10 +229,10 @@ impl Kernel {
             state.extend(link.ours.clone().map(Object::Link));
             state.extend(link.up.then(|| Object::Up { dev: dev.clone() }));
             let names: BTreeMap<u32, IfName> = [(link.index, dev.clone())].into();
-            let addrs = observe::addrs(socket)?.into_iter().filter(|at| {
-                // Those that the kernel or the pod itself makes are theirs.
-                at.index == link.index && !at.link_local
-            });
+            // Those that the kernel or the pod itself makes are theirs, but for a child of a NIC.
+            let all = link.kind == "macvlan";
+            let own = |at: &observe::Address| at.index == link.index && (all || !at.link_local);
+            let addrs = observe::addrs(socket)?.into_iter().filter(own);
             state.extend(addrs.map(|addr| addr.object(dev)));
             state.extend(observe::neighbours(socket, &names)?);
             for route in observe::routes(socket, &names, &Hops::default())? {
@@ -252,23 +267,34 @@ impl Kernel {
         Place { netns: &self.netns, nft: self.nft.as_ref(), unsigned: &self.unsigned }
     }
 
-    /// Makes both ends of a pod's link in one message, the pod's end in its own namespace.
-    pub fn birth(&self, host: &Link, pod: &Link, netns: &Netns) -> Result<(), Refusal> {
-        let what = || format!("link {} veth peer {}", host.dev, pod.dev);
+    /// Makes a pod's link in one message, the pod's side of it in the pod's namespace.
+    pub fn birth(&self, birth: &Birth, netns: &Netns) -> Result<(), Refusal> {
+        let what = || match birth {
+            Birth::Pair { host, pod } => format!("link {} veth peer {}", host.dev, pod.dev),
+            Birth::Child { parent, pod } => format!("link {} on {parent} {}", pod.dev, pod.kind),
+        };
         let refused = |error: &io::Error| Refusal {
             what: what(),
             errno: error.raw_os_error().unwrap_or(libc::EIO),
             text: String::new(),
         };
+        let there = netns.as_fd().as_raw_fd();
         let answers = self.write(|socket| {
-            let master = match &host.master {
-                Some(master) => socket.index_of(master)?,
-                None => 0,
-            };
             let mut batch = socket.batch();
-            encode::create_pair(&mut batch, host, pod, netns.as_fd().as_raw_fd(), master);
-            if master != 0 {
-                encode::set_port(&mut batch, &host.dev, &host.kind);
+            match birth {
+                Birth::Pair { host, pod } => {
+                    let master = match &host.master {
+                        Some(master) => socket.index_of(master)?,
+                        None => 0,
+                    };
+                    encode::create_pair(&mut batch, host, pod, there, master);
+                    if master != 0 {
+                        encode::set_port(&mut batch, &host.dev, &host.kind);
+                    }
+                }
+                Birth::Child { parent, pod } => {
+                    encode::create_child(&mut batch, pod, socket.index_of(parent)?, there);
+                }
             }
             socket.send(batch)
         });
@@ -316,6 +342,73 @@ impl Kernel {
             Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(false),
             Err(error) => Err(error),
         })
+    }
+
+    /// A link of this namespace.
+    pub fn link(&self, dev: &IfName) -> io::Result<Option<HostLink>> {
+        self.named(dev, None)
+    }
+
+    /// A link in the namespace that has this number here; none too if no namespace has it.
+    pub fn link_there(&self, nsid: u32, dev: &IfName) -> io::Result<Option<HostLink>> {
+        self.named(dev, Some(nsid))
+    }
+
+    fn named(&self, dev: &IfName, nsid: Option<u32>) -> io::Result<Option<HostLink>> {
+        self.with(|socket| {
+            let mut batch = socket.batch();
+            encode::get_named(&mut batch, dev, nsid);
+            let link = socket.ask(&batch, observe::link)?.pop().flatten();
+            Ok(link.map(|(link, _)| link))
+        })
+    }
+
+    /// Frees a link in the namespace that has this number here, and waits until it is gone.
+    pub fn free_there(&self, nsid: u32, dev: &IfName) -> io::Result<()> {
+        let answers = self.write(|socket| {
+            let mut batch = socket.batch();
+            encode::delete_there(&mut batch, dev, nsid);
+            socket.send(batch)
+        })?;
+        match answers.first() {
+            Some(answer) if answer.errno != libc::ENODEV && answer.errno != libc::EINVAL => {
+                Err(io::Error::from_raw_os_error(answer.errno))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The number of another namespace in this one, given to it now if it had none. With it the
+    /// kernel tells this namespace of links there, and of the end of all of it.
+    pub fn number(&self, netns: &Netns) -> io::Result<u32> {
+        let there = netns.as_fd().as_raw_fd();
+        self.with(|socket| {
+            let mut batch = socket.batch();
+            // It has one already: EEXIST.
+            encode::number_netns(&mut batch, there);
+            socket.send(batch)?;
+            let mut batch = socket.batch();
+            encode::get_nsid(&mut batch, there);
+            let read = |message: &crate::wire::Message<'_>| {
+                let mut attrs = crate::wire::attrs(message.body.get(4..)?);
+                let (_, nsid) = attrs.find(|(kind, _)| *kind == crate::uapi::NETNSA_NSID)?;
+                crate::wire::u32_at(nsid, 0)
+            };
+            let nsid = socket.ask(&batch, read)?.pop().flatten();
+            let nsid = nsid.filter(|nsid| nsid.cast_signed() >= 0);
+            nsid.ok_or_else(|| io::Error::other("the namespace got no number"))
+        })
+    }
+
+    /// That a link here has these addresses now, ready to be told to its network.
+    pub fn announcement(&self, dev: &IfName, addrs: &[IpAddr]) -> io::Result<Announcement> {
+        let link = self.link(dev)?.ok_or_else(|| io::Error::from_raw_os_error(libc::ENODEV))?;
+        Announcement::new(&self.netns, link.index, link.mac, addrs)
+    }
+
+    /// Takes away what keeps pods apart, whatever it has become.
+    pub fn remove_apart(&self) -> Result<(), Error> {
+        self.nft.as_ref().map_or(Ok(()), |nft| nft.remove_apart().map_err(Error::from))
     }
 
     /// `ip route get` for each; none where there is no route, or the address is our own.

@@ -1,5 +1,6 @@
 //! Touches the kernel: the only crate that knows netlink, nftables and namespaces. Decides nothing.
 
+mod announce;
 mod encode;
 mod events;
 mod kernel;
@@ -16,6 +17,7 @@ mod uapi;
 mod wire;
 mod writer;
 
+pub use announce::Announcement;
 pub use events::{Event, Watch};
 pub use kernel::{Error, Kernel, Refusal, read_knob};
 pub use netns::{Netns, cookie_here, own};

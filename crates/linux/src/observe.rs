@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, fmt, io, net::IpAddr};
 use ipnet::IpNet;
 use serde::Serialize;
 use weft_core::{
+    attach::macvlan::Mode,
     mark,
     name::{IfName, Mac, Mtu, Vni},
     state::{Hop, Kind, Link, Object, Route, State},
@@ -37,6 +38,7 @@ pub struct HostLink {
     pub up: bool,
     pub loopback: bool,
     pub group: u32,
+    pub mac: Mac,
     pub kind: String,
     pub addrs: Vec<IpNet>,
     /// A default route leaves by it.
@@ -103,6 +105,7 @@ pub(crate) fn link(message: &Message<'_>) -> Option<(HostLink, Option<u32>)> {
         up: flags & IFF_UP != 0,
         loopback: flags & IFF_LOOPBACK != 0,
         group: 0,
+        mac: Mac([0; 6]),
         kind: String::new(),
         addrs: Vec::new(),
         default_route: false,
@@ -110,20 +113,20 @@ pub(crate) fn link(message: &Message<'_>) -> Option<(HostLink, Option<u32>)> {
         ours: None,
         lower: None,
     };
-    let (mut mac, mut master, mut vxlan) = (Mac([0; 6]), None, None);
+    let (mut master, mut data) = (None, &[][..]);
     let mut port = &[][..];
     for (kind, value) in wire::attrs(message.body.get(16..)?) {
         match kind {
             IFLA_IFNAME => link.dev = wire::text(value).parse().ok()?,
             IFLA_MTU => link.mtu = u32_at(value, 0)?,
             IFLA_GROUP => link.group = u32_at(value, 0)?,
-            IFLA_ADDRESS => mac = value.try_into().map_or(mac, Mac),
+            IFLA_ADDRESS => link.mac = value.try_into().map_or(link.mac, Mac),
             IFLA_MASTER => master = u32_at(value, 0),
             IFLA_LINKINFO => {
                 for (kind, value) in wire::attrs(value) {
                     match kind {
                         IFLA_INFO_KIND => link.kind = wire::text(value),
-                        IFLA_INFO_DATA => (vxlan, link.lower) = vxlan_kind(value),
+                        IFLA_INFO_DATA => data = value,
                         IFLA_INFO_SLAVE_DATA => port = value,
                         _ => {}
                     }
@@ -133,18 +136,31 @@ pub(crate) fn link(message: &Message<'_>) -> Option<(HostLink, Option<u32>)> {
         }
     }
     let kind = match link.kind.as_str() {
-        "vxlan" => vxlan,
+        "vxlan" => {
+            let (kind, lower) = vxlan_kind(data);
+            link.lower = lower;
+            kind
+        }
         "bridge" => Some(Kind::Bridge),
         "veth" => Some(Kind::Veth),
+        "macvlan" => macvlan_kind(data),
         _ => None,
     };
-    let (dev, mtu) = (link.dev.clone(), Mtu::from_kernel(link.mtu));
+    let (dev, mtu, mac) = (link.dev.clone(), Mtu::from_kernel(link.mtu), link.mac);
     link.ours = kind.map(|kind| Link { dev, kind, mtu, mac, master: None });
     // A port that is set otherwise is not yet the port that it should be.
     let settings = link.ours.as_ref().map_or(&[][..], |link| encode::port_settings(&link.kind));
     let set = |of: &(u16, u8)| wire::attrs(port).any(|(k, v)| k == of.0 && v == [of.1]);
     let as_it_should = settings.iter().all(set);
     Some((link, master.filter(|_| as_it_should)))
+}
+
+fn macvlan_kind(data: &[u8]) -> Option<Kind> {
+    let (_, mode) = wire::attrs(data).find(|(kind, _)| *kind == IFLA_MACVLAN_MODE)?;
+    let mode = u32_at(mode, 0)?;
+    let modes = [Mode::Private, Mode::Vepa, Mode::Bridge, Mode::Passthru];
+    let mode = modes.into_iter().find(|known| encode::mode_number(*known) == mode)?;
+    Some(Kind::Macvlan { mode })
 }
 
 /// What a VXLAN device is, and the number of the device that it stands on.

@@ -90,6 +90,16 @@ pub fn port(netns: &Netns, dev: &str, bridge: &str) -> io::Result<()> {
     })?
 }
 
+/// Whether a switch's port sends back what came by it.
+pub fn hairpin(netns: &Netns, dev: &str, back: bool) -> io::Result<()> {
+    netns.run(|| {
+        ask(|batch, _| {
+            encode::set_port_to(batch, &name(dev)?, &[(IFLA_BRPORT_MODE, back.into())]);
+            Ok(())
+        })
+    })?
+}
+
 pub fn addr(netns: &Netns, dev: &str, addr: IpNet) -> io::Result<()> {
     netns.run(|| {
         ask(|batch, socket| {

@@ -11,7 +11,7 @@ use weft_core::{
     mark,
     name::{IfName, Mac},
     plan::Change,
-    state::{Hop, Key, Kind, Link, Object, Route},
+    state::{Hop, Key, Kind, Knob, Link, Object, Route},
 };
 
 use crate::{
@@ -91,11 +91,22 @@ impl<'a> Writer<'a> {
                 self.flush();
                 // The calling thread may be in another namespace, and /proc/sys shows its own.
                 let path = format!("/proc/sys/{}", knob.path());
-                return self.place.netns.run(|| fs::write(path, value.to_string()))?;
+                let written = self.place.netns.run(|| fs::write(path, value.to_string()))?;
+                return match (written, knob) {
+                    // A host without IPv6 has nothing that could be told to be deaf.
+                    (Err(error), Knob::AcceptRa(_)) if error.kind() == io::ErrorKind::NotFound => {
+                        Ok(())
+                    }
+                    (written, _) => written,
+                };
             }
             Object::Table { ruleset } => {
                 self.flush();
                 return self.nft()?.replace(ruleset).map_err(io::Error::other);
+            }
+            Object::Apart { dev, mac } => {
+                self.flush();
+                return self.nft()?.set_apart(dev, *mac).map_err(io::Error::other);
             }
             Object::Addr { dev, addr } => self.put_addr(dev, addr, Hold::Plain)?,
             Object::Member { dev, addr } => self.put_addr(dev, addr, Hold::Member)?,
@@ -169,7 +180,7 @@ impl<'a> Writer<'a> {
                 let masters = (master, was_master.unwrap_or(0));
                 encode::edit_link(&mut self.batch, link, &was, index, masters);
             }
-            Err(_) if link.kind == Kind::Veth => {
+            Err(_) if matches!(link.kind, Kind::Veth | Kind::Macvlan { .. }) => {
                 return Err(io::Error::other("a pod's link is made by attach alone"));
             }
             Err(_) => {
@@ -201,6 +212,10 @@ impl<'a> Writer<'a> {
             Key::Table => {
                 self.flush();
                 return self.nft()?.remove().map_err(io::Error::other);
+            }
+            Key::Apart(dev, mac) => {
+                self.flush();
+                return self.nft()?.join_again(dev, *mac).map_err(io::Error::other);
             }
             Key::Addr(dev, addr) => {
                 if let Ok(index) = self.index(dev) {

@@ -14,6 +14,7 @@ use floor::{KNOBS, converge, net, node, observe, ruleset, sh};
 
 use ipnet::IpNet;
 use weft_core::{
+    attach::Birth,
     name::{IfName, Mac, Mtu},
     plan::{Change, plan},
     state::{Hop, Kind, Knob, Link, Object, Route, State},
@@ -301,7 +302,8 @@ fn a_pods_link_is_born_in_its_namespace_and_freed_with_others() {
                 };
                 let pod =
                     Link { dev: IfName::new("eth0"), mac: Mac([2, 0, 0, 0, 3, n]), ..host.clone() };
-                kernel.birth(&host, &pod, &netns).unwrap();
+                let birth = Birth::Pair { host: host.clone(), pod: pod.clone() };
+                kernel.birth(&birth, &netns).unwrap();
                 let inside: State = [
                     Object::Link(pod.clone()),
                     Object::Up { dev: IfName::new("lo") },
@@ -323,7 +325,8 @@ fn a_pods_link_is_born_in_its_namespace_and_freed_with_others() {
                 (netns, host)
             })
             .collect();
-        assert!(kernel.birth(&pods[0].1, &pods[0].1, &pods[0].0).is_err(), "twice is refused");
+        let twice = Birth::Pair { host: pods[0].1.clone(), pod: pods[0].1.clone() };
+        assert!(kernel.birth(&twice, &pods[0].0).is_err(), "twice is refused");
         let devs: Vec<IfName> = pods.iter().map(|(_, host)| host.dev.clone()).collect();
         assert!(kernel.doom(&devs[..10], true).is_empty());
         let observed = kernel.observe_node(&[]).unwrap();

@@ -2,6 +2,7 @@
 //! A kind says what the pod's side, the host's side and the node should hold. It performs nothing.
 
 pub mod bridge;
+pub mod macvlan;
 pub mod veth;
 
 use std::net::IpAddr;
@@ -23,6 +24,7 @@ use crate::{
 pub enum Kind {
     Veth(veth::Veth),
     Bridge(bridge::Bridge),
+    Macvlan(macvlan::Macvlan),
 }
 kind_or_map!(Attach, Kind);
 
@@ -32,14 +34,49 @@ impl Default for Attach {
     }
 }
 
+/// How a pod's link comes to be: in one message, the pod's side in the pod's namespace at once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Birth {
+    /// Two ends, one of which stays in the node's namespace: deleting it ends both.
+    Pair { host: Link, pod: Link },
+    /// A child of a device of the node. It is in the pod's namespace alone, and ends with the
+    /// device.
+    Child { parent: IfName, pod: Link },
+}
+
+impl Birth {
+    pub fn pod(&self) -> &Link {
+        match self {
+            Self::Pair { pod, .. } | Self::Child { pod, .. } => pod,
+        }
+    }
+    pub fn host(&self) -> Option<&Link> {
+        match self {
+            Self::Pair { host, .. } => Some(host),
+            Self::Child { .. } => None,
+        }
+    }
+}
+
+/// Where packets go that leave the link.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NextHop {
+    pub ip: IpAddr,
+    /// None: a stranger, who is asked for it.
+    pub mac: Option<Mac>,
+}
+
 /// What a kind of attachment answers.
 pub trait Attaching {
-    /// The host's end of the pod's link.
-    fn host_end(&self, pod: &Attachment, on: &Ground<'_>) -> Link;
+    fn birth(&self, pod: &Attachment, on: &Ground<'_>) -> Birth;
     /// What the node's namespace should hold for this pod, the host's end included.
     fn outside(&self, pod: &Attachment, on: &Ground<'_>) -> State;
-    /// Where the pod's packets for other places go: next hop and its MAC. None: nowhere.
-    fn gateway(&self, addr: IpAddr, on: &Ground<'_>) -> Option<(IpAddr, Mac)>;
+    /// What the pod's namespace should hold besides its link, addresses and routes.
+    fn beside(&self, _pod: &Attachment) -> State {
+        State::default()
+    }
+    /// Where the pod's packets for other places go; none: there are no other places.
+    fn next_hop(&self, addr: IpAddr, on: &Ground<'_>) -> Option<NextHop>;
     /// The address as the pod holds it: with the prefix that is on-link for it.
     fn pod_addr(&self, addr: IpAddr, on: &Ground<'_>) -> IpNet;
     /// True if other pods can reach it without a route of the host: its link must go down at once
@@ -47,6 +84,20 @@ pub trait Attaching {
     fn reached_past_routes(&self) -> bool;
     /// What the node holds for the network as long as it has blocks in it, pods or none.
     fn node(&self, on: &Ground<'_>) -> State;
+    /// The device of the node that the pods' links are children of.
+    fn parent(&self) -> Option<&IfName> {
+        None
+    }
+    /// True if one pod has the whole of the parent.
+    fn alone(&self) -> bool {
+        false
+    }
+    /// For people: the kind and what matters of its settings.
+    fn described(&self) -> String;
+    /// Whether both may have children on one parent; if not, why.
+    fn beside_on_parent(&self, _other: &dyn Attaching) -> Result<(), String> {
+        Ok(())
+    }
 }
 
 impl Attach {
@@ -54,17 +105,7 @@ impl Attach {
         match &self.0 {
             Kind::Veth(attach) => attach,
             Kind::Bridge(attach) => attach,
-        }
-    }
-
-    /// The pod's end of its link.
-    pub fn pod_end(&self, pod: &Attachment, on: &Ground<'_>) -> Link {
-        Link {
-            dev: pod.id.ifname.clone(),
-            kind: crate::state::Kind::Veth,
-            mtu: on.accept,
-            mac: pod.mac,
-            master: None,
+            Kind::Macvlan(attach) => attach,
         }
     }
 
@@ -74,7 +115,7 @@ impl Attach {
         let dev = &pod.id.ifname;
         let lo = IfName::new("lo");
         let mut state: State = [
-            Object::Link(self.pod_end(pod, on)),
+            Object::Link(self.kind().birth(pod, on).pod().clone()),
             Object::Up { dev: lo },
             Object::Up { dev: dev.clone() },
         ]
@@ -89,8 +130,7 @@ impl Attach {
             } else {
                 Object::Addr { dev: dev.clone(), addr: net }
             });
-            let gateway = self.kind().gateway(*addr, on);
-            if let Some((ip, mac)) = gateway {
+            if let Some(NextHop { ip, mac: Some(mac) }) = self.kind().next_hop(*addr, on) {
                 state.put(Object::Neigh { dev: dev.clone(), ip, mac });
             }
             let routes = self.routes(pod, *addr, on).into_iter();
@@ -100,8 +140,15 @@ impl Attach {
                 Object::Route(Route { dst, to, mtu: Some(on.send) })
             }));
         }
+        state.merge(self.kind().beside(pod));
         state
     }
+}
+
+/// The pod's end of a veth pair.
+fn veth_end(pod: &Attachment, on: &Ground<'_>) -> Link {
+    let kind = crate::state::Kind::Veth;
+    Link { dev: pod.id.ifname.clone(), kind, mtu: on.accept, mac: pod.mac, master: None }
 }
 
 impl Attach {
@@ -123,10 +170,14 @@ impl Attach {
         on: &Ground<'_>,
     ) -> Vec<(IpNet, Option<IpAddr>)> {
         let range = on.segment.is_wide().then(|| on.range_of(addr)).flatten();
-        let via = self.kind().gateway(addr, on).map(|(ip, _)| ip);
-        let through = via.into_iter().flat_map(|via| {
+        let hop = self.kind().next_hop(addr, on);
+        let own = self.kind().pod_addr(addr, on);
+        let through = hop.into_iter().flat_map(|hop| {
+            // Where the kernel itself routes what is on the link, nothing is said of it.
+            let on_link = move |dst: &IpNet| hop.mac.is_none() && own.contains(dst);
             let dsts = pod.routes_of(addr, on.ranges).into_iter();
-            dsts.filter(|dst| Some(dst) != range).map(move |dst| (dst, Some(via)))
+            dsts.filter(move |dst| Some(dst) != range && !on_link(dst))
+                .map(move |dst| (dst, Some(hop.ip)))
         });
         range.map(|range| (*range, None)).into_iter().chain(through).collect()
     }
@@ -159,6 +210,8 @@ pub struct Ground<'a> {
     /// This node's blocks in the network.
     pub blocks: &'a [IpNet],
     pub segment: Segment,
+    /// Routers of the physical network, where pods stand on it.
+    pub gateways: &'a [IpAddr],
     /// Largest packet that a pod may send.
     pub send: Mtu,
     /// Largest packet that a pod may be sent.

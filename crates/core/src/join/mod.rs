@@ -5,6 +5,7 @@
 pub mod auto;
 pub mod bridged;
 pub mod hostgw;
+pub mod underlay;
 pub mod vxlan;
 
 use std::net::IpAddr;
@@ -29,6 +30,7 @@ pub enum Kind {
     HostGw(hostgw::HostGw),
     Auto(auto::Auto),
     VxlanBridged(bridged::Bridged),
+    Underlay(underlay::Underlay),
 }
 kind_or_map!(Join, Kind);
 
@@ -64,6 +66,16 @@ pub trait Joining {
     fn is_bridged(&self) -> bool {
         false
     }
+
+    /// Routers of the network that pods stand on beside the nodes.
+    fn gateways(&self) -> &[IpAddr] {
+        &[]
+    }
+
+    /// Whose the addresses are besides, where pods share the network with strangers.
+    fn shared(&self) -> Option<&underlay::Underlay> {
+        None
+    }
 }
 
 impl Join {
@@ -73,10 +85,14 @@ impl Join {
             Kind::HostGw(join) => join,
             Kind::Auto(join) => join,
             Kind::VxlanBridged(join) => join,
+            Kind::Underlay(join) => join,
         }
     }
     pub fn vni(&self) -> Option<Vni> {
         self.kind().vni()
+    }
+    pub fn shared(&self) -> Option<&underlay::Underlay> {
+        self.kind().shared()
     }
 }
 

@@ -96,8 +96,15 @@ fn choice(receive: Receive, blocks: &[&str]) -> PeerChoice {
 
 fn stage(choices: &Choices) -> Stage {
     let (send, accept) = (Mtu::ETHERNET, Mtu::ETHERNET);
-    let part =
-        Part { blocks: vec![], receives: vec![], withdrawing: vec![], send, accept, pods: false };
+    let part = Part {
+        blocks: vec![],
+        receives: vec![],
+        withdrawing: vec![],
+        send,
+        accept,
+        pods: false,
+        hosts: vec![],
+    };
     let choices = choices.clone();
     Stage { part, hold: Vec::new(), choices, send, accept, waiting: Vec::new() }
 }

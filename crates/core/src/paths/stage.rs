@@ -29,6 +29,10 @@ pub struct Situation<'a> {
     /// This node's blocks.
     pub blocks: &'a [IpNet],
     pub view: &'a View,
+    /// MTU of the device that the pods' links are children of; none: there is none.
+    pub parent: Option<Mtu>,
+    /// Addresses of the ranges that this node has itself.
+    pub hosts: &'a [IpAddr],
     /// Choices of an earlier stage from the same network, sender and reach: they stand where the
     /// peer's record has not changed since.
     pub known: Option<&'a Choices>,
@@ -105,6 +109,9 @@ pub fn stage(now: &Situation<'_>) -> Stage {
     let withdrawing = withdrawing(part, &receives, waiting.is_empty() || now.patience_over);
     let hold = hold(&me, &receives, &withdrawing, &choices);
 
+    if now.network.join.shared().is_some() {
+        return on_underlay(now, choices);
+    }
     let target = target(now, &choices);
     let peers = || peer_parts(now).map(|(_, part, _)| part);
     let least_accepted = peers().map(|part| part.accept).min().unwrap_or(target);
@@ -121,6 +128,7 @@ pub fn stage(now: &Situation<'_>) -> Stage {
             send: may_send,
             accept,
             pods: false,
+            hosts: Vec::new(),
         },
         hold,
         choices,
@@ -128,6 +136,27 @@ pub fn stage(now: &Situation<'_>) -> Stage {
         accept,
         waiting,
     }
+}
+
+/// Where pods stand on the physical network nothing is held and no way is withdrawn; a pod may send
+/// what every parent takes.
+fn on_underlay(now: &Situation<'_>, choices: Choices) -> Stage {
+    // A node without the parent has no pods, and narrows nobody.
+    let accept = now.parent.unwrap_or(Mtu::MAX);
+    let peers = peer_parts(now).map(|(_, part, _)| part.accept);
+    let least = peers.chain([accept, now.network.mtu.unwrap_or(Mtu::MAX)]).min();
+    let send = least.filter(|mtu| *mtu < Mtu::MAX).unwrap_or(Mtu::ETHERNET);
+    let part = Part {
+        blocks: now.blocks.to_vec(),
+        receives: Vec::new(),
+        withdrawing: Vec::new(),
+        send,
+        accept,
+        pods: false,
+        hosts: now.hosts.to_vec(),
+    };
+    let (hold, waiting) = (Vec::new(), Vec::new());
+    Stage { part, hold, choices, send, accept, waiting }
 }
 
 /// The revision up to which this node no longer sends by anything withdrawn. To be published
@@ -199,6 +228,9 @@ fn choose_for(
         withdrawing: &part.withdrawing,
     };
     let family = |ipv4: bool| {
+        if now.network.join.shared().is_some() {
+            return None;
+        }
         let has = part.blocks.iter().any(|block| block.addr().is_ipv4() == ipv4);
         has.then(|| choose(order, &now.sender, &peer, ipv4))
     };

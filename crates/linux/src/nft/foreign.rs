@@ -6,7 +6,7 @@ use serde::Serialize;
 use weft_core::mark;
 
 use super::{
-    ACCEPT, Base, Error, GETRULE, INET, Nft, OUTPUT, POISONED, PREROUTING, RULE_CHAIN,
+    ACCEPT, Base, Error, GETRULE, INET, NETDEV, Nft, OUTPUT, POISONED, PREROUTING, RULE_CHAIN,
     RULE_EXPRESSIONS, RULE_TABLE, chains, header, shape, tables, value_of,
 };
 use crate::socket;
@@ -98,8 +98,8 @@ fn foreign_chains(socket: &mut socket::Link) -> Result<Vec<Base>, Error> {
     let mut chains = chains(socket).map_err(read("chains"))?;
     chains.retain(|chain| {
         let table = (chain.family, &chain.table);
-        table != (INET, &mark::TABLE.to_owned())
-            && !dormant.iter().any(|dormant| table == (dormant.family, &dormant.name))
+        let ours = [INET, NETDEV].contains(&chain.family) && chain.table == mark::TABLE;
+        !ours && !dormant.iter().any(|dormant| table == (dormant.family, &dormant.name))
     });
     Ok(chains)
 }

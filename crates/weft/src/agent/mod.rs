@@ -4,7 +4,9 @@
 //! `publish.rs` what it tells the store, `watch.rs` what it hears from it. None of them decides:
 //! deciding is core's.
 
+mod announce;
 mod cache;
+mod children;
 mod claims;
 pub mod config;
 mod daemons;
@@ -37,6 +39,7 @@ use ipnet::IpNet;
 use weft_core::{
     attachment::AttachmentId,
     desired::{Host, Served},
+    ipam::Reserve,
     name::{Mtu, NetworkName, NodeName},
     network::Network,
     paths::{Nic, Stage},
@@ -73,6 +76,9 @@ pub struct Agent {
     hungry: Mutex<BTreeMap<NetworkName, bool>>,
     claimer: tokio::sync::Notify,
     doomed: wake::Wake,
+    /// A link that is in its pod's namespace alone may have gone.
+    pods_gone: std::sync::atomic::AtomicBool,
+    announcer: announce::Announcer,
     /// Attachments that a call is about; a second call for one waits.
     busy: Mutex<BTreeSet<AttachmentId>>,
     /// Of networks that are joined in a multicast group: who was heard there.
@@ -111,6 +117,8 @@ pub struct NetworkHere {
     pub network: Network,
     pub blocks: Vec<IpNet>,
     pub stage: Stage,
+    /// Addresses of the blocks that no pod is given.
+    pub reserve: Reserve,
 }
 
 impl NetworkHere {
@@ -191,6 +199,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
         .context("start the asynchronous runtime")?;
     let store = runtime.block_on(Store::open(&config.store)).context("open the store")?;
     let view = cache::view(&config.cache_dir);
+    let (announcer, heard) = std::sync::mpsc::channel();
     let agent = Arc::new(Agent {
         node,
         boot,
@@ -207,6 +216,8 @@ pub fn run(config: Config) -> anyhow::Result<()> {
         hungry: Mutex::default(),
         claimer: tokio::sync::Notify::new(),
         doomed: wake::Wake::default(),
+        pods_gone: false.into(),
+        announcer,
         busy: Mutex::default(),
         hearings: Mutex::default(),
         counters: Counters::default(),
@@ -219,6 +230,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     node::spawn(&agent)?;
     reap::spawn(&agent)?;
     hear::spawn(&agent)?;
+    announce::spawn(heard)?;
     serve::spawn(&agent)?;
     crate::control::spawn(&agent, &runtime)?;
     runtime.block_on(ended());

@@ -16,7 +16,7 @@ use weft_core::{
     desired::{self, Host},
     join::Receive,
     moved::moved,
-    name::{IfName, NetworkName},
+    name::{IfName, Mtu, NetworkName},
     network::SCHEMA,
     paths::{Nic, Reach, Sender, Situation, acknowledged, stage},
     plan::{Change, plan},
@@ -80,6 +80,10 @@ fn listen(agent: &Agent, mut watch: Watch) {
                 tracing::debug!(%what, "the kernel changed");
                 agent.wake.ring(Reasons::KERNEL);
             }
+            Ok(Event::PodGone) => {
+                agent.pods_gone.store(true, Ordering::SeqCst);
+                agent.wake.ring(Reasons::OTHER);
+            }
             Ok(Event::Overrun) => agent.wake.ring(Reasons::KERNEL),
             Err(error) => {
                 tracing::warn!(%error, "listening to the kernel failed");
@@ -142,15 +146,18 @@ fn round(agent: &Agent, memory: &mut Memory, why: Reasons) -> Serving {
         if anew {
             ask_host(agent, memory, &look.observed, &mut serving);
         }
-        decide(agent, memory, &mut serving, (!anew).then_some(&last));
+        decide(agent, memory, &mut serving, &look.observed.links, (!anew).then_some(&last));
         super::links::bury(agent, &look.observed);
+        let look_inside = agent.pods_gone.swap(false, Ordering::SeqCst) || anew;
+        let tended = !look_inside || super::children::tend(agent, &mut serving);
         let sized = super::links::resize(agent, &mut serving, super::links::Resize::BeforeRoutes);
         let changes = match changes(agent, &last, &serving, &mut look) {
             Ok(changes) => changes,
             Err(error) => return blind(agent, &error),
         };
         if changes.is_empty() {
-            serving.converged = sized
+            serving.converged = tended
+                && sized
                 && super::links::resize(agent, &mut serving, super::links::Resize::AfterRoutes);
             if !look.as_decided {
                 memory.clashes = clashes(&look.observed);
@@ -204,8 +211,15 @@ fn ask_host(agent: &Agent, memory: &mut Memory, observed: &Observed, serving: &m
 
 /// Everything that follows from the view and what was learnt of the host. `last` is what was
 /// decided from the same host.
-fn decide(agent: &Agent, memory: &mut Memory, serving: &mut Serving, last: Option<&Arc<Serving>>) {
+fn decide(
+    agent: &Agent,
+    memory: &mut Memory,
+    serving: &mut Serving,
+    links: &[HostLink],
+    last: Option<&Arc<Serving>>,
+) {
     serving.problems.extend(memory.no_underlay.clone());
+    serving.host.parents = parents(agent, links);
     let shown = agent.shown();
     let peers = shown.view.nodes.iter().filter(|(name, _)| **name != agent.node);
     let addrs = peers.flat_map(|(_, node)| node.record.underlay.iter().copied());
@@ -228,6 +242,8 @@ fn decide(agent: &Agent, memory: &mut Memory, serving: &mut Serving, last: Optio
             continue;
         }
         let blocks: Vec<_> = shown.view.claims_of(&agent.node, name).collect();
+        let hosts = underlay::hosts(links, network);
+        let parent = network.attach.kind().parent();
         let situation = Situation {
             node: &agent.node,
             name,
@@ -235,6 +251,8 @@ fn decide(agent: &Agent, memory: &mut Memory, serving: &mut Serving, last: Optio
             sender: Sender { underlay: &serving.nics, reach: &memory.reach },
             blocks: &blocks,
             view: &shown.view,
+            parent: parent.and_then(|parent| serving.host.parents.get(parent).copied()),
+            hosts: &hosts,
             known: last
                 .and_then(|last| last.networks.get(name))
                 .filter(|last| last.network == *network)
@@ -250,8 +268,10 @@ fn decide(agent: &Agent, memory: &mut Memory, serving: &mut Serving, last: Optio
         } else {
             memory.waiting.entry(name.clone()).or_insert_with(Instant::now);
         }
-        agent.ledger().set_blocks(name, &blocks);
-        networks.insert(name.clone(), NetworkHere { network: network.clone(), blocks, stage });
+        let reserve = shown.view.reserve(name, network, &hosts);
+        agent.ledger().set_blocks(name, &blocks, &reserve);
+        let here = NetworkHere { network: network.clone(), blocks, stage, reserve };
+        networks.insert(name.clone(), here);
     }
     drop(shown);
     serving.networks = networks;
@@ -277,7 +297,16 @@ fn host(agent: &Agent, links: &[HostLink], nics: &[Nic]) -> Host {
         bridge_calls: Path::new("/proc/sys").join(Knob::BridgeCall4.path()).exists(),
         wire: nics.iter().map(|nic| nic.mtu).min(),
         nics: nics.to_vec(),
+        parents: BTreeMap::new(),
     }
+}
+
+/// The devices that networks name as parents, as far as they are there.
+fn parents(agent: &Agent, links: &[HostLink]) -> BTreeMap<IfName, Mtu> {
+    let shown = agent.shown();
+    let named = shown.view.networks.values().filter_map(|net| net.attach.kind().parent());
+    let there = named.filter_map(|dev| links.iter().find(|link| link.dev == *dev));
+    there.map(|link| (link.dev.clone(), Mtu::from_kernel(link.mtu))).collect()
 }
 
 /// The sysctls whose values the next look must read.
@@ -378,7 +407,9 @@ fn pod_link(agent: &Agent, change: &Change) -> bool {
     let Change::Put(Object::Link(link)) = change else { return false };
     let attached = |dev: &IfName| {
         let ledger = agent.ledger();
-        ledger.attachments().any(|pod| pod.host_end == *dev && pod.phase == Phase::Attached)
+        ledger
+            .attachments()
+            .any(|pod| pod.host_end.as_ref() == Some(dev) && pod.phase == Phase::Attached)
     };
     link.kind == weft_core::state::Kind::Veth
         && attached(&link.dev)
@@ -420,6 +451,7 @@ fn report(agent: &Agent, memory: &Memory, serving: &mut Serving) {
                 .into(),
         );
     }
+    serving.problems.extend(super::children::missing(agent, serving));
     let shown = agent.shown();
     serving
         .problems
@@ -445,7 +477,7 @@ fn publish(agent: &Agent, serving: &Serving, memory: &Memory) {
         boot: agent.boot.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         underlay: memory.nics.iter().map(|nic| nic.addr.addr()).collect(),
-        mtu: memory.nics.iter().map(|nic| nic.mtu).min().unwrap_or(weft_core::name::Mtu::ETHERNET),
+        mtu: memory.nics.iter().map(|nic| nic.mtu).min().unwrap_or(Mtu::ETHERNET),
         networks: parts.collect(),
         extra: own.map(|node| node.record.extra.clone()).unwrap_or_default(),
     };

@@ -32,7 +32,7 @@ pub struct Hop {
     pub text: String,
 }
 
-fn hop(at: impl Into<String>, text: impl Into<String>) -> Hop {
+pub(super) fn hop(at: impl Into<String>, text: impl Into<String>) -> Hop {
     Hop { at: at.into(), text: text.into() }
 }
 
@@ -55,14 +55,22 @@ pub fn explain(agent: &Agent, from: &str, to: &str) -> anyhow::Result<Explained>
             here.stage.send
         ),
     )];
-    hops.push(hop(format!("node {}", agent.node), format!("arrives on dev {}", pod.host_end)));
     let local = target.or_else(|| at(agent, &pod.network, addr));
     // What has no host access shares addresses with others at most.
     let local = local.filter(|to| to.network == pod.network || here.network.host_access);
+    if let Some(parent) = pod.attach.kind().parent() {
+        let to = (addr, local.as_ref());
+        let (rest, works) = super::beside::follow(agent, here, (&pod, parent), to);
+        hops.extend(rest);
+        let mtu = works.then(|| here.stage.send.get());
+        return Ok(Explained { from: pod.label(), to: addr.to_string(), hops, mtu, works });
+    }
+    hops.push(hop(format!("node {}", agent.node), format!("arrives on dev {}", pod.host_end())));
+    let local = local.filter(|local| local.host_end.is_some());
     let wide = here.network.segment();
     let (mtu, works) = match local {
         Some(target) if wide.is_wide() => {
-            let port = format!("bridge port {}, lladdr {}", target.host_end, target.mac);
+            let port = format!("bridge port {}, lladdr {}", target.host_end(), target.mac);
             hops.push(hop(
                 format!("node {}", agent.node),
                 format!("{port}: the pod is on this node"),
@@ -73,7 +81,7 @@ pub fn explain(agent: &Agent, from: &str, to: &str) -> anyhow::Result<Explained>
         Some(target) => {
             hops.push(hop(
                 format!("node {}", agent.node),
-                format!("route {addr} dev {}: the pod is on this node", target.host_end),
+                format!("route {addr} dev {}: the pod is on this node", target.host_end()),
             ));
             hops.push(hop(format!("pod {}", target.label()), "received"));
             (Some(here.stage.accept.get()), true)

@@ -1,6 +1,7 @@
 //! The operator's door: HTTP with JSON on the control socket, for `weft status` and its siblings;
 //! metrics and health also on a TCP address where the configuration names one.
 
+mod beside;
 mod explain;
 mod metrics;
 pub mod report;
@@ -170,8 +171,8 @@ fn check_network(
         );
         anyhow::ensure!(
             !used
-                || (&was.ranges, was.block_prefix4, was.block_prefix6)
-                    == (&network.ranges, network.block_prefix4, network.block_prefix6),
+                || was.ranges == network.ranges
+                    && was.ranges.iter().all(|r| was.block_prefix(r) == network.block_prefix(r)),
             "network {name}: nodes have blocks of its ranges; make another network for other ranges"
         );
     }

@@ -88,16 +88,19 @@ fn guided(plan: &Plan, show: &Show) -> anyhow::Result<Outcome> {
             }
             if !seen.contains(join) {
                 seen.push(*join);
-                runs.extend(measure(&cluster, show, &pods, attach, (attach, join))?);
+                runs.extend(measure(&cluster, show, &pods, (attach, join, attach), |_, _| true)?);
             }
         }
         if plan.topology == Topology::Routed {
             refused(&cluster, show, attach, number)?;
         }
         drop(responders);
-        end(&cluster, show, attach, pods)?;
+        cluster.delete_pods(pods)?;
+        clean(&cluster, attach)?;
+        show.step("   pods and network deleted; every node's plan is empty, no link is left");
     }
     apart(&cluster, show, &mut runs)?;
+    runs.extend(super::physical::run(&cluster, show)?);
     Ok((runs, switches))
 }
 
@@ -124,38 +127,39 @@ fn apart(cluster: &Cluster, show: &Show, runs: &mut Vec<Value>) -> anyhow::Resul
         for node in &cluster.nodes {
             node.wait_until("well", |node| Ok(node.status()?["problems"] == json!([])))?;
         }
-        runs.extend(measure(cluster, show, &pods, name, (attach, join))?);
+        runs.extend(measure(cluster, show, &pods, (attach, join, name), |_, _| true)?);
         drop(responders);
-        end(cluster, show, name, pods)?;
+        cluster.delete_pods(pods)?;
+        clean(cluster, name)?;
+        show.step("   pods and network deleted; every node's plan is empty, no link is left");
     }
     Ok(())
 }
 
-fn end(cluster: &Cluster, show: &Show, network: &str, pods: Vec<Pod>) -> anyhow::Result<()> {
-    cluster.delete_pods(pods)?;
-    for node in &cluster.nodes {
-        node.wait_until("free of pods", |node| Ok(node.status()?["pods"] == 0))?;
-    }
-    // The others' records say so a moment later.
+/// Deletes a network whose pods were deleted, and waits until nothing is left of it.
+pub fn clean(cluster: &Cluster, network: &str) -> anyhow::Result<()> {
+    // Refused until every node has told that it has no more pods there.
     cluster.nodes[0].wait_until("rid of the network", |node| {
-        Ok(node.ask("DELETE", &format!("/v1/networks/{network}"), None).is_ok())
+        node.ask("DELETE", &format!("/v1/networks/{network}"), None).map(|_| true)
     })?;
     for node in &cluster.nodes {
         node.wait_until("clean", |node| {
-            Ok(node.plan()?.is_empty() && weft_linux::rig::is_clean(&node.netns)?)
+            let status = node.status()?;
+            Ok(status["networks"][network].is_null()
+                && node.plan()?.is_empty()
+                && weft_linux::rig::is_clean(&node.netns)?)
         })?;
     }
-    show.step("   pods and network deleted; every node's plan is empty, no link is left");
     Ok(())
 }
 
-/// Who reaches whom, over which path, how fast and how large.
-fn measure(
+/// Who of those that count reaches whom, over which path, how fast and how large.
+pub fn measure(
     cluster: &Cluster,
     show: &Show,
     pods: &[Pod],
-    network: &str,
-    (attach, join): (&str, &str),
+    (attach, join, network): (&str, &str, &str),
+    counts: impl Fn(&Pod, &Pod) -> bool,
 ) -> anyhow::Result<Vec<Value>> {
     let mut runs = Vec::new();
     let mut rows = Vec::new();
@@ -165,7 +169,7 @@ fn measure(
         }
         let (mut pairs, mut reached) = (0, 0);
         for from in pods {
-            for to in pods.iter().filter(|to| to.name != from.name) {
+            for to in pods.iter().filter(|to| to.name != from.name && counts(from, to)) {
                 let Some(addr) = to.addr(ipv4) else { continue };
                 pairs += 1;
                 let time = reach(&from.netns, addr);

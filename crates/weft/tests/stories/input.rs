@@ -75,9 +75,13 @@ fn bad_input_is_answered_and_nothing_is_half_made() {
         (
             "blue",
             json!({"ranges": ["10.2.0.0/16"], "join": "vxlam"}),
-            "expected one of `vxlan`, `host-gw`, `auto`, `vxlan-bridged`",
+            "expected one of `vxlan`, `host-gw`, `auto`, `vxlan-bridged`, `underlay`",
         ),
-        ("blue", json!({"ranges": ["10.2.0.0/16"], "attach": "macvlan"}), "`veth` or `bridge`"),
+        (
+            "blue",
+            json!({"ranges": ["10.2.0.0/16"], "attach": "macvtap"}),
+            "`veth`, `bridge`, `macvlan`",
+        ),
         ("blue", json!({"ranges": ["10.2.0.0/16"], "joins": "auto"}), "known here: attach"),
         ("blue", json!({"ranges": ["10.2.0.0/16"]}), "VNI 1 is network net's"),
         (

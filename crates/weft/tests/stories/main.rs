@@ -10,6 +10,7 @@ mod domains;
 mod input;
 mod kill;
 mod learnt;
+mod macvlan;
 mod networks;
 mod packets;
 mod plugin;

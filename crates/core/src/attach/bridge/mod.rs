@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::{Attaching, Ground, Segment};
+use super::{Attaching, Birth, Ground, NextHop, Segment};
 use crate::{
     attachment::Attachment,
     name::{IfName, Mac, NetworkName},
@@ -18,23 +18,27 @@ use crate::{
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bridge {}
 
+fn host_end(pod: &Attachment, on: &Ground<'_>) -> Link {
+    Link {
+        dev: pod.host_end(),
+        kind: Kind::Veth,
+        mtu: on.wire.max(on.accept),
+        mac: Mac::derived(&["host end", pod.host_end().as_str()]),
+        master: Some(device(on.network)),
+    }
+}
+
 impl Attaching for Bridge {
-    fn host_end(&self, pod: &Attachment, on: &Ground<'_>) -> Link {
-        Link {
-            dev: pod.host_end.clone(),
-            kind: Kind::Veth,
-            mtu: on.wire.max(on.accept),
-            mac: Mac::derived(&["host end", pod.host_end.as_str()]),
-            master: Some(device(on.network)),
-        }
+    fn birth(&self, pod: &Attachment, on: &Ground<'_>) -> Birth {
+        Birth::Pair { host: host_end(pod, on), pod: super::veth_end(pod, on) }
     }
 
     fn outside(&self, pod: &Attachment, on: &Ground<'_>) -> State {
         // Neighbours are written: a bridge without a link-local address can't ask for them
         // (ndisc_send_ns). The route says what the pod takes, so that the routing code answers a
         // packet that is too large; the links alone would drop it without a word.
-        let (bridge, host) = (device(on.network), pod.host_end.clone());
-        let link = Object::Link(self.host_end(pod, on));
+        let (bridge, host) = (device(on.network), pod.host_end());
+        let link = Object::Link(host_end(pod, on));
         let mut state: State = [link, Object::Up { dev: host.clone() }].into_iter().collect();
         for ip in &pod.addrs {
             state.put(Object::Neigh { dev: bridge.clone(), ip: *ip, mac: pod.mac });
@@ -50,13 +54,13 @@ impl Attaching for Bridge {
         state
     }
 
-    fn gateway(&self, addr: IpAddr, on: &Ground<'_>) -> Option<(IpAddr, Mac)> {
+    fn next_hop(&self, addr: IpAddr, on: &Ground<'_>) -> Option<NextHop> {
         let net = match on.segment {
             Segment::Node => on.block_of(addr),
             Segment::Network { host_access: true } => on.range_of(addr),
             Segment::Network { host_access: false } => return None,
         };
-        Some((net.map_or(addr, first_of), mac(on)))
+        Some(NextHop { ip: net.map_or(addr, first_of), mac: Some(mac(on)) })
     }
 
     fn pod_addr(&self, addr: IpAddr, on: &Ground<'_>) -> IpNet {
@@ -83,6 +87,10 @@ impl Attaching for Bridge {
             Segment::Network { host_access: false } => Vec::new(),
         };
         [Object::Link(link), Object::Up { dev: dev.clone() }].into_iter().chain(own).collect()
+    }
+
+    fn described(&self) -> String {
+        "bridge".into()
     }
 }
 

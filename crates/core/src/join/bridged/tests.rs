@@ -47,6 +47,8 @@ fn beside_a_peer(network: &str) -> Vec<String> {
         blocks: &blocks,
         view: &view,
         known: None,
+        parent: None,
+        hosts: &[],
         patience_over: false,
     });
     let served = [Served { name: &name, network: &network, blocks: &blocks, stage: &stage }];
