@@ -82,7 +82,7 @@ pub(crate) enum Deed {
 pub(crate) type Links = Arc<Mutex<BTreeMap<u32, (IfName, Mtu)>>>;
 
 pub struct Kernel {
-    netns: Netns,
+    pub(crate) netns: Netns,
     pool: Mutex<Vec<socket::Link>>,
     hops: Mutex<Hops>,
     pub(crate) links: Links,
@@ -132,10 +132,6 @@ impl Kernel {
             unsigned: Unsigned::default(),
             writes: AtomicU64::new(0),
         }
-    }
-
-    pub(crate) fn netns(&self) -> &Netns {
-        &self.netns
     }
 
     pub(crate) fn with<T>(

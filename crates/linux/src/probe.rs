@@ -31,7 +31,7 @@ impl Kernel {
     /// Sends a whole Ethernet frame.
     pub fn send_frame(&self, dev: &IfName, frame: &[u8]) -> io::Result<()> {
         let index = self.with(|socket| socket.index_of(dev))?;
-        self.netns().run(|| send(index, frame))?
+        self.netns.run(|| send(index, frame))?
     }
 
     /// What the tunnel `dev` has learnt.

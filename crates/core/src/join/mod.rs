@@ -19,7 +19,7 @@ use crate::{
     kind::kind_or_map,
     name::{IfName, Mac, NetworkName, NodeName, Vni},
     paths::{Path, Refusal, Sender},
-    state::{Object, State},
+    state::{Knob, Object, State},
 };
 
 /// The `join` of a network. A kind is its own configuration.
@@ -194,6 +194,20 @@ impl Receive {
             | Self::VxlanBridged { underlay, vni, .. }
             | Self::VxlanGroup { underlay, vni, .. }
             | Self::VxlanLearnt { underlay, vni, .. } => Some(vxlan::device(*vni, *underlay)),
+        }
+    }
+
+    /// The sysctls that `hold` may set.
+    pub fn knobs(&self) -> Vec<Knob> {
+        let Some(dev) = self.device() else { return Vec::new() };
+        match self {
+            Self::VxlanLearnt { .. } => vec![
+                Knob::RpFilter(dev.clone()),
+                Knob::ProxyNdp(dev.clone()),
+                Knob::ProxyDelay4(dev.clone()),
+                Knob::ProxyDelay6(dev),
+            ],
+            _ => vec![Knob::RpFilter(dev)],
         }
     }
 

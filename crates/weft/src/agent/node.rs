@@ -319,14 +319,7 @@ fn knobs(serving: &Serving) -> Vec<Knob> {
     knobs.extend(host.ra_devices.iter().cloned().map(Knob::AcceptRa));
     knobs.extend(host.strict_devices.iter().cloned().map(Knob::RpFilter));
     let tunnels = serving.networks.values().flat_map(|net| &net.stage.hold);
-    for tunnel in tunnels {
-        let Some(dev) = tunnel.device() else { continue };
-        if matches!(tunnel, Receive::VxlanLearnt { .. }) {
-            let proxies = [Knob::ProxyNdp, Knob::ProxyDelay4, Knob::ProxyDelay6];
-            knobs.extend(proxies.map(|knob| knob(dev.clone())));
-        }
-        knobs.push(Knob::RpFilter(dev));
-    }
+    knobs.extend(tunnels.flat_map(Receive::knobs));
     knobs
 }
 
