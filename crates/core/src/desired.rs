@@ -7,10 +7,10 @@ use ipnet::IpNet;
 use crate::{
     attach::Ground,
     attachment::{Attachment, Phase},
-    join::{Receive, vxlan::tunnel_address},
+    join::Receive,
     name::{IfName, Mtu, NetworkName, NodeName},
     network::{Network, Untracked},
-    paths::Stage,
+    paths::{Nic, Stage},
     policy::{Rule, Ruleset},
     state::{Knob, Object, State},
 };
@@ -36,21 +36,32 @@ pub struct Host {
     pub bridge_calls: bool,
     /// The underlay device's MTU.
     pub wire: Option<Mtu>,
+    /// The underlay's devices and addresses.
+    pub nics: Vec<Nic>,
     /// Devices that pods' links are children of, those that are there, with their MTUs.
     pub parents: BTreeMap<IfName, Mtu>,
 }
 
 impl Served<'_> {
-    pub fn ground<'a>(&'a self, node: &'a NodeName, host: &Host) -> Ground<'a> {
+    pub fn ground<'a>(&'a self, node: &'a NodeName, host: &'a Host) -> Ground<'a> {
         Ground {
             node,
             network: self.name,
             ranges: &self.network.ranges,
             blocks: self.blocks,
+            segment: self.network.segment(),
             gateways: self.network.join.kind().gateways(),
             send: self.stage.send,
             accept: self.stage.accept,
             wire: host.wire.unwrap_or(Mtu::ETHERNET),
+            nics: &host.nics,
+            answers: self
+                .stage
+                .hold
+                .iter()
+                .filter(|held| matches!(held, Receive::VxlanLearnt { .. }))
+                .filter_map(Receive::device)
+                .collect(),
         }
     }
 }
@@ -67,9 +78,8 @@ pub fn node<'a>(
     for network in served {
         let ground = network.ground(node, host);
         state.merge(network.network.attach.kind().node(&ground));
-        let tunnel: Vec<_> = network.blocks.iter().map(tunnel_address).collect();
         for receive in &network.stage.hold {
-            state.merge(receive.hold(ground.wire, &tunnel));
+            state.merge(receive.hold(&ground));
         }
         state.extend(network.stage.choices.values().flat_map(|peer| peer.objects()));
         let parent = network.network.attach.kind().parent();
@@ -79,7 +89,7 @@ pub fn node<'a>(
         }
         let ours = pods.clone().filter(|pod| pod.network == *network.name);
         for pod in ours.filter(|pod| holds(pod)) {
-            state.merge(pod.attach.kind().outside(pod, &ground));
+            state.merge(pod.attach.outside(pod, &ground));
         }
     }
     state.extend(sysctls(host, served));
@@ -102,9 +112,11 @@ pub fn bridged_behind_services(host: &Host, served: &[Served<'_>]) -> bool {
     host.foreign_nat && routed(served).any(|net| net.network.attach.kind().reached_past_routes())
 }
 
-/// Networks whose packets pass the node's routing: not those that are the physical one.
+/// Networks whose packets pass the node's routing: not those that are the physical one, nor those
+/// that no node is in.
 fn routed<'a>(served: &'a [Served<'a>]) -> impl Iterator<Item = &'a Served<'a>> {
-    served.iter().filter(|net| net.network.join.shared().is_none())
+    let passes = |net: &Network| net.join.shared().is_none() && net.host_access;
+    served.iter().filter(move |net| passes(net.network))
 }
 
 fn sysctls(host: &Host, served: &[Served<'_>]) -> Vec<Object> {
@@ -139,8 +151,10 @@ fn ruleset(host: &Host, served: &[Served<'_>]) -> Ruleset {
         let ports: BTreeSet<u16> = ports.collect();
         ruleset.raw.extend(ports.into_iter().map(|port| Rule::NoTrackPort { port }));
     }
-    for net in routed(served) {
+    for net in served.iter().filter(|net| net.network.join.shared().is_none()) {
         let untracked = match net.network.untracked {
+            // Nobody translates what no host sees, and others may have the same addresses.
+            _ if !net.network.host_access => true,
             Untracked::Always => true,
             Untracked::Never => false,
             Untracked::Auto => !host.foreign_nat,

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    attach::Attach,
+    attach::{self, Attach, Segment, bridge::first_of},
     ipam::Reserve,
     join::Join,
     name::{IfName, Mtu, NetworkName},
@@ -25,7 +25,8 @@ pub struct Network {
     /// How a pod's link is born: `veth` (routed, no bridge), `bridge` or `macvlan`.
     #[serde(default)]
     pub attach: Attach,
-    /// How packets reach the pods of other nodes: `vxlan`, `host-gw`, `auto` or `underlay`.
+    /// How packets reach the pods of other nodes: `vxlan`, `host-gw`, `auto`, `vxlan-bridged` or
+    /// `underlay`.
     #[serde(default)]
     pub join: Join,
     /// Addresses of the pods: one IPv4 range, one IPv6 range, or one of each (dual stack).
@@ -40,6 +41,11 @@ pub struct Network {
     /// otherwise, or the network is the physical one, whose packets pass no node.
     #[serde(default)]
     pub masquerade: Option<bool>,
+    /// The nodes are in the network too: pods reach their node and through it everything else.
+    /// Without it (`join: vxlan-bridged` alone) pods reach each other only, and several networks may
+    /// have the same ranges.
+    #[serde(default = "yes")]
+    pub host_access: bool,
     /// Pod-to-pod packets skip connection tracking: `auto` (as long as no other program
     /// translates addresses on the node, as kube-proxy does), `always` or `never`.
     #[serde(default)]
@@ -61,6 +67,9 @@ pub enum Untracked {
     Never,
 }
 
+fn yes() -> bool {
+    true
+}
 fn schema() -> u32 {
     SCHEMA
 }
@@ -117,6 +126,27 @@ pub enum BadNetwork {
         "network {name}: {other} is the default network already; set its `default` to false first"
     )]
     TwoDefaults { name: NetworkName, other: NetworkName },
+    #[error("network {name}: join {join}: {why}")]
+    Join { name: NetworkName, join: Join, why: String },
+    #[error(
+        "network {0}: join vxlan-bridged is one bridge over all nodes and needs `attach: bridge`"
+    )]
+    BridgedAttach(NetworkName),
+    #[error(
+        "network {name}: range {range} has one block, and of join vxlan-bridged the first is kept \
+         for the gateway; use blocks longer than /{}", range.prefix_len()
+    )]
+    OneBlock { name: NetworkName, range: IpNet },
+    #[error(
+        "network {0}: `hostAccess: false` is for join vxlan-bridged alone; packets of every other \
+         join are routed by the hosts"
+    )]
+    HostAccess(NetworkName),
+    #[error(
+        "network {0}: without host access it can't be the default network: pods would have no way \
+         to their node"
+    )]
+    HostlessDefault(NetworkName),
     #[error("network {name}: {range} overlaps {addr}, an address of the underlay")]
     Underlay { name: NetworkName, range: IpNet, addr: IpNet },
 }
@@ -144,7 +174,7 @@ impl Network {
     }
 
     pub fn masquerades(&self) -> bool {
-        self.masquerade.unwrap_or(self.join.shared().is_none())
+        self.host_access && self.masquerade.unwrap_or(self.join.shared().is_none())
     }
 
     /// Which addresses of this node's blocks no pod is given; `hosts` have theirs already.
@@ -156,6 +186,50 @@ impl Network {
 
     pub fn contains(&self, net: &IpNet) -> bool {
         self.ranges.iter().any(|range| range.contains(net))
+    }
+
+    /// How far the link that a pod is on reaches.
+    pub fn segment(&self) -> Segment {
+        if self.join.kind().is_bridged() {
+            Segment::Network { host_access: self.host_access }
+        } else {
+            Segment::Node
+        }
+    }
+
+    /// True if nodes must know the pods of the others: none is learnt, or nodes send there too.
+    pub fn tells_residents(&self) -> bool {
+        self.segment().is_wide() && (self.host_access || self.join.kind().group().is_none())
+    }
+
+    /// True if no node may have the block: it has the address of a gateway that is on all nodes.
+    pub fn keeps(&self, block: &IpNet) -> bool {
+        let gateway = |range: &IpNet| block.contains(&first_of(range));
+        self.segment().is_wide() && self.ranges.iter().any(gateway)
+    }
+
+    fn check_bridged(&self, name: &NetworkName) -> Result<(), BadNetwork> {
+        self.join.kind().check().map_err(|why| {
+            let (name, join) = (name.clone(), self.join.clone());
+            BadNetwork::Join { name, join, why }
+        })?;
+        if !self.join.kind().is_bridged() {
+            return if self.host_access {
+                Ok(())
+            } else {
+                Err(BadNetwork::HostAccess(name.clone()))
+            };
+        }
+        if !matches!(self.attach.0, attach::Kind::Bridge(_)) {
+            return Err(BadNetwork::BridgedAttach(name.clone()));
+        }
+        if self.default && !self.host_access {
+            return Err(BadNetwork::HostlessDefault(name.clone()));
+        }
+        match self.ranges.iter().find(|range| self.block_prefix(range) == range.prefix_len()) {
+            Some(range) => Err(BadNetwork::OneBlock { name: name.clone(), range: *range }),
+            None => Ok(()),
+        }
     }
 
     /// Checks what can be told from this network alone.
@@ -185,6 +259,7 @@ impl Network {
                 return Err(BadNetwork::Mtu6 { name: name(), mtu });
             }
         }
+        self.check_bridged(&name())?;
         self.check_models(&name())
     }
 
@@ -238,7 +313,8 @@ impl Network {
         beside: &Self,
     ) -> Result<(), BadNetwork> {
         let (name, other) = (name.clone(), other.clone());
-        for range in &self.ranges {
+        let apart = !self.host_access && !beside.host_access;
+        for range in self.ranges.iter().filter(|_| !apart) {
             if let Some(other_range) = beside.ranges.iter().find(|other| overlap(range, other)) {
                 let (range, other_range) = (*range, *other_range);
                 return Err(BadNetwork::Overlap { name, range, other, other_range });

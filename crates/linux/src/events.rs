@@ -185,6 +185,10 @@ impl Watch {
         if state & NUD_PERMANENT != 0 {
             return true;
         }
+        // A bridge's written entries have no address and are not permanent; a port's own MAC is.
+        if body.first() == Some(&AF_BRIDGE) && state & NUD_NOARP != 0 {
+            return true;
+        }
         let links = self.links.lock().expect("no code that holds this lock panics");
         let ours = links.get(&index).is_none_or(|(dev, _)| dev.is_ours());
         kind == RTM_DELNEIGH && body.first() != Some(&AF_BRIDGE) && ours
@@ -229,16 +233,18 @@ impl Watch {
 impl Watch {
     /// True, once, of what this process wrote or removed.
     fn own_deed(&self, kind: u16, index: u32, body: &[u8]) -> bool {
-        let (mut mac, mut dst) = (Mac([0; 6]), None);
+        let (mut mac, mut dst, mut bridged) = (Mac([0; 6]), None, false);
         for (kind, value) in wire::attrs(body.get(12..).unwrap_or_default()) {
             match kind {
                 NDA_LLADDR => mac = value.try_into().map_or(mac, Mac),
                 NDA_DST => dst = wire::ip(value),
+                NDA_MASTER => bridged = true,
                 _ => {}
             }
         }
         let gone = kind == RTM_DELNEIGH;
         let deed = match (body.first() == Some(&AF_BRIDGE), dst) {
+            (true, _) if bridged => Deed::Behind(index, mac, !gone),
             (true, dst) => Deed::Fdb(index, mac, dst.filter(|_| !gone)),
             (false, Some(ip)) if gone => Deed::NeighGone(index, ip),
             (false, _) => return false,
@@ -295,10 +301,10 @@ fn link(kind: u16, body: &[u8]) -> bool {
     !pod_end || (group != mark::DOOMED_GROUP && (kind == RTM_DELLINK || set_down))
 }
 
-/// Forwarding or a reverse path filter that somebody set. What a new link is born with is told the
+/// Forwarding, a reverse path filter or answering for others that somebody set. What a new link is born with is told the
 /// same way, but all of it in one message.
 fn sysctl(body: &[u8]) -> bool {
     let told = wire::attrs(body.get(4..).unwrap_or_default()).map(|(kind, _)| kind);
     let told: Vec<u16> = told.filter(|kind| *kind != NETCONFA_IFINDEX).collect();
-    matches!(told[..], [NETCONFA_FORWARDING | NETCONFA_RP_FILTER])
+    matches!(told[..], [NETCONFA_FORWARDING | NETCONFA_RP_FILTER | NETCONFA_PROXY_NEIGH])
 }

@@ -71,6 +71,8 @@ pub(crate) type Unsigned = Arc<Mutex<BTreeSet<Deed>>>;
 pub(crate) enum Deed {
     /// An FDB entry written, with where it leads, or removed (`__vxlan_fdb_notify`).
     Fdb(u32, Mac, Option<IpAddr>),
+    /// A bridge's FDB entry written, or removed (`fdb_notify`).
+    Behind(u32, Mac, bool),
     /// A neighbour removed (`neigh_cleanup_and_release`).
     NeighGone(u32, IpAddr),
 }
@@ -234,10 +236,12 @@ impl Kernel {
             state.extend(link.ours.clone().map(Object::Link));
             state.extend(link.up.then(|| Object::Up { dev: dev.clone() }));
             let names: BTreeMap<u32, IfName> = [(link.index, dev.clone())].into();
-            let addrs = observe::addrs(socket)?.into_iter().filter(|(at, addr)| {
-                *at == link.index && (link.is_child() || !observe::link_local(addr))
-            });
-            state.extend(addrs.map(|(_, addr)| Object::Addr { dev: dev.clone(), addr }));
+            // Those that the kernel or the pod itself makes are theirs, but for a child of a NIC.
+            let own = |at: &observe::Address| {
+                at.index == link.index && (link.is_child() || !at.link_local)
+            };
+            let addrs = observe::addrs(socket)?.into_iter().filter(own);
+            state.extend(addrs.map(|addr| addr.object(dev)));
             state.extend(observe::neighbours(socket, &names)?);
             for route in observe::routes(socket, &names, &Hops::default())? {
                 if let Found::Ours(route) = route {
@@ -293,7 +297,7 @@ impl Kernel {
                     };
                     encode::create_pair(&mut batch, host, pod, there, master);
                     if master != 0 {
-                        encode::reflect(&mut batch, &host.dev, true);
+                        encode::set_port(&mut batch, &host.dev, &host.kind);
                     }
                 }
                 Birth::Child { parent, pod } => {
@@ -384,12 +388,11 @@ fn observe_routing(socket: &mut socket::Link) -> io::Result<(Observed, Hops)> {
     let mut observed = Observed { links: observe::links(socket)?, ..Observed::default() };
     let names: BTreeMap<u32, IfName> =
         observed.links.iter().map(|link| (link.index, link.dev.clone())).collect();
-    let mut addrs = observe::addrs(socket)?;
-    addrs.retain(|(_, addr)| !observe::link_local(addr));
-    let mut ours = BTreeMap::new();
+    let addrs = observe::addrs(socket)?;
+    let (mut ours, mut forwards) = (BTreeMap::new(), false);
     for link in &mut observed.links {
-        let own = addrs.iter().filter(|(index, _)| *index == link.index).map(|(_, addr)| *addr);
-        link.addrs = own.collect();
+        let own = || addrs.iter().filter(|addr| addr.index == link.index);
+        link.addrs = own().filter(|addr| !addr.link_local).map(|addr| addr.addr).collect();
         if !link.dev.is_ours() {
             continue;
         }
@@ -399,21 +402,17 @@ fn observe_routing(socket: &mut socket::Link) -> io::Result<(Observed, Hops)> {
                 ours.insert(link.index, link.dev.clone());
                 observed.ours.extend(link.ours.clone().map(Object::Link));
                 observed.ours.extend(link.up.then(|| Object::Up { dev: link.dev.clone() }));
-                let addrs = link.addrs.iter();
-                observed
-                    .ours
-                    .extend(addrs.map(|addr| Object::Addr { dev: link.dev.clone(), addr: *addr }));
-                if link.kind == "vxlan" {
-                    match observe::fdb(socket, link.index, &link.dev) {
-                        Ok(entries) => observed.ours.extend(entries),
-                        // It went after it was listed; the next look finds it gone.
-                        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => {}
-                        Err(error) => return Err(error),
-                    }
-                }
+                // Only a tunnel's is written by us.
+                let own = own().filter(|addr| !addr.link_local || link.kind == "vxlan");
+                observed.ours.extend(own.map(|addr| addr.object(&link.dev)));
+                forwards |= matches!(link.kind.as_str(), "vxlan" | "bridge");
             }
             _ => {}
         }
+    }
+    if forwards {
+        observed.ours.extend(observe::fdb(socket, &ours)?);
+        observed.ours.extend(observe::proxies(socket, &ours)?);
     }
     observed.ours.extend(observe::neighbours(socket, &ours)?);
     let hops = observe::hops(socket, &names)?;

@@ -24,10 +24,12 @@ pub(crate) const RTM_GETNEXTHOP: u16 = 106;
 pub(crate) const NLM_F_REPLACE: u16 = 0x100;
 pub(crate) const NLM_F_EXCL: u16 = 0x200;
 pub(crate) const NLM_F_CREATE: u16 = 0x400;
+pub(crate) const NLM_F_APPEND: u16 = 0x800;
 
 pub(crate) const NETCONFA_IFINDEX: u16 = 1;
 pub(crate) const NETCONFA_FORWARDING: u16 = 2;
 pub(crate) const NETCONFA_RP_FILTER: u16 = 3;
+pub(crate) const NETCONFA_PROXY_NEIGH: u16 = 5;
 
 pub(crate) const IFLA_ADDRESS: u16 = 1;
 pub(crate) const IFLA_IFNAME: u16 = 3;
@@ -46,14 +48,21 @@ pub(crate) const IFLA_INFO_DATA: u16 = 2;
 pub(crate) const IFLA_INFO_SLAVE_KIND: u16 = 4;
 pub(crate) const IFLA_INFO_SLAVE_DATA: u16 = 5;
 pub(crate) const IFLA_BRPORT_MODE: u16 = 4;
+pub(crate) const IFLA_BRPORT_LEARNING: u16 = 8;
+pub(crate) const IFLA_BRPORT_NEIGH_SUPPRESS: u16 = 32;
+pub(crate) const IFLA_BRPORT_ISOLATED: u16 = 33;
 pub(crate) const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
 pub(crate) const IN6_ADDR_GEN_MODE_NONE: u8 = 1;
 pub(crate) const VETH_INFO_PEER: u16 = 1;
 pub(crate) const IFLA_MACVLAN_MODE: u16 = 1;
 pub(crate) const IFLA_VXLAN_ID: u16 = 1;
+pub(crate) const IFLA_VXLAN_GROUP: u16 = 2;
+pub(crate) const IFLA_VXLAN_LINK: u16 = 3;
 pub(crate) const IFLA_VXLAN_LOCAL: u16 = 4;
+pub(crate) const IFLA_VXLAN_TTL: u16 = 5;
 pub(crate) const IFLA_VXLAN_LEARNING: u16 = 7;
 pub(crate) const IFLA_VXLAN_PORT: u16 = 15;
+pub(crate) const IFLA_VXLAN_GROUP6: u16 = 16;
 pub(crate) const IFLA_VXLAN_LOCAL6: u16 = 17;
 
 pub(crate) const NETNSA_NSID: u16 = 1;
@@ -66,14 +75,21 @@ pub(crate) const IFF_LOWER_UP: u32 = 0x1_0000;
 
 pub(crate) const IFA_ADDRESS: u16 = 1;
 pub(crate) const IFA_LOCAL: u16 = 2;
+pub(crate) const IFA_CACHEINFO: u16 = 6;
 pub(crate) const IFA_FLAGS: u16 = 8;
+pub(crate) const IFA_F_DEPRECATED: u32 = 0x20;
 pub(crate) const IFA_F_NODAD: u32 = 2;
+pub(crate) const IFA_F_NOPREFIXROUTE: u32 = 0x200;
 
 pub(crate) const NDA_DST: u16 = 1;
 pub(crate) const NDA_LLADDR: u16 = 2;
+pub(crate) const NDA_CACHEINFO: u16 = 3;
+pub(crate) const NDA_MASTER: u16 = 9;
 pub(crate) const NUD_NOARP: u16 = 0x40;
 pub(crate) const NUD_PERMANENT: u16 = 0x80;
 pub(crate) const NTF_SELF: u8 = 2;
+pub(crate) const NTF_PROXY: u8 = 8;
+pub(crate) const NTF_MASTER: u8 = 4;
 
 pub(crate) const RTA_DST: u16 = 1;
 pub(crate) const RTA_OIF: u16 = 4;
@@ -89,6 +105,7 @@ pub(crate) const RTN_UNICAST: u8 = 1;
 pub(crate) const RTN_BLACKHOLE: u8 = 6;
 pub(crate) const RT_TABLE_MAIN: u8 = 254;
 pub(crate) const RT_SCOPE_LINK: u8 = 253;
+pub(crate) const RT_SCOPE_HOST: u8 = 254;
 pub(crate) const RTPROT_KERNEL: u8 = 2;
 pub(crate) const RTPROT_RA: u8 = 9;
 pub(crate) const RTNH_F_ONLINK: u32 = 4;

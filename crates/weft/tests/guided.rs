@@ -34,8 +34,8 @@ fn every_model_reaches_everybody_and_no_change_loses_a_packet() {
         (result["runs"].as_array().unwrap(), result["switches"].as_array().unwrap());
     assert_eq!(
         (runs.len(), switches.len()),
-        (20, 12),
-        "2 attaches × 3 joins × 2 families; 4 modes of macvlan × 2 families; 2 × 6 changes"
+        (26, 12),
+        "(2 attaches × 3 joins + 3 that stay + 4 modes of macvlan) × 2 families; 2 × 6 changes"
     );
     for run in runs {
         let pairs = match run["attach"].as_str().unwrap() {
@@ -57,7 +57,8 @@ fn every_model_reaches_everybody_and_no_change_loses_a_packet() {
 fn two_segments() {
     let result = guided(&["--topology", "routed", "--pods", "1"]);
     let runs = result["runs"].as_array().unwrap().len();
-    assert_eq!(runs, 16, "vxlan and auto, host-gw is refused; and the modes of macvlan");
+    let what = "vxlan, auto and a domain by the store; host-gw and multicast can't be; macvlan";
+    assert_eq!(runs, 18, "{what}");
 }
 
 /// `weft lab shell` whose shell reads what it should do from a pipe.

@@ -14,6 +14,7 @@ use crate::{
     attachment::Attachment,
     kind::kind_or_map,
     name::{IfName, Mac, Mtu, NetworkName, NodeName},
+    paths::Nic,
     state::{Hop, Link, Object, Route, State},
 };
 
@@ -121,26 +122,26 @@ impl Attach {
         .into_iter()
         .collect();
         for addr in &pod.addrs {
-            let own = self.kind().pod_addr(*addr, on);
-            state.put(Object::Addr { dev: dev.clone(), addr: own });
-            let Some(NextHop { ip, mac }) = self.kind().next_hop(*addr, on) else { continue };
-            state.extend(mac.map(|mac| Object::Neigh { dev: dev.clone(), ip, mac }));
-            state.extend(self.routes(pod, *addr, on).into_iter().map(|dst| {
-                let to = Hop::Gateway(dev.clone(), ip);
+            let net = self.kind().pod_addr(*addr, on);
+            // A prefix that reaches over the tunnel says what may be sent there, and so is not
+            // left to the kernel.
+            state.put(if on.segment.is_wide() {
+                Object::Member { dev: dev.clone(), addr: net }
+            } else {
+                Object::Addr { dev: dev.clone(), addr: net }
+            });
+            if let Some(NextHop { ip, mac: Some(mac) }) = self.kind().next_hop(*addr, on) {
+                state.put(Object::Neigh { dev: dev.clone(), ip, mac });
+            }
+            let routes = self.routes(pod, *addr, on).into_iter();
+            state.extend(routes.map(|(dst, via)| {
+                let to = via
+                    .map_or_else(|| Hop::Link(dev.clone()), |via| Hop::Gateway(dev.clone(), via));
                 Object::Route(Route { dst, to, mtu: Some(on.send) })
             }));
         }
         state.merge(self.kind().beside(pod));
         state
-    }
-
-    /// What the pod sends to its next hop, of the family of `addr`: not what is on its link.
-    pub fn routes(&self, pod: &Attachment, addr: IpAddr, on: &Ground<'_>) -> Vec<IpNet> {
-        let Some(hop) = self.kind().next_hop(addr, on) else { return Vec::new() };
-        let own = self.kind().pod_addr(addr, on);
-        let mut routes = pod.routes_of(addr, on.ranges);
-        routes.retain(|dst| hop.mac.is_some() || !own.contains(dst));
-        routes
     }
 }
 
@@ -153,6 +154,57 @@ fn veth_end(pod: &Attachment, on: &Ground<'_>) -> Link {
     Link { dev: pod.id.ifname.clone(), kind, mtu, mac: pod.mac, master: None }
 }
 
+impl Attach {
+    /// What the node's namespace should hold for this pod: by its kind, and by how it is found.
+    pub fn outside(&self, pod: &Attachment, on: &Ground<'_>) -> State {
+        let mut state = self.kind().outside(pod, on);
+        for dev in &on.answers {
+            let proxy = |ip: &IpAddr| Object::Proxy { dev: dev.clone(), ip: *ip };
+            state.extend(pod.addrs.iter().map(proxy));
+        }
+        state
+    }
+
+    /// What the pod reaches by this link with its address, and through which next hop.
+    pub fn routes(
+        &self,
+        pod: &Attachment,
+        addr: IpAddr,
+        on: &Ground<'_>,
+    ) -> Vec<(IpNet, Option<IpAddr>)> {
+        let range = on.segment.is_wide().then(|| on.range_of(addr)).flatten();
+        let hop = self.kind().next_hop(addr, on);
+        let own = self.kind().pod_addr(addr, on);
+        let through = hop.into_iter().flat_map(|hop| {
+            // Where the kernel itself routes what is on the link, nothing is said of it.
+            let on_link = move |dst: &IpNet| hop.mac.is_none() && own.contains(dst);
+            let dsts = pod.routes_of(addr, on.ranges).into_iter();
+            dsts.filter(move |dst| Some(dst) != range && !on_link(dst))
+                .map(move |dst| (dst, Some(hop.ip)))
+        });
+        range.map(|range| (*range, None)).into_iter().chain(through).collect()
+    }
+}
+
+/// How far the link that a pod is on reaches, below the network layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Segment {
+    /// Over its own node.
+    Node,
+    /// Over all nodes: the whole range is on-link. With `host_access` the nodes are on it too, and
+    /// are the way to everything else.
+    Network { host_access: bool },
+}
+
+impl Segment {
+    pub fn is_wide(self) -> bool {
+        matches!(self, Self::Network { .. })
+    }
+    pub fn host_access(self) -> bool {
+        !matches!(self, Self::Network { host_access: false })
+    }
+}
+
 /// The node and network that a pod stands on.
 pub struct Ground<'a> {
     pub node: &'a NodeName,
@@ -160,6 +212,7 @@ pub struct Ground<'a> {
     pub ranges: &'a [IpNet],
     /// This node's blocks in the network.
     pub blocks: &'a [IpNet],
+    pub segment: Segment,
     /// Routers of the physical network, where pods stand on it.
     pub gateways: &'a [IpAddr],
     /// Largest packet that a pod may send.
@@ -168,10 +221,17 @@ pub struct Ground<'a> {
     pub accept: Mtu,
     /// The underlay device's MTU.
     pub wire: Mtu,
+    pub nics: &'a [Nic],
+    /// Tunnels on which the node answers for its pods, since nobody tells the others of them.
+    pub answers: Vec<IfName>,
 }
 
 impl Ground<'_> {
     pub fn block_of(&self, addr: IpAddr) -> Option<&IpNet> {
         self.blocks.iter().find(|block| block.contains(&addr))
+    }
+
+    pub fn range_of(&self, addr: IpAddr) -> Option<&IpNet> {
+        self.ranges.iter().find(|range| range.contains(&addr))
     }
 }

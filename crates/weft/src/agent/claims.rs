@@ -189,7 +189,7 @@ async fn claim(agent: &Agent, of: &Missing) -> Result<Pending, Unclaimed> {
         .iter()
         .copied()
         .chain(others)
-        .filter(|block| !taken.iter().any(|other| overlap(block, other)))
+        .filter(|block| !network.keeps(block) && !taken.iter().any(|other| overlap(block, other)))
         .filter(|block| reserve.usable(block) > 0)
         .take(TRIES_MAX)
         .collect();

@@ -137,6 +137,7 @@ pub(super) fn detach(agent: &Agent, id: &AttachmentId) -> Result<(), CniError> {
     fault::point("del.after-routes");
     refusals.extend(link());
     agent.doomed.ring(Reasons::OTHER);
+    agent.tell_residents();
     match refusals.into_iter().next() {
         Some(refusal) => Err(CniError::new(Code::Refused, "detach the pod", refusal.to_string())),
         None => Ok(()),
@@ -150,7 +151,7 @@ pub(super) fn unreachable(agent: &Agent, pod: &Attachment) -> Vec<Change> {
         return pod.addrs.iter().map(|addr| Change::Drop(Key::Route((*addr).into()))).collect();
     };
     let served = here.served(&pod.network);
-    let outside = pod.attach.kind().outside(pod, &served.ground(&agent.node, &serving.host));
+    let outside = pod.attach.outside(pod, &served.ground(&agent.node, &serving.host));
     let doomed = outside.objects().filter(|object| {
         matches!(object, Object::Route(_) | Object::Apart { .. })
             || object.dev() != pod.host_end.as_ref()
@@ -264,8 +265,8 @@ pub fn missing_inside(
         Ok(None) => return Some("its namespace is gone".into()),
         Err(why) => return Some(why),
     };
-    let served = here.served(&pod.network);
-    let ground = served.ground(&agent.node, &agent.serving().host);
+    let (served, serving) = (here.served(&pod.network), agent.serving());
+    let ground = served.ground(&agent.node, &serving.host);
     let kernel = Kernel::of(&netns).ok()?;
     let there = kernel.observe_pod(&pod.id.ifname).ok()?;
     let changes = plan(&pod.attach.inside(pod, &ground), &there);

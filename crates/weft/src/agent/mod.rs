@@ -12,6 +12,7 @@ pub mod config;
 mod daemons;
 mod fault;
 mod findings;
+mod hear;
 mod lease;
 mod ledger;
 mod links;
@@ -86,6 +87,8 @@ pub struct Agent {
     announcer: announce::Announcer,
     /// Attachments that a call is about; a second call for one waits.
     busy: Mutex<BTreeSet<AttachmentId>>,
+    /// Of networks that are joined in a multicast group: who was heard there.
+    hearings: Mutex<BTreeMap<NetworkName, hear::Hearing>>,
     pub counters: Counters,
 }
 
@@ -165,6 +168,19 @@ impl Agent {
     pub fn serving(&self) -> Arc<Serving> {
         self.serving.read().expect(POISONED).clone()
     }
+    /// What is wrong with multicast, by network.
+    pub fn unheard(&self) -> Vec<String> {
+        let (serving, hearings) = (self.serving(), self.hearings.lock().expect(POISONED));
+        let said = serving.networks.iter().filter_map(|(name, here)| {
+            let group = here.network.join.kind().group()?;
+            let problem = match hearings.get(name) {
+                Some(hearing) => hearing.problem()?,
+                None => format!("no peer was heard in group {group} yet"),
+            };
+            Some(format!("network {name}: {problem}"))
+        });
+        said.collect()
+    }
     fn set_serving(&self, serving: Serving) {
         *self.serving.write().expect(POISONED) = Arc::new(serving);
         self.tell_progress();
@@ -214,6 +230,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
         pods_gone: false.into(),
         announcer,
         busy: Mutex::default(),
+        hearings: Mutex::default(),
         counters: Counters::default(),
         config,
     });
@@ -223,6 +240,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     runtime.spawn(claims::run(agent.clone()));
     node::spawn(&agent)?;
     reap::spawn(&agent)?;
+    hear::spawn(&agent)?;
     announce::spawn(heard)?;
     serve::spawn(&agent)?;
     crate::control::spawn(&agent, &runtime)?;

@@ -139,6 +139,7 @@ fn turn(agent: &Agent, memory: &mut Memory, why: Reasons) -> bool {
     let to_retry = agent.pods_gone.load(Ordering::SeqCst);
     let all_well = serving.converged && !to_retry && memory.waiting.is_empty();
     agent.set_serving(serving);
+    agent.tell_residents();
     all_well
 }
 
@@ -362,6 +363,7 @@ fn host(agent: &Agent, links: &[HostLink], nics: &[Nic]) -> Host {
         foreign_nat: agent.kernel.foreign_nat().unwrap_or(true),
         bridge_calls: Path::new("/proc/sys").join(Knob::BridgeCall4.path()).exists(),
         wire: nics.iter().map(|nic| nic.mtu).min(),
+        nics: nics.to_vec(),
         parents: BTreeMap::new(),
     }
 }
@@ -376,7 +378,7 @@ fn knobs(serving: &Serving) -> Vec<Knob> {
     knobs.extend(host.ra_devices.iter().cloned().map(Knob::AcceptRa));
     knobs.extend(host.strict_devices.iter().cloned().map(Knob::RpFilter));
     let tunnels = serving.networks.values().flat_map(|net| &net.stage.hold);
-    knobs.extend(tunnels.filter_map(Receive::device).map(Knob::RpFilter));
+    knobs.extend(tunnels.flat_map(Receive::knobs));
     knobs
 }
 

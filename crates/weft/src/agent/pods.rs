@@ -1,7 +1,7 @@
 //! The CNI verbs. ADD writes the ledger first and answers last; DEL answers as soon as the pod can
 //! no longer be reached, and the link is freed behind (`reap.rs`).
 
-use std::sync::atomic::Ordering;
+use std::{net::IpAddr, sync::atomic::Ordering};
 
 use serde_json::{Map, Value};
 use weft_core::{
@@ -101,6 +101,7 @@ fn add(
         .map_err(|error| CniError::new(Code::Io, "write the ledger", error.to_string()))?;
     fault::point("add.after-commit");
     born.committed();
+    agent.tell_residents();
     if first {
         // The others are told that there are pods here.
         agent.wake.ring(Reasons::OTHER);
@@ -212,7 +213,7 @@ fn open(
         mac: call
             .mac
             .or(child.and_then(|child| child.mac))
-            .unwrap_or_else(|| Mac::derived(&["pod", &id.cni, &id.container, id.ifname.as_str()])),
+            .unwrap_or_else(|| mac_of(id, name, here, &addrs)),
         addrs,
         default_route: leads_out(&here.network)
             && !ledger.attachments().any(|other| {
@@ -226,6 +227,15 @@ fn open(
         .map_err(|error| CniError::new(Code::Io, "write the ledger", error.to_string()))?;
     lease.addrs = None;
     Ok(attachment)
+}
+
+/// On a segment over all nodes it follows from the address: whoever has the address next has the
+/// MAC too, and what neighbours know stays true.
+fn mac_of(id: &AttachmentId, name: &NetworkName, here: &NetworkHere, addrs: &[IpAddr]) -> Mac {
+    match addrs.first().filter(|_| here.network.segment().is_wide()) {
+        Some(addr) => Mac::derived(&["pod", name.as_str(), &addr.to_string()]),
+        None => Mac::derived(&["pod", &id.cni, &id.container, id.ifname.as_str()]),
+    }
 }
 
 /// What is asked of the kernel before a link is made that will be in the pod's namespace alone.
@@ -261,7 +271,7 @@ fn child_of(
 
 /// True if packets for everywhere may leave by a link of the network.
 fn leads_out(network: &Network) -> bool {
-    network.join.shared().is_none_or(|shared| !shared.gateway.is_empty())
+    network.host_access && network.join.shared().is_none_or(|shared| !shared.gateway.is_empty())
 }
 
 fn result(pod: &Attachment, ground: &Ground<'_>, link: &Link, call: &Call) -> AddResult {
@@ -281,9 +291,8 @@ fn result(pod: &Attachment, ground: &Ground<'_>, link: &Link, call: &Call) -> Ad
         more: Map::new(),
     });
     let routes = pod.addrs.iter().flat_map(|addr| {
-        let gw = kind.next_hop(*addr, ground).map(|hop| hop.ip);
         let mtu = Some(ground.send.get().into());
-        let out = move |dst| RouteOut { dst, gw, mtu, more: Map::new() };
+        let out = move |(dst, gw)| RouteOut { dst, gw, mtu, more: Map::new() };
         pod.attach.routes(pod, *addr, ground).into_iter().map(out)
     });
     let ours = AddResult {
@@ -323,7 +332,7 @@ fn check(agent: &Agent, call: &Call, netns: Option<Netns>) -> Result<(), CniErro
     let served = here.served(&known.network);
     let ground = served.ground(&agent.node, &serving.host);
     if let Some(prev) = &call.prev {
-        let had = |addr: &std::net::IpAddr| prev.ips.iter().any(|ip| ip.address.addr() == *addr);
+        let had = |addr: &IpAddr| prev.ips.iter().any(|ip| ip.address.addr() == *addr);
         if let Some(addr) = known.addrs.iter().find(|addr| !had(addr)) {
             return Err(not("prevResult is not what ADD answered", format!("{addr} is not in it")));
         }
@@ -339,7 +348,7 @@ fn check(agent: &Agent, call: &Call, netns: Option<Netns>) -> Result<(), CniErro
     let inside = plan(&known.attach.inside(&known, &ground), &there);
     let node = agent.kernel.observe_node(&[]);
     let node = node.map_err(|error| not("look at the node", error.to_string()))?.ours;
-    let outside = known.attach.kind().outside(&known, &ground);
+    let outside = known.attach.outside(&known, &ground);
     let outside = plan(&outside, &node).into_iter();
     let missing: Vec<String> = inside
         .into_iter()

@@ -110,7 +110,7 @@ enum NetworkCommand {
     /// Change how nodes are joined on the running network, without losing a packet
     Join {
         name: NetworkName,
-        /// vxlan, host-gw or auto
+        /// vxlan, host-gw or auto; vxlan-bridged stays what it is
         join: String,
         #[command(flatten)]
         agent: Control,

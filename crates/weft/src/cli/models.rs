@@ -2,7 +2,10 @@
 
 use anyhow::bail;
 
-const PAGES: &[(&str, &str)] = &[("macvlan", include_str!("../../../../docs/models/macvlan.md"))];
+const PAGES: &[(&str, &str)] = &[
+    ("macvlan", include_str!("../../../../docs/models/macvlan.md")),
+    ("vxlan", include_str!("../../../../docs/models/vxlan.md")),
+];
 
 /// One model's page, or what there is.
 pub fn page(model: Option<&str>) -> anyhow::Result<String> {

@@ -97,7 +97,7 @@ pub fn status(agent: &Agent) -> Status {
         node: agent.node.clone(),
         version: env!("CARGO_PKG_VERSION").into(),
         converged: serving.converged,
-        problems: serving.problems.clone(),
+        problems: serving.problems.iter().cloned().chain(agent.unheard()).collect(),
         store: StoreStatus {
             synced: shown.synced,
             away: shown.away.clone(),
@@ -181,7 +181,8 @@ pub fn ipam(agent: &Agent) -> Vec<Block> {
     let blocks = shown.view.claims.iter().map(|((network, block), claim)| {
         let ours = claim.node == agent.node;
         let held = || {
-            let addrs = ledger.attachments().flat_map(|pod| &pod.addrs);
+            let pods = ledger.attachments().filter(|pod| pod.network == *network);
+            let addrs = pods.flat_map(|pod| &pod.addrs);
             addrs.filter(|addr| block.contains(*addr)).count()
         };
         let size = || {

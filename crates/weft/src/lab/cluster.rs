@@ -86,7 +86,8 @@ impl Cluster {
         Ok(())
     }
 
-    /// As `weft lab shell` is asked for it; `macvlan` may have its mode behind a slash.
+    /// As `weft lab shell` is asked for it; `macvlan` may have its mode behind a slash, and `join` may
+    /// end in `+multicast`: then nodes find each other in a group.
     pub fn network(&self, attach: &str, join: &str, number: u8) -> Value {
         if let ("macvlan", mode) = attach.split_once('/').unwrap_or((attach, "bridge")) {
             let attach = json!({"kind": "macvlan", "parent": "eth1", "mode": mode});
@@ -103,11 +104,16 @@ impl Cluster {
         if self.plan.families.has(false, 2) {
             ranges.push(format!("fd00:{number}::/64"));
         }
-        let join = match join {
-            "host-gw" => json!({"kind": join}),
-            _ => json!({"kind": join, "vni": number}),
-        };
-        json!({"attach": attach, "join": join, "ranges": ranges})
+        let mut settings = json!({"kind": kind(join)});
+        if join != "host-gw" {
+            settings["vni"] = json!(number);
+        }
+        if join.ends_with("+multicast") {
+            let group = if self.plan.underlay.has(true, 2) { "239.1.1." } else { "ff05::" };
+            settings["discovery"] = json!("multicast");
+            settings["group"] = json!(format!("{group}{number}"));
+        }
+        json!({"attach": attach, "join": settings, "ranges": ranges})
     }
 
     /// A network of pods on the second switch. Has no number: there is one such switch.
@@ -133,7 +139,7 @@ impl Cluster {
             let network = &status["networks"][name];
             status["converged"] == true
                 && network["blocks"].as_array().is_some_and(|own| own.len() >= self.families())
-                && network["join"] == join
+                && network["join"] == kind(join)
                 && network["peers"] == peers
                 && network["withdrawing"].as_array().is_some_and(Vec::is_empty)
         };
@@ -212,6 +218,11 @@ impl Cluster {
         let text = |of: &str| path.map_or("", |path| path[of].as_str().unwrap_or("")).to_owned();
         Ok((text("way"), text("why")))
     }
+}
+
+/// The kind of a join as the lab spells it.
+pub fn kind(join: &str) -> &str {
+    join.strip_suffix("+multicast").unwrap_or(join)
 }
 
 pub fn letter(n: usize) -> char {

@@ -105,7 +105,40 @@ fn guided(plan: &Plan, show: &Show, seen: &mut Seen) -> anyhow::Result<()> {
         clean(&cluster, attach)?;
         show.step("   pods and network deleted; every node's plan is empty, no link is left");
     }
+    apart(&cluster, show, &mut seen.runs)?;
     seen.runs.extend(super::physical::run(&cluster, show)?);
+    Ok(())
+}
+
+/// Joins that stay what they are, since what pods have on-link or how nodes find each other can't
+/// change under them: one L2 segment over all nodes, and whatever is found by multicast.
+fn apart(cluster: &Cluster, show: &Show, runs: &mut Vec<Value>) -> anyhow::Result<()> {
+    let segment = cluster.plan.topology == Topology::Segment;
+    for (name, attach, join, number) in [
+        ("domain", "bridge", "vxlan-bridged", 3),
+        ("domain-group", "bridge", "vxlan-bridged+multicast", 4),
+        ("group", "veth", "vxlan+multicast", 5),
+    ] {
+        if join.ends_with("+multicast") && !segment {
+            show.step(&format!("\n== {join}: left out, the router passes no multicast"));
+            continue;
+        }
+        show.step(&format!("\n== attach {attach}: network {name}, join {join}"));
+        cluster.apply(name, &cluster.network(attach, join, number))?;
+        cluster.settled(name, join)?;
+        let pods = cluster.add_pods(name, "")?;
+        show.step(&format!("   {} pods attached through the CNI plugin", pods.len()));
+        let responders: Vec<Responder> =
+            pods.iter().map(Responder::start).collect::<Result<_, _>>()?;
+        for node in &cluster.nodes {
+            node.wait_until("well", |node| Ok(node.status()?["problems"] == json!([])))?;
+        }
+        runs.extend(measure(cluster, show, &pods, (attach, join, name), |_, _| true)?);
+        drop(responders);
+        cluster.delete_pods(pods)?;
+        clean(cluster, name)?;
+        show.step("   pods and network deleted; every node's plan is empty, no link is left");
+    }
     Ok(())
 }
 

@@ -77,14 +77,25 @@ fn killed_at_every_step_of_add_with_veth() {
 }
 
 #[test]
+fn killed_at_every_step_of_add_on_a_segment_and_in_a_group() {
+    killed_in_add(&cluster(1, "bridge", "vxlan-bridged"), pod_links);
+    killed_in_add(&cluster(1, "veth", "vxlan+multicast"), pod_links);
+}
+
+#[test]
 fn killed_at_every_step_of_add_with_a_bridge() {
     killed_in_add(&cluster(1, "bridge", "vxlan"), pod_links);
 }
 
 #[test]
 fn killed_at_every_step_of_del_and_the_same_address_is_given_again_at_once() {
-    for attach in ["veth", "bridge"] {
-        killed_in_del(&cluster(1, attach, "vxlan"), pod_links);
+    for (attach, join) in [
+        ("veth", "vxlan"),
+        ("bridge", "vxlan"),
+        ("bridge", "vxlan-bridged"),
+        ("veth", "vxlan+multicast"),
+    ] {
+        killed_in_del(&cluster(1, attach, join), pod_links);
     }
 }
 
