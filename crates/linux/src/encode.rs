@@ -78,9 +78,13 @@ pub(crate) fn mode_number(mode: Mode) -> u32 {
     }
 }
 
-/// A child of a device of this namespace, created in the pod's: it is never seen here.
+/// A child of a device of this namespace, created in the pod's: it is never seen here. Before Linux
+/// 6.15 the kernel looks for its name here too (net/core/rtnetlink.c, `__rtnl_newlink`), where a
+/// stranger may have it, but not where an index is given: then for the index alone.
 pub(crate) fn create_child(batch: &mut Batch, pod: &Link, parent: u32, netns: i32) {
-    batch.begin(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &ifinfomsg(0, 0, 0));
+    let Mac([.., a, b, c, d]) = pod.mac;
+    let index = u32::from_be_bytes([a, b, c, d]) >> 2 | 1 << 30;
+    batch.begin(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &ifinfomsg(index, 0, 0));
     born(batch, pod);
     batch.attr_u32(IFLA_LINK, parent).attr(IFLA_NET_NS_FD, &netns.to_ne_bytes());
     batch.nest(IFLA_LINKINFO, |batch| {

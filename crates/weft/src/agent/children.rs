@@ -4,12 +4,13 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
+    time::{Duration, Instant},
 };
 
 use ipnet::IpNet;
 use nix::errno::Errno;
 use weft_core::{
-    attach::Attach,
+    attach::{Attach, Birth},
     attachment::{Attachment, Phase},
     cni::{CniError, Code},
     mark,
@@ -17,13 +18,17 @@ use weft_core::{
     plan::Change,
     state::Key,
 };
-use weft_linux::{HostLink, Kernel, Refusal};
+use weft_linux::{HostLink, Kernel, Netns, Refusal};
 
 use super::{
     Agent, Serving, fault,
     lease::wait,
     links::{self, namespace},
 };
+
+/// How long a link that had the whole of its parent may take to go with its namespace.
+const LAST_ONE_MAX: Duration = Duration::from_secs(2);
+const LAST_ONE_LOOK: Duration = Duration::from_millis(10);
 
 /// The devices that networks name as parents, as far as they are there.
 pub(super) fn parents(agent: &Agent, links: &[HostLink]) -> BTreeMap<IfName, Mtu> {
@@ -93,6 +98,27 @@ pub(super) fn lacking(agent: &Agent, network: &NetworkName, dev: &IfName) -> Opt
              it, or name another by `attach: {{parent: …}}` in another network"
         )),
     }
+}
+
+/// The link that had the whole of the parent may be going with its namespace, which the kernel does
+/// behind (net/core/net_namespace.c, `cleanup_net`): it is tried again for a moment.
+pub(super) fn once_more(
+    agent: &Agent,
+    pod: &Attachment,
+    mut refusal: Refusal,
+    birth: &Birth,
+    netns: &Netns,
+) -> Result<(), Refusal> {
+    let start = Instant::now();
+    let taken = |refusal: &Refusal| refusal.errno == Errno::EINVAL as i32;
+    while pod.attach.kind().alone() && taken(&refusal) && start.elapsed() < LAST_ONE_MAX {
+        std::thread::sleep(LAST_ONE_LOOK);
+        match agent.kernel.birth(birth, netns) {
+            Err(again) => refusal = again,
+            Ok(()) => return Ok(()),
+        }
+    }
+    Err(refusal)
 }
 
 /// What the kernel's refusal of a child means.

@@ -30,6 +30,7 @@ pub(super) fn bring_up(
         clear(agent, pod, &birth, there);
         agent.kernel.birth(&birth, netns)
     });
+    let born = born.or_else(|refusal| children::once_more(agent, pod, refusal, &birth, netns));
     born.map_err(|refusal| {
         let why = match &birth {
             Birth::Child { parent, .. } => children::refused(&pod.attach, parent, &refusal),
