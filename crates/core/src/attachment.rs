@@ -34,7 +34,12 @@ pub struct Attachment {
     pub netns: String,
     /// `SO_NETNS_COOKIE`: tells whether `netns` still is the namespace that it was.
     pub cookie: u64,
-    pub host_end: IfName,
+    /// None: the link is in the pod's namespace alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_end: Option<IfName>,
+    /// The number that the node's namespace has for the pod's, where the link is there alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nsid: Option<u32>,
     pub mac: Mac,
     pub addrs: Vec<IpAddr>,
     /// Its routes cover everything, not only the network's ranges.
@@ -67,6 +72,13 @@ pub struct PodName {
 }
 
 impl Attachment {
+    /// What the host's end is called, of a link that has one.
+    pub fn host_end(&self) -> IfName {
+        let derived =
+            || IfName::host_end(&self.id.cni, &self.id.container, self.id.ifname.as_str());
+        self.host_end.clone().unwrap_or_else(derived)
+    }
+
     /// What the pod sends by this link for destinations of the family of `addr`.
     pub fn routes_of(&self, addr: IpAddr, ranges: &[IpNet]) -> Vec<IpNet> {
         if self.default_route {

@@ -1,16 +1,16 @@
 //! What a node's own namespace should hold: all networks, all peers, all pods, in one state.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
 
 use crate::{
     attach::Ground,
     attachment::{Attachment, Phase},
-    join::{Receive, vxlan::tunnel_address},
+    join::Receive,
     name::{IfName, Mtu, NetworkName, NodeName},
     network::{Network, Untracked},
-    paths::Stage,
+    paths::{Nic, Stage},
     policy::{Rule, Ruleset},
     state::{Knob, Object, State},
 };
@@ -36,24 +36,38 @@ pub struct Host {
     pub bridge_calls: bool,
     /// The underlay device's MTU.
     pub wire: Option<Mtu>,
+    /// The underlay's devices and addresses.
+    pub nics: Vec<Nic>,
+    /// Devices that pods' links are children of, those that are there, with their MTUs.
+    pub parents: BTreeMap<IfName, Mtu>,
 }
 
 impl Served<'_> {
-    pub fn ground<'a>(&'a self, node: &'a NodeName, host: &Host) -> Ground<'a> {
+    pub fn ground<'a>(&'a self, node: &'a NodeName, host: &'a Host) -> Ground<'a> {
         Ground {
             node,
             network: self.name,
             ranges: &self.network.ranges,
             blocks: self.blocks,
+            segment: self.network.segment(),
+            gateways: self.network.join.kind().gateways(),
             send: self.stage.send,
             accept: self.stage.accept,
             wire: host.wire.unwrap_or(Mtu::ETHERNET),
+            nics: &host.nics,
+            answers: self
+                .stage
+                .hold
+                .iter()
+                .filter(|held| matches!(held, Receive::VxlanLearnt { .. }))
+                .filter_map(Receive::device)
+                .collect(),
         }
     }
 }
 
-/// `pods` are the attachments of this node in any network; those that are not yet, or no longer,
-/// attached hold nothing.
+/// `pods` are the attachments of this node in any network; those that are not yet attached hold
+/// nothing.
 pub fn node<'a>(
     node: &NodeName,
     host: &Host,
@@ -64,14 +78,18 @@ pub fn node<'a>(
     for network in served {
         let ground = network.ground(node, host);
         state.merge(network.network.attach.kind().node(&ground));
-        let tunnel: Vec<_> = network.blocks.iter().map(tunnel_address).collect();
         for receive in &network.stage.hold {
-            state.merge(receive.hold(ground.wire, &tunnel));
+            state.merge(receive.hold(&ground));
         }
         state.extend(network.stage.choices.values().flat_map(|peer| peer.objects()));
+        let parent = network.network.attach.kind().parent();
+        if parent.is_some_and(|parent| !host.parents.contains_key(parent)) {
+            // What comes in by a device that is not there needs no guard.
+            continue;
+        }
         let ours = pods.clone().filter(|pod| pod.network == *network.name);
-        for pod in ours.filter(|pod| pod.phase == Phase::Attached) {
-            state.merge(pod.attach.kind().outside(pod, &ground));
+        for pod in ours.filter(|pod| holds(pod)) {
+            state.merge(pod.attach.outside(pod, &ground));
         }
     }
     state.extend(sysctls(host, served));
@@ -82,15 +100,29 @@ pub fn node<'a>(
     state
 }
 
+/// True if the node holds something for the pod: also while its link waits to be freed, where that
+/// is in the pod's namespace alone and others are guarded from it.
+fn holds(pod: &Attachment) -> bool {
+    pod.phase == Phase::Attached || pod.phase == Phase::Doomed && pod.host_end.is_none()
+}
+
 /// True if a reply between two pods of one bridge may have to be translated back on its way, which
 /// the bridge alone would not do.
 pub fn bridged_behind_services(host: &Host, served: &[Served<'_>]) -> bool {
-    host.foreign_nat && served.iter().any(|net| net.network.attach.kind().reached_past_routes())
+    host.foreign_nat && routed(served).any(|net| net.network.attach.kind().reached_past_routes())
+}
+
+/// Networks whose packets pass the node's routing: not those that are the physical one, nor those
+/// that no node is in.
+fn routed<'a>(served: &'a [Served<'a>]) -> impl Iterator<Item = &'a Served<'a>> {
+    let passes = |net: &Network| net.join.shared().is_none() && net.host_access;
+    served.iter().filter(move |net| passes(net.network))
 }
 
 fn sysctls(host: &Host, served: &[Served<'_>]) -> Vec<Object> {
     let has = |ipv4: bool| {
-        served.iter().any(|net| net.network.ranges.iter().any(|r| r.addr().is_ipv4() == ipv4))
+        let mut ranges = routed(served).flat_map(|net| &net.network.ranges);
+        ranges.any(|range| range.addr().is_ipv4() == ipv4)
     };
     let set = |knob: Knob, value: u8| Object::Sysctl { knob, value };
     let mut sysctls = Vec::new();
@@ -105,7 +137,7 @@ fn sysctls(host: &Host, served: &[Served<'_>]) -> Vec<Object> {
         sysctls.extend(has(true).then(|| set(Knob::BridgeCall4, 1)));
         sysctls.extend(has(false).then(|| set(Knob::BridgeCall6, 1)));
     }
-    if !served.is_empty() {
+    if routed(served).next().is_some() {
         sysctls.extend(host.strict_devices.iter().map(|dev| set(Knob::RpFilter(dev.clone()), 2)));
     }
     sysctls
@@ -114,13 +146,15 @@ fn sysctls(host: &Host, served: &[Served<'_>]) -> Vec<Object> {
 fn ruleset(host: &Host, served: &[Served<'_>]) -> Ruleset {
     let mut ruleset = Ruleset::default();
     // As soon as anything is translated, the kernel tracks the tunnels' own packets too.
-    if host.foreign_nat || served.iter().any(|net| net.network.masquerade) {
+    if host.foreign_nat || served.iter().any(|net| net.network.masquerades()) {
         let ports = served.iter().flat_map(|net| &net.stage.hold).filter_map(Receive::port);
         let ports: BTreeSet<u16> = ports.collect();
         ruleset.raw.extend(ports.into_iter().map(|port| Rule::NoTrackPort { port }));
     }
-    for net in served {
+    for net in served.iter().filter(|net| net.network.join.shared().is_none()) {
         let untracked = match net.network.untracked {
+            // Nobody translates what no host sees, and others may have the same addresses.
+            _ if !net.network.host_access => true,
             Untracked::Always => true,
             Untracked::Never => false,
             Untracked::Auto => !host.foreign_nat,
@@ -129,9 +163,9 @@ fn ruleset(host: &Host, served: &[Served<'_>]) -> Ruleset {
             if untracked {
                 ruleset.raw.push(Rule::NoTrack { from: *range, to: *range });
             }
-            if net.network.masquerade {
+            if net.network.masquerades() {
                 let family = |other: &&IpNet| other.addr().is_ipv4() == range.addr().is_ipv4();
-                let all = served.iter().flat_map(|net| &net.network.ranges).filter(family);
+                let all = routed(served).flat_map(|net| &net.network.ranges).filter(family);
                 ruleset.nat.extend(all.map(|to| Rule::Keep { from: *range, to: *to }));
                 // What is sent to many has no connection to hide, and with br_netfilter it passes
                 // here even between pods of one bridge.

@@ -8,7 +8,7 @@ pub const DOOMED_GROUP: u32 = LINK_GROUP + 1;
 pub const PROTOCOL: u8 = 119;
 /// Metric of our routes. Ours alone: `NLM_F_REPLACE` takes over a route of equal prefix and metric.
 pub const METRIC: u32 = 119;
-/// Our nftables table, family inet.
+/// Our nftables tables, families inet and netdev.
 pub const TABLE: &str = "weft";
 /// Nexthop objects of ours have this in the top byte of their number.
 pub const NEXTHOP_BASE: u32 = 0x7700_0000;

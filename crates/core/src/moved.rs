@@ -119,19 +119,29 @@ impl Marks {
 }
 
 fn ends(choice: &PeerChoice) -> impl Iterator<Item = (IpAddr, Option<Mac>)> + '_ {
-    choice.each().filter_map(|(_, choice)| choice.path.as_ref()).map(|path| {
-        let mac = match &path.receive {
-            Receive::Direct { .. } => None,
-            Receive::Vxlan { mac, .. } => Some(*mac),
+    let paths = choice.each().filter_map(|(_, choice)| choice.path.as_ref()).flat_map(|path| {
+        let (mac, flood) = match &path.receive {
+            Receive::Direct { .. } | Receive::VxlanLearnt { .. } => (None, None),
+            Receive::Vxlan { mac, .. } => (Some(*mac), None),
+            Receive::VxlanBridged { mac, underlay, .. }
+            | Receive::VxlanGroup { mac, underlay, .. } => (Some(*mac), Some(*underlay)),
         };
-        (path.via, mac)
-    })
+        [(path.via, mac)].into_iter().chain(flood.map(|underlay| (underlay, None)))
+    });
+    let pods = choice.domain.iter().flat_map(|domain| &domain.pods);
+    paths.chain(pods.flat_map(|pod| pod.addrs.iter().map(|addr| (*addr, Some(pod.mac)))))
 }
 
-/// True if a peer claims a block of this node's own, whose route is not the peers' alone.
+/// True if a peer claims what is this node's own: a block, or a pod's address on a segment that
+/// both are on.
 fn on_own_block(now: &[Served<'_>], was: &State, want: &State) -> bool {
-    let mut own = now.iter().flat_map(|served| served.blocks).map(|block| Key::Route(*block));
-    own.any(|route| was.contains(&route) || want.contains(&route))
+    let own = |ip: &IpAddr| now.iter().flat_map(|served| served.blocks).any(|b| b.contains(ip));
+    let mut keys = was.keys().chain(want.keys());
+    keys.any(|key| match key {
+        Key::Route(dst) => now.iter().flat_map(|served| served.blocks).any(|block| block == dst),
+        Key::Neigh(_, ip) => own(ip),
+        _ => false,
+    })
 }
 
 #[cfg(test)]

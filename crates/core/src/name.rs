@@ -247,6 +247,7 @@ impl Mtu {
     pub const ETHERNET: Self = Self(1500);
     /// What every link with IPv6 takes (RFC 8200, section 5).
     pub const IPV6_LEAST: Self = Self(1280);
+    pub const MAX: Self = Self(u16::MAX);
 
     /// What is left for the packet inside when `bytes` go to the envelope.
     pub fn less(self, bytes: u16) -> Self {

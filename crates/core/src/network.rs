@@ -1,13 +1,16 @@
 //! A network as its operator describes it: how pods attach, how nodes are joined, which addresses.
 //! Says nothing of any node. Written in YAML by people and kept as JSON in the store.
 
+use std::net::IpAddr;
+
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    attach::Attach,
+    attach::{self, Attach, Segment, bridge::first_of},
+    ipam::Reserve,
     join::Join,
-    name::{Mtu, NetworkName},
+    name::{IfName, Mtu, NetworkName},
 };
 
 /// The schema of records that this version writes. A record with a higher one is left alone.
@@ -19,23 +22,30 @@ pub struct Network {
     /// Version of this record's form; written by weft.
     #[serde(default = "schema")]
     pub schema: u32,
-    /// How a pod's link is born: `veth` (routed, no bridge) or `bridge`.
+    /// How a pod's link is born: `veth` (routed, no bridge), `bridge` or `macvlan`.
     #[serde(default)]
     pub attach: Attach,
-    /// How packets reach the pods of other nodes: `vxlan`, `host-gw` or `auto`.
+    /// How packets reach the pods of other nodes: `vxlan`, `host-gw`, `auto`, `vxlan-bridged` or
+    /// `underlay`.
     #[serde(default)]
     pub join: Join,
     /// Addresses of the pods: one IPv4 range, one IPv6 range, or one of each (dual stack).
     pub ranges: Vec<IpNet>,
     /// Length of the block that a node claims from an IPv4 range.
-    #[serde(default = "block4")]
-    pub block_prefix4: u8,
+    #[serde(default)]
+    pub block_prefix4: Option<u8>,
     /// Length of the block that a node claims from an IPv6 range.
-    #[serde(default = "block6")]
-    pub block_prefix6: u8,
-    /// Packets that leave the network's ranges take the node's address.
+    #[serde(default)]
+    pub block_prefix6: Option<u8>,
+    /// Packets that leave the network's ranges take the node's address: so unless it is said
+    /// otherwise, or the network is the physical one, whose packets pass no node.
+    #[serde(default)]
+    pub masquerade: Option<bool>,
+    /// The nodes are in the network too: pods reach their node and through it everything else.
+    /// Without it (`join: vxlan-bridged` alone) pods reach each other only, and several networks may
+    /// have the same ranges.
     #[serde(default = "yes")]
-    pub masquerade: bool,
+    pub host_access: bool,
     /// Pod-to-pod packets skip connection tracking: `auto` (as long as no other program
     /// translates addresses on the node, as kube-proxy does), `always` or `never`.
     #[serde(default)]
@@ -57,17 +67,11 @@ pub enum Untracked {
     Never,
 }
 
-fn schema() -> u32 {
-    SCHEMA
-}
-fn block4() -> u8 {
-    24
-}
-fn block6() -> u8 {
-    112
-}
 fn yes() -> bool {
     true
+}
+fn schema() -> u32 {
+    SCHEMA
 }
 
 /// Why a network can't be taken as it is written.
@@ -90,6 +94,28 @@ pub enum BadNetwork {
          use a length from {} to {most}", range.prefix_len()
     )]
     Block { name: NetworkName, range: IpNet, block: u8, most: u8 },
+    #[error(
+        "network {name}: attach {attach} stands on the physical network itself: it goes with join \
+         underlay alone, not with {join}"
+    )]
+    NeedsUnderlay { name: NetworkName, attach: String, join: String },
+    #[error(
+        "network {name}: join underlay is the physical network itself: it goes with attach macvlan \
+         alone, not with {attach}"
+    )]
+    NotOnUnderlay { name: NetworkName, attach: String },
+    #[error(
+        "network {name}: `{field}` has no meaning with join underlay: no packet passes the node"
+    )]
+    PastNode { name: NetworkName, field: &'static str },
+    #[error("network {name}: gateway {gateway} is in none of its ranges")]
+    GatewayOutside { name: NetworkName, gateway: IpAddr },
+    #[error("network {name}: two {family} gateways; at most one per address family")]
+    TwoGateways { name: NetworkName, family: &'static str },
+    #[error("network {name}: {range} has no address left for pods")]
+    NothingLeft { name: NetworkName, range: IpNet },
+    #[error("network {name}: {parent} is network {other}'s parent too: {why}")]
+    SameParent { name: NetworkName, parent: IfName, other: NetworkName, why: String },
     #[error("network {name}: MTU {mtu} is too small for IPv6, which needs 1280 (RFC 8200, 5)")]
     Mtu6 { name: NetworkName, mtu: Mtu },
     #[error("network {name}: {range} overlaps {other_range} of network {other}")]
@@ -100,21 +126,110 @@ pub enum BadNetwork {
         "network {name}: {other} is the default network already; set its `default` to false first"
     )]
     TwoDefaults { name: NetworkName, other: NetworkName },
+    #[error("network {name}: join {join}: {why}")]
+    Join { name: NetworkName, join: Join, why: String },
+    #[error(
+        "network {0}: join vxlan-bridged is one bridge over all nodes and needs `attach: bridge`"
+    )]
+    BridgedAttach(NetworkName),
+    #[error(
+        "network {name}: range {range} has one block, and of join vxlan-bridged the first is kept \
+         for the gateway; use blocks longer than /{}", range.prefix_len()
+    )]
+    OneBlock { name: NetworkName, range: IpNet },
+    #[error(
+        "network {0}: `hostAccess: false` is for join vxlan-bridged alone; packets of every other \
+         join are routed by the hosts"
+    )]
+    HostAccess(NetworkName),
+    #[error(
+        "network {0}: without host access it can't be the default network: pods would have no way \
+         to their node"
+    )]
+    HostlessDefault(NetworkName),
     #[error("network {name}: {range} overlaps {addr}, an address of the underlay")]
     Underlay { name: NetworkName, range: IpNet, addr: IpNet },
 }
 
 impl Network {
-    /// Smallest block worth claiming: the tunnel's and the gateway's address and one pod.
-    const SMALLEST_BLOCK4: u8 = 29;
-    const SMALLEST_BLOCK6: u8 = 126;
-
+    /// The length of the blocks of `range`. On a shared network addresses are few.
     pub fn block_prefix(&self, range: &IpNet) -> u8 {
-        if range.addr().is_ipv4() { self.block_prefix4 } else { self.block_prefix6 }
+        let ipv4 = range.addr().is_ipv4();
+        let written = if ipv4 { self.block_prefix4 } else { self.block_prefix6 };
+        written.unwrap_or_else(|| match (self.join.shared(), ipv4) {
+            (None, true) => 24,
+            (None, false) => 112,
+            (Some(_), _) => range.prefix_len().max(range.max_prefix_len() - 4),
+        })
+    }
+
+    /// Smallest block worth claiming: one pod, and beside it the tunnel's and the gateway's
+    /// address where there are any.
+    fn smallest_block(&self, range: &IpNet) -> u8 {
+        match (self.join.shared(), range.addr().is_ipv4()) {
+            (None, true) => 29,
+            (None, false) => 126,
+            (Some(_), _) => range.max_prefix_len(),
+        }
+    }
+
+    pub fn masquerades(&self) -> bool {
+        self.host_access && self.masquerade.unwrap_or(self.join.shared().is_none())
+    }
+
+    /// Which addresses of this node's blocks no pod is given; `hosts` have theirs already.
+    pub fn reserve(&self, hosts: impl IntoIterator<Item = IpAddr>) -> Reserve {
+        let Some(shared) = self.join.shared() else { return Reserve::default() };
+        let kept = self.ranges.iter().flat_map(|range| shared.kept(range));
+        Reserve::on_shared(kept.chain(hosts.into_iter().map(IpNet::from)))
     }
 
     pub fn contains(&self, net: &IpNet) -> bool {
         self.ranges.iter().any(|range| range.contains(net))
+    }
+
+    /// How far the link that a pod is on reaches.
+    pub fn segment(&self) -> Segment {
+        if self.join.kind().is_bridged() {
+            Segment::Network { host_access: self.host_access }
+        } else {
+            Segment::Node
+        }
+    }
+
+    /// True if nodes must know the pods of the others: none is learnt, or nodes send there too.
+    pub fn tells_residents(&self) -> bool {
+        self.segment().is_wide() && (self.host_access || self.join.kind().group().is_none())
+    }
+
+    /// True if no node may have the block: it has the address of a gateway that is on all nodes.
+    pub fn keeps(&self, block: &IpNet) -> bool {
+        let gateway = |range: &IpNet| block.contains(&first_of(range));
+        self.segment().is_wide() && self.ranges.iter().any(gateway)
+    }
+
+    fn check_bridged(&self, name: &NetworkName) -> Result<(), BadNetwork> {
+        self.join.kind().check().map_err(|why| {
+            let (name, join) = (name.clone(), self.join.clone());
+            BadNetwork::Join { name, join, why }
+        })?;
+        if !self.join.kind().is_bridged() {
+            return if self.host_access {
+                Ok(())
+            } else {
+                Err(BadNetwork::HostAccess(name.clone()))
+            };
+        }
+        if !matches!(self.attach.0, attach::Kind::Bridge(_)) {
+            return Err(BadNetwork::BridgedAttach(name.clone()));
+        }
+        if self.default && !self.host_access {
+            return Err(BadNetwork::HostlessDefault(name.clone()));
+        }
+        match self.ranges.iter().find(|range| self.block_prefix(range) == range.prefix_len()) {
+            Some(range) => Err(BadNetwork::OneBlock { name: name.clone(), range: *range }),
+            None => Ok(()),
+        }
     }
 
     /// Checks what can be told from this network alone.
@@ -135,8 +250,7 @@ impl Network {
             if special(range) {
                 return Err(BadNetwork::Special { name: name(), range: *range });
             }
-            let most =
-                if range.addr().is_ipv4() { Self::SMALLEST_BLOCK4 } else { Self::SMALLEST_BLOCK6 };
+            let most = self.smallest_block(range);
             let block = self.block_prefix(range);
             if !(range.prefix_len()..=most).contains(&block) {
                 return Err(BadNetwork::Block { name: name(), range: *range, block, most });
@@ -145,7 +259,50 @@ impl Network {
                 return Err(BadNetwork::Mtu6 { name: name(), mtu });
             }
         }
-        Ok(())
+        self.check_bridged(&name())?;
+        self.check_models(&name())
+    }
+
+    /// Whether attach and join go together, and what is said of a shared network.
+    fn check_models(&self, name: &NetworkName) -> Result<(), BadNetwork> {
+        let name = || name.clone();
+        let attach = self.attach.kind();
+        let Some(shared) = self.join.shared() else {
+            return match attach.parent() {
+                None => Ok(()),
+                Some(_) => Err(BadNetwork::NeedsUnderlay {
+                    name: name(),
+                    attach: self.attach.to_string(),
+                    join: self.join.to_string(),
+                }),
+            };
+        };
+        if attach.parent().is_none() {
+            let attach = self.attach.to_string();
+            return Err(BadNetwork::NotOnUnderlay { name: name(), attach });
+        }
+        for (field, said) in [
+            ("masquerade", self.masquerade == Some(true)),
+            ("untracked", self.untracked != Untracked::Auto),
+        ] {
+            if said {
+                return Err(BadNetwork::PastNode { name: name(), field });
+            }
+        }
+        for (family, is) in [("IPv4", true), ("IPv6", false)] {
+            if shared.gateway.iter().filter(|addr| addr.is_ipv4() == is).count() > 1 {
+                return Err(BadNetwork::TwoGateways { name: name(), family });
+            }
+        }
+        let outside = |addr: &&IpAddr| !self.ranges.iter().any(|range| range.contains(*addr));
+        if let Some(gateway) = shared.gateway.iter().find(outside) {
+            return Err(BadNetwork::GatewayOutside { name: name(), gateway: *gateway });
+        }
+        let reserve = self.reserve([]);
+        match self.ranges.iter().find(|range| reserve.usable(range) == 0) {
+            Some(range) => Err(BadNetwork::NothingLeft { name: name(), range: *range }),
+            None => Ok(()),
+        }
     }
 
     /// Checks it beside another network of the cluster.
@@ -156,7 +313,8 @@ impl Network {
         beside: &Self,
     ) -> Result<(), BadNetwork> {
         let (name, other) = (name.clone(), other.clone());
-        for range in &self.ranges {
+        let apart = !self.host_access && !beside.host_access;
+        for range in self.ranges.iter().filter(|_| !apart) {
             if let Some(other_range) = beside.ranges.iter().find(|other| overlap(range, other)) {
                 let (range, other_range) = (*range, *other_range);
                 return Err(BadNetwork::Overlap { name, range, other, other_range });
@@ -167,14 +325,25 @@ impl Network {
         {
             return Err(BadNetwork::SameVni { name, vni: vni.get(), other });
         }
+        let (ours, theirs) = (self.attach.kind(), beside.attach.kind());
+        if let (Some(parent), Some(same)) = (ours.parent(), theirs.parent())
+            && parent == same
+            && let Err(why) = ours.beside_on_parent(theirs)
+        {
+            return Err(BadNetwork::SameParent { name, parent: parent.clone(), other, why });
+        }
         if self.default && beside.default {
             return Err(BadNetwork::TwoDefaults { name, other });
         }
         Ok(())
     }
 
-    /// Checks it beside an address or prefix of a node's underlay.
+    /// Checks it beside an address or prefix of a node's underlay. Where pods stand on the nodes'
+    /// own network, that is as it should be: the nodes' addresses are kept.
     pub fn check_underlay(&self, name: &NetworkName, addr: &IpNet) -> Result<(), BadNetwork> {
+        if self.join.shared().is_some() {
+            return Ok(());
+        }
         match self.ranges.iter().find(|range| overlap(range, &addr.trunc())) {
             Some(range) => {
                 Err(BadNetwork::Underlay { name: name.clone(), range: *range, addr: *addr })

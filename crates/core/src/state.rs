@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    attach::macvlan::Mode,
     name::{IfName, Mac, Mtu, Vni},
     policy::Ruleset,
 };
@@ -23,25 +24,41 @@ pub enum Key {
     Sysctl(Knob),
     /// Our one nftables table, written whole in one transaction.
     Table,
+    /// A pod's MAC address whose frames are not taken in by that device of the node.
+    Apart(IfName, Mac),
     Up(IfName),
     Addr(IfName, IpNet),
     Neigh(IfName, IpAddr),
+    /// An address that the node answers ARP or ND for on this link, in another's stead.
+    Proxy(IfName, IpAddr),
     Fdb(IfName, Mac),
+    /// Where a tunnel sends what it knows no better place for; one of several.
+    Flood(IfName, IpAddr),
+    /// The port by which a bridge reaches this MAC.
+    Behind(IfName, Mac),
     /// A nexthop object; its number is the kernel crate's own business.
     NextHop(IfName, IpAddr),
     Route(IpNet),
 }
 
+/// A member is an address whose prefix has a route of its own (`noprefixroute`). An anycast one is
+/// a member that other nodes have too: answered for, and never chosen to send from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "object")]
 pub enum Object {
     Link(Link),
     Sysctl { knob: Knob, value: u8 },
     Table { ruleset: Ruleset },
+    Apart { dev: IfName, mac: Mac },
     Up { dev: IfName },
     Addr { dev: IfName, addr: IpNet },
+    Member { dev: IfName, addr: IpNet },
+    Anycast { dev: IfName, addr: IpNet },
     Neigh { dev: IfName, ip: IpAddr, mac: Mac },
+    Proxy { dev: IfName, ip: IpAddr },
     Fdb { dev: IfName, mac: Mac, dst: IpAddr },
+    Flood { dev: IfName, dst: IpAddr },
+    Behind { dev: IfName, mac: Mac },
     NextHop { dev: IfName, via: IpAddr },
     Route(Route),
 }
@@ -64,9 +81,23 @@ pub enum Kind {
         port: u16,
         local: IpAddr,
     },
+    /// One that floods to a multicast group and learns from what it hears.
+    VxlanGroup {
+        vni: Vni,
+        port: u16,
+        local: IpAddr,
+        group: IpAddr,
+        ttl: u8,
+        /// The device by which the group is joined.
+        lower: IfName,
+    },
     Bridge,
     /// One end of a pod's link. Only `attach` makes it, together with its other end.
     Veth,
+    /// A pod's link. Only `attach` makes it, in the pod's namespace.
+    Macvlan {
+        mode: Mode,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,6 +114,8 @@ pub struct Route {
 pub enum Hop {
     /// The destination itself is on this link.
     Link(IfName),
+    /// The destination itself is on this link; what the host sends there comes from this address.
+    From(IfName, IpAddr),
     /// Through the nexthop object of that device and address.
     NextHop(IfName, IpAddr),
     /// Through a gateway written into the route itself (inside pods).
@@ -94,7 +127,10 @@ pub enum Hop {
 impl Hop {
     pub fn dev(&self) -> Option<&IfName> {
         match self {
-            Self::Link(dev) | Self::NextHop(dev, _) | Self::Gateway(dev, _) => Some(dev),
+            Self::Link(dev)
+            | Self::From(dev, _)
+            | Self::NextHop(dev, _)
+            | Self::Gateway(dev, _) => Some(dev),
             Self::Blackhole => None,
         }
     }
@@ -108,6 +144,9 @@ impl Hop {
 pub enum Knob {
     AcceptRa(IfName),
     RpFilter(IfName),
+    ProxyNdp(IfName),
+    ProxyDelay4(IfName),
+    ProxyDelay6(IfName),
     Forward4,
     Forward6,
     /// What passes a bridge passes the rules of IPv4 too (br_netfilter).
@@ -121,6 +160,9 @@ impl Knob {
         match self {
             Self::AcceptRa(dev) => format!("net/ipv6/conf/{dev}/accept_ra"),
             Self::RpFilter(dev) => format!("net/ipv4/conf/{dev}/rp_filter"),
+            Self::ProxyNdp(dev) => format!("net/ipv6/conf/{dev}/proxy_ndp"),
+            Self::ProxyDelay4(dev) => format!("net/ipv4/neigh/{dev}/proxy_delay"),
+            Self::ProxyDelay6(dev) => format!("net/ipv6/neigh/{dev}/proxy_delay"),
             Self::Forward4 => "net/ipv4/ip_forward".into(),
             Self::Forward6 => "net/ipv6/conf/all/forwarding".into(),
             Self::BridgeCall4 => "net/bridge/bridge-nf-call-iptables".into(),
@@ -131,7 +173,11 @@ impl Knob {
     /// The interface whose knob it is.
     pub fn dev(&self) -> Option<&IfName> {
         match self {
-            Self::AcceptRa(dev) | Self::RpFilter(dev) => Some(dev),
+            Self::AcceptRa(dev)
+            | Self::RpFilter(dev)
+            | Self::ProxyNdp(dev)
+            | Self::ProxyDelay4(dev)
+            | Self::ProxyDelay6(dev) => Some(dev),
             Self::Forward4 | Self::Forward6 | Self::BridgeCall4 | Self::BridgeCall6 => None,
         }
     }
@@ -143,10 +189,16 @@ impl Object {
             Self::Link(link) => Key::Link(link.dev),
             Self::Sysctl { knob, .. } => Key::Sysctl(knob),
             Self::Table { .. } => Key::Table,
+            Self::Apart { dev, mac } => Key::Apart(dev, mac),
             Self::Up { dev } => Key::Up(dev),
-            Self::Addr { dev, addr } => Key::Addr(dev, addr),
+            Self::Addr { dev, addr } | Self::Member { dev, addr } | Self::Anycast { dev, addr } => {
+                Key::Addr(dev, addr)
+            }
             Self::Neigh { dev, ip, .. } => Key::Neigh(dev, ip),
+            Self::Proxy { dev, ip } => Key::Proxy(dev, ip),
             Self::Fdb { dev, mac, .. } => Key::Fdb(dev, mac),
+            Self::Flood { dev, dst } => Key::Flood(dev, dst),
+            Self::Behind { dev, mac } => Key::Behind(dev, mac),
             Self::NextHop { dev, via } => Key::NextHop(dev, via),
             Self::Route(route) => Key::Route(route.dst),
         }
@@ -158,12 +210,18 @@ impl Object {
             Self::Link(Link { dev, .. })
             | Self::Up { dev }
             | Self::Addr { dev, .. }
+            | Self::Member { dev, .. }
+            | Self::Anycast { dev, .. }
             | Self::Neigh { dev, .. }
+            | Self::Proxy { dev, .. }
             | Self::Fdb { dev, .. }
+            | Self::Flood { dev, .. }
+            | Self::Behind { dev, .. }
             | Self::NextHop { dev, .. } => Some(dev),
             Self::Route(route) => route.to.dev(),
             Self::Sysctl { knob, .. } => knob.dev(),
-            Self::Table { .. } => None,
+            // It stands on a link of the host's, and is to outlive it.
+            Self::Table { .. } | Self::Apart { .. } => None,
         }
     }
 
@@ -172,11 +230,11 @@ impl Object {
         match self {
             Self::Link(_) => 0,
             Self::Sysctl { .. } => 1,
-            Self::Table { .. } => 2,
+            Self::Table { .. } | Self::Apart { .. } => 2,
             Self::Up { .. } => 3,
-            Self::Addr { .. } => 4,
-            Self::Neigh { .. } => 5,
-            Self::Fdb { .. } => 6,
+            Self::Addr { .. } | Self::Member { .. } | Self::Anycast { .. } => 4,
+            Self::Neigh { .. } | Self::Proxy { .. } => 5,
+            Self::Fdb { .. } | Self::Flood { .. } | Self::Behind { .. } => 6,
             Self::NextHop { .. } => 7,
             Self::Route(_) => 8,
         }
@@ -200,6 +258,11 @@ impl Object {
                     Kind::Vxlan { vni, port, local },
                     Kind::Vxlan { vni: old_vni, port: old_port, local: old_local },
                 ) => vni == old_vni && port == old_port && local.is_ipv4() == old_local.is_ipv4(),
+                // What has the whole NIC can't come to share it, nor the other way
+                // (drivers/net/macvlan.c, macvlan_changelink).
+                (Kind::Macvlan { mode: new }, Kind::Macvlan { mode: old }) => {
+                    new == old || ![new, old].contains(&&Mode::Passthru)
+                }
                 (new, old) => new == old,
             },
             _ => true,
@@ -284,10 +347,19 @@ impl fmt::Display for Object {
             Self::Link(link) => link.fmt(f),
             Self::Sysctl { knob, value } => write!(f, "sysctl {knob} = {value}"),
             Self::Table { ruleset } => write!(f, "table inet weft {ruleset}"),
+            Self::Apart { dev, mac } => write!(f, "netdev ingress {dev} ether saddr {mac} drop"),
             Self::Up { dev } => write!(f, "link {dev} up"),
             Self::Addr { dev, addr } => write!(f, "addr {addr} dev {dev}"),
+            Self::Member { dev, addr } => write!(f, "addr {addr} dev {dev} noprefixroute"),
+            Self::Anycast { dev, addr } => {
+                let shy = if addr.addr().is_ipv4() { "scope host" } else { "deprecated" };
+                write!(f, "addr {addr} dev {dev} noprefixroute {shy}")
+            }
             Self::Neigh { dev, ip, mac } => write!(f, "neigh {ip} lladdr {mac} dev {dev}"),
+            Self::Proxy { dev, ip } => write!(f, "neigh proxy {ip} dev {dev}"),
             Self::Fdb { dev, mac, dst } => write!(f, "fdb {mac} dst {dst} dev {dev}"),
+            Self::Flood { dev, dst } => write!(f, "fdb 00:00:00:00:00:00 dst {dst} dev {dev}"),
+            Self::Behind { dev, mac } => write!(f, "fdb {mac} dev {dev} master static"),
             Self::NextHop { dev, via } => write!(f, "nexthop via {via} dev {dev}"),
             Self::Route(route) => route.fmt(f),
         }
@@ -305,8 +377,13 @@ impl fmt::Display for Kind {
             Self::Vxlan { vni, port, local } => {
                 write!(f, "vxlan id {vni} local {local} dstport {port}")
             }
+            Self::VxlanGroup { vni, port, local, group, ttl, lower } => write!(
+                f,
+                "vxlan id {vni} group {group} dev {lower} local {local} dstport {port} ttl {ttl}"
+            ),
             Self::Bridge => f.write_str("bridge"),
             Self::Veth => f.write_str("veth"),
+            Self::Macvlan { mode } => write!(f, "macvlan mode {mode}"),
         }
     }
 }
@@ -314,6 +391,7 @@ impl fmt::Display for Route {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.to {
             Hop::Link(dev) => write!(f, "route {} dev {dev}", self.dst)?,
+            Hop::From(dev, src) => write!(f, "route {} dev {dev} src {src}", self.dst)?,
             Hop::NextHop(dev, via) | Hop::Gateway(dev, via) => {
                 write!(f, "route {} via {via} dev {dev}", self.dst)?;
             }
@@ -333,10 +411,14 @@ impl fmt::Display for Key {
             Self::Link(dev) => write!(f, "link {dev}"),
             Self::Sysctl(knob) => write!(f, "sysctl {knob}"),
             Self::Table => f.write_str("table inet weft"),
+            Self::Apart(dev, mac) => write!(f, "netdev ingress {dev} ether saddr {mac}"),
             Self::Up(dev) => write!(f, "link {dev} up"),
             Self::Addr(dev, addr) => write!(f, "addr {addr} dev {dev}"),
             Self::Neigh(dev, ip) => write!(f, "neigh {ip} dev {dev}"),
+            Self::Proxy(dev, ip) => write!(f, "neigh proxy {ip} dev {dev}"),
             Self::Fdb(dev, mac) => write!(f, "fdb {mac} dev {dev}"),
+            Self::Flood(dev, dst) => write!(f, "fdb 00:00:00:00:00:00 dst {dst} dev {dev}"),
+            Self::Behind(dev, mac) => write!(f, "fdb {mac} dev {dev} master"),
             Self::NextHop(dev, via) => write!(f, "nexthop via {via} dev {dev}"),
             Self::Route(dst) => write!(f, "route {dst}"),
         }

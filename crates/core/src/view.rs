@@ -1,7 +1,8 @@
 //! The cluster as one node sees it: the records of the store, parsed. A record that can't be read
 //! is kept out and said; it is never rewritten.
 //!
-//! Keys: `networks/NETWORK`, `nodes/NODE`, `blocks/NETWORK/BLOCK`, `acks/NODE`. The changes that
+//! Keys: `networks/NETWORK`, `nodes/NODE`, `blocks/NETWORK/BLOCK`, `acks/NODE`, `pods/NETWORK/NODE`.
+//! The changes that
 //! led here, and whether this is the first full list, are the store's business.
 
 use std::{
@@ -14,8 +15,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value, error::Category};
 
 use crate::{
+    ipam::Reserve,
     join::Receive,
-    name::{Mtu, NetworkName, NodeName},
+    name::{Mac, Mtu, NetworkName, NodeName},
     network::{Network, SCHEMA, unknown_fields},
 };
 
@@ -25,6 +27,8 @@ pub struct View {
     pub nodes: BTreeMap<NodeName, Node>,
     pub claims: BTreeMap<(NetworkName, IpNet), Claim>,
     pub acks: BTreeMap<NodeName, u64>,
+    /// The pods of each node in each network whose nodes must know them, with the record's revision.
+    pub residents: BTreeMap<(NetworkName, NodeName), (u64, Residents)>,
     /// What could not be read, or only in part, by key.
     pub said: BTreeMap<String, String>,
     /// The store's revision that this view shows.
@@ -95,6 +99,9 @@ pub struct Part {
     /// It has pods in the network, which must not be deleted under them.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub pods: bool,
+    /// Addresses of the network's ranges that are the node's own, where pods stand beside nodes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hosts: Vec<IpAddr>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -120,12 +127,27 @@ pub struct Ack {
     pub revision: u64,
 }
 
+/// A node's pods in one network, for networks that are one L2 domain. A record of its own: it
+/// changes with the pods, and nobody acknowledges it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Residents {
+    pub schema: u32,
+    pub pods: Vec<Resident>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Resident {
+    pub mac: Mac,
+    pub addrs: Vec<IpAddr>,
+}
+
 /// A record's key, parsed.
 enum Place {
     Network(NetworkName),
     Node(NodeName),
     Claim(NetworkName, IpNet),
     Ack(NodeName),
+    Residents(NetworkName, NodeName),
 }
 
 pub fn network_key(name: &NetworkName) -> String {
@@ -136,6 +158,9 @@ pub fn node_key(name: &NodeName) -> String {
 }
 pub fn claim_key(network: &NetworkName, block: &IpNet) -> String {
     format!("blocks/{network}/{}-{}", block.network(), block.prefix_len())
+}
+pub fn residents_key(network: &NetworkName, node: &NodeName) -> String {
+    format!("pods/{network}/{node}")
 }
 pub fn ack_key(node: &NodeName) -> String {
     format!("acks/{node}")
@@ -169,6 +194,10 @@ impl View {
                 self.acks.insert(name, ack.revision);
                 None
             }),
+            Place::Residents(network, node) => read(value).map(|residents| {
+                self.residents.insert((network, node), (revision, residents));
+                None
+            }),
         };
         match taken {
             Ok(None) => {}
@@ -191,6 +220,9 @@ impl View {
                 Place::Node(name) => keep(&mut self.nodes, &mut was.nodes, name),
                 Place::Claim(name, block) => keep(&mut self.claims, &mut was.claims, (name, block)),
                 Place::Ack(name) => keep(&mut self.acks, &mut was.acks, name),
+                Place::Residents(network, node) => {
+                    keep(&mut self.residents, &mut was.residents, (network, node));
+                }
             }
         }
     }
@@ -203,6 +235,9 @@ impl View {
             Some(Place::Node(name)) => drop(self.nodes.remove(&name)),
             Some(Place::Claim(network, block)) => drop(self.claims.remove(&(network, block))),
             Some(Place::Ack(name)) => drop(self.acks.remove(&name)),
+            Some(Place::Residents(network, node)) => {
+                drop(self.residents.remove(&(network, node)));
+            }
             None => {}
         }
     }
@@ -223,6 +258,18 @@ impl View {
             .iter()
             .filter(move |((name, _), claim)| name == network && claim.node == *node)
             .map(|((_, block), _)| *block)
+    }
+
+    /// Which addresses of a network no pod is given: nodes have theirs, of which `hosts` are the
+    /// asking one's.
+    pub fn reserve(&self, name: &NetworkName, network: &Network, hosts: &[IpAddr]) -> Reserve {
+        let Some(_) = network.join.shared() else { return Reserve::default() };
+        let nodes = self.nodes.values().flat_map(|node| {
+            let hosts = node.record.part(name).into_iter().flat_map(|part| &part.hosts);
+            node.record.underlay.iter().chain(hosts)
+        });
+        let inside = |addr: &&IpAddr| network.ranges.iter().any(|range| range.contains(*addr));
+        network.reserve(nodes.chain(hosts).filter(inside).copied())
     }
 
     /// Networks that contradict each other: not to be served is the one of which no node has a
@@ -260,6 +307,9 @@ fn place(key: &str) -> Option<Place> {
         ("networks", name, None) => Place::Network(name.parse().ok()?),
         ("nodes", name, None) => Place::Node(name.parse().ok()?),
         ("acks", name, None) => Place::Ack(name.parse().ok()?),
+        ("pods", network, Some(node)) => {
+            Place::Residents(network.parse().ok()?, node.parse().ok()?)
+        }
         ("blocks", network, Some(block)) => {
             let (addr, prefix) = block.rsplit_once('-')?;
             let block = IpNet::new(addr.parse().ok()?, prefix.parse().ok()?).ok()?;
@@ -300,7 +350,7 @@ macro_rules! records {
         }
     )*};
 }
-records!(Network, NodeRecord, Claim, Ack);
+records!(Network, NodeRecord, Claim, Ack, Residents);
 
 /// All that a record of any version is sure to have.
 #[derive(Deserialize)]

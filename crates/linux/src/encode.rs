@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use weft_core::{
+    attach::macvlan::Mode,
     mark,
     name::{IfName, Mac, Mtu},
     state::{Hop, Kind, Link, Route},
@@ -20,7 +21,8 @@ fn born(batch: &mut Batch, link: &Link) {
         .attr_u32(IFLA_GROUP, mark::LINK_GROUP);
 }
 
-pub(crate) fn create_link(batch: &mut Batch, link: &Link, master: u32) {
+/// `lower` is the number of the device by which a group is joined.
+pub(crate) fn create_link(batch: &mut Batch, link: &Link, master: u32, lower: u32) {
     batch.begin(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &ifinfomsg(0, 0, 0));
     born(batch, link);
     if master != 0 {
@@ -36,14 +38,91 @@ pub(crate) fn create_link(batch: &mut Batch, link: &Link, master: u32) {
                     .attr_u8(IFLA_VXLAN_LEARNING, 0);
             });
         }
+        Kind::VxlanGroup { vni, port, local, group, ttl, .. } => {
+            let to = if group.is_ipv4() { IFLA_VXLAN_GROUP } else { IFLA_VXLAN_GROUP6 };
+            batch.attr(IFLA_INFO_KIND, b"vxlan").nest(IFLA_INFO_DATA, |batch| {
+                batch
+                    .attr_u32(IFLA_VXLAN_ID, vni.get())
+                    .attr_ip(to, *group)
+                    .attr_u32(IFLA_VXLAN_LINK, lower)
+                    .attr_u8(IFLA_VXLAN_TTL, *ttl)
+                    .attr_ip(local_attr(*local), *local)
+                    .attr_be16(IFLA_VXLAN_PORT, *port)
+                    .attr_u8(IFLA_VXLAN_LEARNING, 1);
+            });
+        }
         Kind::Bridge => {
             batch.attr(IFLA_INFO_KIND, b"bridge");
         }
         Kind::Veth => {
             batch.attr(IFLA_INFO_KIND, b"veth");
         }
+        Kind::Macvlan { mode } => macvlan(batch, *mode),
     });
     batch.end();
+}
+
+fn macvlan(batch: &mut Batch, mode: Mode) {
+    batch.attr(IFLA_INFO_KIND, b"macvlan").nest(IFLA_INFO_DATA, |batch| {
+        batch.attr_u32(IFLA_MACVLAN_MODE, mode_number(mode));
+    });
+}
+
+/// `enum macvlan_mode`.
+pub(crate) fn mode_number(mode: Mode) -> u32 {
+    match mode {
+        Mode::Private => 1,
+        Mode::Vepa => 2,
+        Mode::Bridge => 4,
+        Mode::Passthru => 8,
+    }
+}
+
+/// A child of a device of this namespace, created in the pod's: it is never seen here. Before Linux
+/// 6.15 the kernel looks for its name here too (net/core/rtnetlink.c, `__rtnl_newlink`), where a
+/// stranger may have it, but not where an index is given: then for the index alone.
+pub(crate) fn create_child(batch: &mut Batch, pod: &Link, parent: u32, netns: i32) {
+    let Mac([.., a, b, c, d]) = pod.mac;
+    let index = u32::from_be_bytes([a, b, c, d]) >> 2 | 1 << 30;
+    batch.begin(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &ifinfomsg(index, 0, 0));
+    born(batch, pod);
+    batch.attr_u32(IFLA_LINK, parent).attr(IFLA_NET_NS_FD, &netns.to_ne_bytes());
+    batch.nest(IFLA_LINKINFO, |batch| {
+        if let Kind::Macvlan { mode } = &pod.kind {
+            macvlan(batch, *mode);
+        }
+    });
+    batch.end();
+}
+
+/// Has a number given to another namespace, by which its links can be asked for from here.
+pub(crate) fn number_netns(batch: &mut Batch, netns: i32) {
+    batch
+        .begin(RTM_NEWNSID, 0, &[0; 4])
+        .attr(NETNSA_NSID, &(-1i32).to_ne_bytes())
+        .attr(NETNSA_FD, &netns.to_ne_bytes())
+        .end();
+}
+
+pub(crate) fn get_nsid(batch: &mut Batch, netns: i32) {
+    batch.begin(RTM_GETNSID, 0, &[0; 4]).attr(NETNSA_FD, &netns.to_ne_bytes()).end();
+}
+
+/// A link by its name, in this namespace or in the one of the number.
+pub(crate) fn get_named(batch: &mut Batch, dev: &IfName, nsid: Option<u32>) {
+    batch.begin(RTM_GETLINK, 0, &ifinfomsg(0, 0, 0)).attr_str(IFLA_IFNAME, dev.as_str());
+    if let Some(nsid) = nsid {
+        batch.attr_u32(IFLA_TARGET_NETNSID, nsid);
+    }
+    batch.end();
+}
+
+pub(crate) fn delete_there(batch: &mut Batch, dev: &IfName, nsid: u32) {
+    batch
+        .begin(RTM_DELLINK, 0, &ifinfomsg(0, 0, 0))
+        .attr_str(IFLA_IFNAME, dev.as_str())
+        .attr_u32(IFLA_TARGET_NETNSID, nsid)
+        .end();
 }
 
 fn local_attr(local: IpAddr) -> u16 {
@@ -74,14 +153,37 @@ pub(crate) fn create_pair(batch: &mut Batch, host: &Link, pod: &Link, netns: i32
     batch.end();
 }
 
-/// Lets a bridge's port send back what came by it: where br_netfilter is in force, a pod that
-/// reaches itself by a translated address is bridged, not routed (br_nf_pre_routing_finish). In a
-/// message of its own, since the kernel asks the master that the port had before it.
-pub(crate) fn reflect(batch: &mut Batch, dev: &IfName) {
+/// What a bridge's port is set to, by the kind of link that it is: attribute and value.
+///
+/// A pod's sends back what came by it: where br_netfilter is in force, a pod that reaches itself
+/// by a translated address is bridged, not routed (br_nf_pre_routing_finish). A tunnel's
+/// learns nothing unless it learns itself, is not asked for addresses that are known, and passes
+/// nothing on to another tunnel's.
+pub(crate) fn port_settings(kind: &Kind) -> &'static [(u16, u8)] {
+    match kind {
+        Kind::Veth => &[(IFLA_BRPORT_MODE, 1)],
+        Kind::Vxlan { .. } => {
+            &[(IFLA_BRPORT_LEARNING, 0), (IFLA_BRPORT_NEIGH_SUPPRESS, 1), (IFLA_BRPORT_ISOLATED, 1)]
+        }
+        Kind::VxlanGroup { .. } => {
+            &[(IFLA_BRPORT_LEARNING, 1), (IFLA_BRPORT_NEIGH_SUPPRESS, 1), (IFLA_BRPORT_ISOLATED, 1)]
+        }
+        Kind::Bridge | Kind::Macvlan { .. } => &[],
+    }
+}
+
+/// In a message of its own, since the kernel asks the master that the port had before it.
+pub(crate) fn set_port(batch: &mut Batch, dev: &IfName, kind: &Kind) {
+    set_port_to(batch, dev, port_settings(kind));
+}
+
+pub(crate) fn set_port_to(batch: &mut Batch, dev: &IfName, settings: &[(u16, u8)]) {
     batch.begin(RTM_NEWLINK, 0, &ifinfomsg(0, 0, 0)).attr_str(IFLA_IFNAME, dev.as_str());
     batch.nest(IFLA_LINKINFO, |batch| {
         batch.attr(IFLA_INFO_SLAVE_KIND, b"bridge").nest(IFLA_INFO_SLAVE_DATA, |batch| {
-            batch.attr_u8(IFLA_BRPORT_MODE, 1);
+            for (setting, value) in settings {
+                batch.attr_u8(*setting, *value);
+            }
         });
     });
     batch.end();
@@ -122,6 +224,11 @@ pub(crate) fn edit_link(
                 batch.attr_ip(local_attr(*local), *local);
             });
         });
+    }
+    if let Kind::Macvlan { mode } = &link.kind
+        && link.kind != was.kind
+    {
+        batch.nest(IFLA_LINKINFO, |batch| macvlan(batch, *mode));
     }
     batch.end();
 }
@@ -166,18 +273,48 @@ pub(crate) fn set_up(batch: &mut Batch, dev: &IfName, up: bool) {
         .end();
 }
 
-pub(crate) fn addr(batch: &mut Batch, add: bool, index: u32, addr: &IpNet) {
+/// How an address is held.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Hold {
+    Plain,
+    /// Its prefix has no route by it.
+    Member,
+    /// As that, and it is never chosen to send from: of the host's own scope (IPv4, which
+    /// inet_select_addr passes over), or no longer preferred (RFC 6724, rule 3).
+    Anycast,
+}
+
+pub(crate) fn addr(batch: &mut Batch, index: u32, addr: &IpNet, hold: Hold) {
     let ip = addr.addr();
-    let (kind, flags) =
-        if add { (RTM_NEWADDR, NLM_F_CREATE | NLM_F_REPLACE) } else { (RTM_DELADDR, 0) };
+    let mut body = ifaddrmsg(family(ip), addr.prefix_len(), index);
+    if hold == Hold::Anycast && ip.is_ipv4() {
+        body[3] = RT_SCOPE_HOST;
+    }
     batch
-        .begin(kind, flags, &ifaddrmsg(family(ip), addr.prefix_len(), index))
+        .begin(RTM_NEWADDR, NLM_F_CREATE | NLM_F_REPLACE, &body)
         .attr_ip(IFA_LOCAL, ip)
         .attr_ip(IFA_ADDRESS, ip);
-    if add && ip.is_ipv6() {
-        batch.attr_u32(IFA_FLAGS, IFA_F_NODAD);
+    let alone = if hold == Hold::Plain { 0 } else { IFA_F_NOPREFIXROUTE };
+    let flags = alone | if ip.is_ipv6() { IFA_F_NODAD } else { 0 };
+    if flags != 0 {
+        batch.attr_u32(IFA_FLAGS, flags);
+    }
+    if hold == Hold::Anycast && ip.is_ipv6() {
+        // `struct ifa_cacheinfo`: preferred for no time, valid for ever.
+        let mut lifetimes = [0; 16];
+        lifetimes[4..8].fill(0xff);
+        batch.attr(IFA_CACHEINFO, &lifetimes);
     }
     batch.end();
+}
+
+pub(crate) fn delete_addr(batch: &mut Batch, index: u32, addr: &IpNet) {
+    let ip = addr.addr();
+    batch
+        .begin(RTM_DELADDR, 0, &ifaddrmsg(family(ip), addr.prefix_len(), index))
+        .attr_ip(IFA_LOCAL, ip)
+        .attr_ip(IFA_ADDRESS, ip)
+        .end();
 }
 
 pub(crate) fn neigh(batch: &mut Batch, index: u32, ip: IpAddr, mac: Option<&Mac>) {
@@ -192,6 +329,14 @@ pub(crate) fn neigh(batch: &mut Batch, index: u32, ip: IpAddr, mac: Option<&Mac>
     batch.end();
 }
 
+/// An address answered for in another's stead.
+pub(crate) fn proxy(batch: &mut Batch, add: bool, index: u32, ip: IpAddr) {
+    let (kind, flags) =
+        if add { (RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE) } else { (RTM_DELNEIGH, 0) };
+    let body = ndmsg(family(ip), index, NUD_PERMANENT, NTF_PROXY);
+    batch.begin(kind, flags, &body).attr_ip(NDA_DST, ip).end();
+}
+
 pub(crate) fn fdb(batch: &mut Batch, index: u32, mac: &Mac, dst: Option<IpAddr>) {
     let (kind, flags) = match dst {
         Some(_) => (RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE),
@@ -203,6 +348,22 @@ pub(crate) fn fdb(batch: &mut Batch, index: u32, mac: &Mac, dst: Option<IpAddr>)
         batch.attr_ip(NDA_DST, dst);
     }
     batch.end();
+}
+
+/// One of several places for what no better place is known for (vxlan's entry of zeros).
+pub(crate) fn flood(batch: &mut Batch, add: bool, index: u32, dst: IpAddr) {
+    let (kind, flags) =
+        if add { (RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_APPEND) } else { (RTM_DELNEIGH, 0) };
+    let body = ndmsg(AF_BRIDGE, index, NUD_PERMANENT | NUD_NOARP, NTF_SELF);
+    batch.begin(kind, flags, &body).attr(NDA_LLADDR, &[0; 6]).attr_ip(NDA_DST, dst).end();
+}
+
+/// The port by which the bridge reaches a MAC. Permanent would mean the host itself.
+pub(crate) fn behind(batch: &mut Batch, add: bool, index: u32, mac: &Mac) {
+    let (kind, flags) =
+        if add { (RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE) } else { (RTM_DELNEIGH, 0) };
+    let body = ndmsg(AF_BRIDGE, index, NUD_NOARP, NTF_MASTER);
+    batch.begin(kind, flags, &body).attr(NDA_LLADDR, &mac.0).end();
 }
 
 /// A number that is new to us must be new to everybody: a stranger's is not taken over.
@@ -232,7 +393,7 @@ pub(crate) fn route(batch: &mut Batch, route: &Route, through: u32) {
     let ip = route.dst.addr();
     let (kind, scope, flags) = match &route.to {
         Hop::Blackhole => (RTN_BLACKHOLE, 0, 0),
-        Hop::Link(_) => (RTN_UNICAST, RT_SCOPE_LINK, 0),
+        Hop::Link(_) | Hop::From(..) => (RTN_UNICAST, RT_SCOPE_LINK, 0),
         Hop::NextHop(..) => (RTN_UNICAST, 0, 0),
         Hop::Gateway(..) => (RTN_UNICAST, 0, RTNH_F_ONLINK),
     };
@@ -250,6 +411,9 @@ pub(crate) fn route(batch: &mut Batch, route: &Route, through: u32) {
         Hop::Blackhole => {}
         Hop::Link(_) => {
             batch.attr_u32(RTA_OIF, through);
+        }
+        Hop::From(_, src) => {
+            batch.attr_u32(RTA_OIF, through).attr_ip(RTA_PREFSRC, *src);
         }
         Hop::NextHop(..) => {
             batch.attr_u32(RTA_NH_ID, through);

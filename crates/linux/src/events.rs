@@ -2,6 +2,7 @@
 //! kernel puts on a notification, and passed over; so are neighbours that were only learnt.
 
 use std::{
+    collections::BTreeMap,
     io,
     os::fd::{AsRawFd, BorrowedFd},
     sync::Mutex,
@@ -17,15 +18,19 @@ use weft_core::{
 
 use crate::{
     kernel::{Deed, Error, Kernel, Links, Ports, Unsigned},
-    nft, socket,
+    nft,
+    observe::CHILDREN,
+    socket,
     uapi::*,
-    wire::{self, u16_at, u32_at},
+    wire::{self, Message, u16_at, u32_at},
 };
 
 /// RTNLGRP_LINK, NEIGH, IPV4_IFADDR, IPV4_ROUTE, IPV6_IFADDR, IPV6_ROUTE, IPV4_NETCONF,
 /// IPV6_NETCONF, NEXTHOP.
 const GROUPS: [u32; 9] = [1, 3, 5, 7, 9, 11, 24, 25, 32];
 const NFNLGRP_NFTABLES: u32 = 7;
+/// RTNLGRP_LINK, NSID: of every namespace that has a number here.
+const GROUPS_ELSEWHERE: [u32; 2] = [1, 28];
 /// The kernel tells nobody of tables of iptables' old kind, so they are looked for.
 const LEGACY_EVERY: u16 = 500; // Milliseconds.
 const RECEIVE: usize = 64 * 1024;
@@ -34,6 +39,8 @@ const RECEIVE: usize = 64 * 1024;
 pub enum Event {
     /// A stranger changed something; what, in a word.
     Changed(&'static str),
+    /// A link that is in its pod's namespace alone went, or a pod's namespace did.
+    PodGone,
     /// More was missed than the socket could hold: look at everything.
     Overrun,
 }
@@ -41,10 +48,14 @@ pub enum Event {
 pub struct Watch {
     route: Socket,
     nft: Socket,
+    /// None: without CAP_NET_BROADCAST nothing is heard from elsewhere.
+    elsewhere: Option<Socket>,
     ports: Ports,
     links: Links,
     unsigned: Unsigned,
     buffer: Mutex<Vec<u8>>,
+    /// What was last told of each link of the host's.
+    told: Mutex<BTreeMap<u32, Told>>,
     legacy: String,
 }
 
@@ -59,13 +70,19 @@ impl Watch {
             socket.set_non_blocking(true)?;
             Ok(socket)
         };
+        let elsewhere = open(protocols::NETLINK_ROUTE, &GROUPS_ELSEWHERE).and_then(|socket| {
+            socket.set_listen_all_namespaces(true)?;
+            Ok(socket)
+        });
         Ok(Self {
+            elsewhere: elsewhere.ok(),
             route: open(protocols::NETLINK_ROUTE, &GROUPS).map_err(Error::Open)?,
             nft: open(protocols::NETLINK_NETFILTER, &[NFNLGRP_NFTABLES]).map_err(Error::Open)?,
             ports: kernel.ports.clone(),
             links: kernel.links.clone(),
             unsigned: kernel.unsigned.clone(),
             buffer: Mutex::new(vec![0; RECEIVE]),
+            told: Mutex::default(),
             legacy: nft::legacy_tables(),
         })
     }
@@ -74,19 +91,31 @@ impl Watch {
     pub fn wait(&mut self) -> io::Result<Event> {
         loop {
             {
-                let (route, nft) = (borrow(&self.route), borrow(&self.nft));
-                let mut ready =
-                    [PollFd::new(route, PollFlags::POLLIN), PollFd::new(nft, PollFlags::POLLIN)];
+                let all = [&self.route, &self.nft].into_iter().chain(&self.elsewhere);
+                let mut ready: Vec<PollFd<'_>> =
+                    all.map(|socket| PollFd::new(borrow(socket), PollFlags::POLLIN)).collect();
                 match poll(&mut ready, LEGACY_EVERY) {
                     Ok(0) if self.legacy_changed() => return Ok(Event::Changed("iptables")),
                     Ok(_) | Err(nix::errno::Errno::EINTR) => {}
                     Err(errno) => return Err(errno.into()),
                 }
             }
-            for (socket, routing) in [(&self.route, true), (&self.nft, false)] {
-                if let Some(event) = self.read(socket, routing)? {
-                    return Ok(event);
-                }
+            let route = self.read(&self.route, |message| {
+                let strange = self.strange(true, message);
+                strange.then(|| self.word(message.kind, message.body).map(Event::Changed)).flatten()
+            })?;
+            if let Some(event) = route {
+                return Ok(event);
+            }
+            let nft = self.read(&self.nft, |message| {
+                self.strange(false, message).then_some(Event::Changed("nftables"))
+            })?;
+            if let Some(event) = nft {
+                return Ok(event);
+            }
+            let Some(elsewhere) = &self.elsewhere else { continue };
+            if let Some(event) = self.read(elsewhere, |m| pod_gone(m).then_some(Event::PodGone))? {
+                return Ok(event);
             }
         }
     }
@@ -98,7 +127,18 @@ impl Watch {
         changed
     }
 
-    fn read(&self, socket: &Socket, routing: bool) -> io::Result<Option<Event>> {
+    /// True of what this process did not do itself.
+    fn strange(&self, routing: bool, message: &Message<'_>) -> bool {
+        let ports = self.ports.read().expect("no code that holds this lock panics");
+        !ports.contains(&(routing, message.port))
+    }
+
+    /// The first thing that `event` makes something of.
+    fn read(
+        &self,
+        socket: &Socket,
+        event: impl Fn(&Message<'_>) -> Option<Event>,
+    ) -> io::Result<Option<Event>> {
         let mut buffer = self.buffer.lock().expect("no code that holds this lock panics");
         loop {
             let length = match socket.recv(&mut &mut buffer[..], 0) {
@@ -110,14 +150,8 @@ impl Watch {
                 }
                 Err(error) => return Err(error),
             };
-            let ports = self.ports.read().expect("no code that holds this lock panics");
-            for message in wire::messages(&buffer[..length]) {
-                if ports.contains(&(routing, message.port)) {
-                    continue;
-                }
-                if let Some(what) = self.word(message.kind, message.body, routing) {
-                    return Ok(Some(Event::Changed(what)));
-                }
+            if let Some(event) = wire::messages(&buffer[..length]).find_map(|m| event(&m)) {
+                return Ok(Some(event));
             }
         }
     }
@@ -125,12 +159,11 @@ impl Watch {
 
 impl Watch {
     /// What kind of thing changed, if it matters.
-    fn word(&self, kind: u16, body: &[u8], routing: bool) -> Option<&'static str> {
-        if !routing {
-            return Some("nftables");
-        }
+    fn word(&self, kind: u16, body: &[u8]) -> Option<&'static str> {
         match kind {
-            RTM_NEWLINK | RTM_DELLINK => link(kind, body).then_some("link"),
+            RTM_NEWLINK | RTM_DELLINK => {
+                (self.new_of_link(kind, body) && link(kind, body)).then_some("link")
+            }
             RTM_NEWADDR | RTM_DELADDR => Some("address"),
             // The local table follows addresses, which are told apart.
             RTM_NEWROUTE | RTM_DELROUTE => (body.get(4) == Some(&RT_TABLE_MAIN)).then_some("route"),
@@ -152,25 +185,66 @@ impl Watch {
         if state & NUD_PERMANENT != 0 {
             return true;
         }
+        // A bridge's written entries have no address and are not permanent; a port's own MAC is.
+        if body.first() == Some(&AF_BRIDGE) && state & NUD_NOARP != 0 {
+            return true;
+        }
         let links = self.links.lock().expect("no code that holds this lock panics");
         let ours = links.get(&index).is_none_or(|(dev, _)| dev.is_ours());
         kind == RTM_DELNEIGH && body.first() != Some(&AF_BRIDGE) && ours
     }
 }
 
+/// What matters of a link of the host's: its flags, name, address, MTU, master and kind.
+#[derive(PartialEq, Eq)]
+struct Told {
+    flags: u32,
+    attrs: Vec<(u16, Vec<u8>)>,
+}
+
+impl Watch {
+    /// False of what was told already: a NIC is spoken of whenever it gets a child or loses one
+    /// (`NETDEV_CHANGEUPPER`), which says nothing of the NIC.
+    fn new_of_link(&self, kind: u16, body: &[u8]) -> bool {
+        const MATTER: [u16; 6] =
+            [IFLA_IFNAME, IFLA_ADDRESS, IFLA_MTU, IFLA_MASTER, IFLA_GROUP, IFLA_LINKINFO];
+        let (Some(index), Some(flags)) = (u32_at(body, 4), u32_at(body, 8)) else { return true };
+        let attrs = wire::attrs(body.get(16..).unwrap_or_default());
+        let attrs: Vec<_> = attrs
+            .filter(|(kind, _)| MATTER.contains(kind))
+            .map(|(kind, value)| (kind, value.to_vec()))
+            .collect();
+        let name = attrs.iter().find(|(kind, _)| *kind == IFLA_IFNAME);
+        let ours = name.is_some_and(|(_, name)| wire::text(name).starts_with(IfName::PREFIX));
+        // A part of what there is to tell, as bridges tell of their ports.
+        let part = body.first() != Some(&0);
+        let mut told = self.told.lock().expect("no code that holds this lock panics");
+        if kind == RTM_DELLINK || ours || part {
+            told.remove(&index);
+            return true;
+        }
+        let now = Told { flags: flags & (IFF_UP | IFF_RUNNING | IFF_LOWER_UP), attrs };
+        let news = told.get(&index) != Some(&now);
+        told.insert(index, now);
+        news
+    }
+}
+
 impl Watch {
     /// True, once, of what this process wrote or removed.
     fn own_deed(&self, kind: u16, index: u32, body: &[u8]) -> bool {
-        let (mut mac, mut dst) = (Mac([0; 6]), None);
+        let (mut mac, mut dst, mut bridged) = (Mac([0; 6]), None, false);
         for (kind, value) in wire::attrs(body.get(12..).unwrap_or_default()) {
             match kind {
                 NDA_LLADDR => mac = value.try_into().map_or(mac, Mac),
                 NDA_DST => dst = wire::ip(value),
+                NDA_MASTER => bridged = true,
                 _ => {}
             }
         }
         let gone = kind == RTM_DELNEIGH;
         let deed = match (body.first() == Some(&AF_BRIDGE), dst) {
+            (true, _) if bridged => Deed::Behind(index, mac, !gone),
             (true, dst) => Deed::Fdb(index, mac, dst.filter(|_| !gone)),
             (false, Some(ip)) if gone => Deed::NeighGone(index, ip),
             (false, _) => return false,
@@ -185,6 +259,26 @@ fn borrow(socket: &Socket) -> BorrowedFd<'_> {
     unsafe {
         BorrowedFd::borrow_raw(socket.as_raw_fd())
     }
+}
+
+/// A pod's child link that went without having been doomed, or a numbered namespace that ended.
+fn pod_gone(message: &Message<'_>) -> bool {
+    if message.kind != RTM_DELLINK {
+        return message.kind == RTM_DELNSID;
+    }
+    let (mut ours, mut child) = (false, false);
+    for (kind, value) in wire::attrs(message.body.get(16..).unwrap_or_default()) {
+        match kind {
+            IFLA_GROUP => ours = u32_at(value, 0) == Some(mark::LINK_GROUP),
+            IFLA_LINKINFO => {
+                let mut info = wire::attrs(value);
+                let kind = info.find(|(kind, _)| *kind == IFLA_INFO_KIND);
+                child = kind.is_some_and(|(_, kind)| CHILDREN.contains(&wire::text(kind).as_str()));
+            }
+            _ => {}
+        }
+    }
+    ours && child
 }
 
 /// Link notifications carry no port, so ours are told by what they say. A pod's link is born down,
@@ -207,10 +301,10 @@ fn link(kind: u16, body: &[u8]) -> bool {
     !pod_end || (group != mark::DOOMED_GROUP && (kind == RTM_DELLINK || set_down))
 }
 
-/// Forwarding or a reverse path filter that somebody set. What a new link is born with is told the
+/// Forwarding, a reverse path filter or answering for others that somebody set. What a new link is born with is told the
 /// same way, but all of it in one message.
 fn sysctl(body: &[u8]) -> bool {
     let told = wire::attrs(body.get(4..).unwrap_or_default()).map(|(kind, _)| kind);
     let told: Vec<u16> = told.filter(|kind| *kind != NETCONFA_IFINDEX).collect();
-    matches!(told[..], [NETCONFA_FORWARDING | NETCONFA_RP_FILTER])
+    matches!(told[..], [NETCONFA_FORWARDING | NETCONFA_RP_FILTER | NETCONFA_PROXY_NEIGH])
 }

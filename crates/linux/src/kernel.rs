@@ -13,11 +13,12 @@ use std::{
 };
 
 use weft_core::{
+    attach::Birth,
     mark,
     name::{IfName, Mac, Mtu},
     plan::Change,
     policy::Ruleset,
-    state::{Knob, Link, Object, State},
+    state::{Kind, Knob, Object, State},
 };
 
 use crate::{
@@ -70,6 +71,8 @@ pub(crate) type Unsigned = Arc<Mutex<BTreeSet<Deed>>>;
 pub(crate) enum Deed {
     /// An FDB entry written, with where it leads, or removed (`__vxlan_fdb_notify`).
     Fdb(u32, Mac, Option<IpAddr>),
+    /// A bridge's FDB entry written, or removed (`fdb_notify`).
+    Behind(u32, Mac, bool),
     /// A neighbour removed (`neigh_cleanup_and_release`).
     NeighGone(u32, IpAddr),
 }
@@ -78,11 +81,11 @@ pub(crate) enum Deed {
 pub(crate) type Links = Arc<Mutex<BTreeMap<u32, (IfName, Mtu)>>>;
 
 pub struct Kernel {
-    netns: Netns,
+    pub(crate) netns: Netns,
     pool: Mutex<Vec<socket::Link>>,
     hops: Mutex<Hops>,
     pub(crate) links: Links,
-    nft: Option<Nft>,
+    pub(crate) nft: Option<Nft>,
     pub(crate) ports: Ports,
     pub(crate) unsigned: Unsigned,
     writes: AtomicU64,
@@ -130,7 +133,10 @@ impl Kernel {
         }
     }
 
-    fn with<T>(&self, work: impl FnOnce(&mut socket::Link) -> io::Result<T>) -> io::Result<T> {
+    pub(crate) fn with<T>(
+        &self,
+        work: impl FnOnce(&mut socket::Link) -> io::Result<T>,
+    ) -> io::Result<T> {
         let pooled = self.pool.lock().expect(POISONED).pop();
         let mut socket = match pooled {
             Some(socket) => socket,
@@ -149,7 +155,10 @@ impl Kernel {
     }
 
     /// As `with`, for what changes something.
-    fn write<T>(&self, work: impl FnOnce(&mut socket::Link) -> io::Result<T>) -> io::Result<T> {
+    pub(crate) fn write<T>(
+        &self,
+        work: impl FnOnce(&mut socket::Link) -> io::Result<T>,
+    ) -> io::Result<T> {
         self.writes.fetch_add(1, Ordering::SeqCst);
         self.with(work)
     }
@@ -191,6 +200,7 @@ impl Kernel {
             }
         }
         if let Some(nft) = &self.nft {
+            observed.ours.extend(nft.apart()?);
             match nft.observe()? {
                 nft::Seen::Absent => {}
                 nft::Seen::Ours(ruleset) => observed.ours.put(Object::Table { ruleset }),
@@ -205,6 +215,18 @@ impl Kernel {
 
     /// What a pod's namespace holds of the link `dev`.
     pub fn observe_pod(&self, dev: &IfName) -> Result<State, Error> {
+        let mut state = self.look_inside(dev)?;
+        // Of links to strangers alone: the others have no such address, and hear nobody.
+        let knob = Knob::AcceptRa(dev.clone());
+        if state.link(dev).is_some_and(|link| matches!(link.kind, Kind::Macvlan { .. })) {
+            // Where there is no IPv6, nothing is heard either.
+            let value = self.netns.run(|| read_knob(&knob)).map(|value| value.unwrap_or(0));
+            state.extend(value.ok().map(|value| Object::Sysctl { knob, value }));
+        }
+        Ok(state)
+    }
+
+    fn look_inside(&self, dev: &IfName) -> Result<State, Error> {
         self.with(|socket| {
             let links = observe::links(socket)?;
             let lo = links.iter().find(|link| link.loopback && link.up);
@@ -214,8 +236,12 @@ impl Kernel {
             state.extend(link.ours.clone().map(Object::Link));
             state.extend(link.up.then(|| Object::Up { dev: dev.clone() }));
             let names: BTreeMap<u32, IfName> = [(link.index, dev.clone())].into();
-            let addrs = observe::addrs(socket)?.into_iter().filter(|(at, _)| *at == link.index);
-            state.extend(addrs.map(|(_, addr)| Object::Addr { dev: dev.clone(), addr }));
+            // Those that the kernel or the pod itself makes are theirs, but for a child of a NIC.
+            let own = |at: &observe::Address| {
+                at.index == link.index && (link.is_child() || !at.link_local)
+            };
+            let addrs = observe::addrs(socket)?.into_iter().filter(own);
+            state.extend(addrs.map(|addr| addr.object(dev)));
             state.extend(observe::neighbours(socket, &names)?);
             for route in observe::routes(socket, &names, &Hops::default())? {
                 if let Found::Ours(route) = route {
@@ -249,23 +275,34 @@ impl Kernel {
         Place { netns: &self.netns, nft: self.nft.as_ref(), unsigned: &self.unsigned }
     }
 
-    /// Makes both ends of a pod's link in one message, the pod's end in its own namespace.
-    pub fn birth(&self, host: &Link, pod: &Link, netns: &Netns) -> Result<(), Refusal> {
-        let what = || format!("link {} veth peer {}", host.dev, pod.dev);
+    /// Makes a pod's link in one message, the pod's side of it in the pod's namespace.
+    pub fn birth(&self, birth: &Birth, netns: &Netns) -> Result<(), Refusal> {
+        let what = || match birth {
+            Birth::Pair { host, pod } => format!("link {} veth peer {}", host.dev, pod.dev),
+            Birth::Child { parent, pod } => format!("link {} on {parent} {}", pod.dev, pod.kind),
+        };
         let refused = |error: &io::Error| Refusal {
             what: what(),
             errno: error.raw_os_error().unwrap_or(libc::EIO),
             text: String::new(),
         };
+        let there = netns.as_fd().as_raw_fd();
         let answers = self.write(|socket| {
-            let master = match &host.master {
-                Some(master) => socket.index_of(master)?,
-                None => 0,
-            };
             let mut batch = socket.batch();
-            encode::create_pair(&mut batch, host, pod, netns.as_fd().as_raw_fd(), master);
-            if master != 0 {
-                encode::reflect(&mut batch, &host.dev);
+            match birth {
+                Birth::Pair { host, pod } => {
+                    let master = match &host.master {
+                        Some(master) => socket.index_of(master)?,
+                        None => 0,
+                    };
+                    encode::create_pair(&mut batch, host, pod, there, master);
+                    if master != 0 {
+                        encode::set_port(&mut batch, &host.dev, &host.kind);
+                    }
+                }
+                Birth::Child { parent, pod } => {
+                    encode::create_child(&mut batch, pod, socket.index_of(parent)?, there);
+                }
             }
             socket.send(batch)
         });
@@ -352,10 +389,10 @@ fn observe_routing(socket: &mut socket::Link) -> io::Result<(Observed, Hops)> {
     let names: BTreeMap<u32, IfName> =
         observed.links.iter().map(|link| (link.index, link.dev.clone())).collect();
     let addrs = observe::addrs(socket)?;
-    let mut ours = BTreeMap::new();
+    let (mut ours, mut forwards) = (BTreeMap::new(), false);
     for link in &mut observed.links {
-        let own = addrs.iter().filter(|(index, _)| *index == link.index).map(|(_, addr)| *addr);
-        link.addrs = own.collect();
+        let own = || addrs.iter().filter(|addr| addr.index == link.index);
+        link.addrs = own().filter(|addr| !addr.link_local).map(|addr| addr.addr).collect();
         if !link.dev.is_ours() {
             continue;
         }
@@ -365,21 +402,17 @@ fn observe_routing(socket: &mut socket::Link) -> io::Result<(Observed, Hops)> {
                 ours.insert(link.index, link.dev.clone());
                 observed.ours.extend(link.ours.clone().map(Object::Link));
                 observed.ours.extend(link.up.then(|| Object::Up { dev: link.dev.clone() }));
-                let addrs = link.addrs.iter();
-                observed
-                    .ours
-                    .extend(addrs.map(|addr| Object::Addr { dev: link.dev.clone(), addr: *addr }));
-                if link.kind == "vxlan" {
-                    match observe::fdb(socket, link.index, &link.dev) {
-                        Ok(entries) => observed.ours.extend(entries),
-                        // It went after it was listed; the next look finds it gone.
-                        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => {}
-                        Err(error) => return Err(error),
-                    }
-                }
+                // Only a tunnel's is written by us.
+                let own = own().filter(|addr| !addr.link_local || link.kind == "vxlan");
+                observed.ours.extend(own.map(|addr| addr.object(&link.dev)));
+                forwards |= matches!(link.kind.as_str(), "vxlan" | "bridge");
             }
             _ => {}
         }
+    }
+    if forwards {
+        observed.ours.extend(observe::fdb(socket, &ours)?);
+        observed.ours.extend(observe::proxies(socket, &ours)?);
     }
     observed.ours.extend(observe::neighbours(socket, &ours)?);
     let hops = observe::hops(socket, &names)?;

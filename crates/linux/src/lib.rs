@@ -1,5 +1,7 @@
 //! Touches the kernel: the only crate that knows netlink, nftables and namespaces. Decides nothing.
 
+mod announce;
+mod elsewhere;
 mod encode;
 mod events;
 mod kernel;
@@ -7,6 +9,7 @@ pub mod memory;
 mod netns;
 mod nft;
 mod observe;
+mod probe;
 pub mod rig;
 pub mod sandbox;
 mod socket;
@@ -15,8 +18,10 @@ mod uapi;
 mod wire;
 mod writer;
 
+pub use announce::Announcement;
 pub use events::{Event, Watch};
 pub use kernel::{Error, Kernel, Refusal, read_knob};
 pub use netns::{Netns, cookie_here, own};
 pub use nft::{Finding, Passing};
 pub use observe::{ForeignRoute, HostLink, Observed, RouteTo};
+pub use probe::Heard;

@@ -5,12 +5,14 @@ use std::{collections::BTreeMap, fmt, io, net::IpAddr};
 use ipnet::IpNet;
 use serde::Serialize;
 use weft_core::{
+    attach::macvlan::Mode,
     mark,
     name::{IfName, Mac, Mtu, Vni},
     state::{Hop, Kind, Link, Object, Route, State},
 };
 
 use crate::{
+    encode::{self, Hold},
     socket,
     uapi::*,
     wire::{self, Message, u16_at, u32_at},
@@ -36,6 +38,7 @@ pub struct HostLink {
     pub up: bool,
     pub loopback: bool,
     pub group: u32,
+    pub mac: Mac,
     pub kind: String,
     pub addrs: Vec<IpNet>,
     /// A default route leaves by it.
@@ -44,6 +47,19 @@ pub struct HostLink {
     pub ra_route: bool,
     #[serde(skip)]
     pub(crate) ours: Option<Link>,
+    /// The device that it stands on, by number.
+    #[serde(skip)]
+    lower: Option<u32>,
+}
+
+/// Kinds of links that are children of a NIC, as the kernel names them.
+pub(crate) const CHILDREN: [&str; 1] = ["macvlan"];
+
+impl HostLink {
+    /// A child of a NIC, which may be in another namespace than this.
+    pub fn is_child(&self) -> bool {
+        CHILDREN.contains(&self.kind.as_str())
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -76,6 +92,11 @@ pub(crate) fn links(socket: &mut socket::Link) -> io::Result<Vec<HostLink>> {
     let names: BTreeMap<u32, IfName> =
         links.iter().map(|(link, _)| (link.index, link.dev.clone())).collect();
     let named = links.into_iter().map(|(mut link, master)| {
+        if let Some(Kind::VxlanGroup { lower, .. }) = link.ours.as_mut().map(|ours| &mut ours.kind)
+            && let Some(name) = link.lower.and_then(|index| names.get(&index))
+        {
+            lower.clone_from(name);
+        }
         if let Some(ours) = &mut link.ours {
             ours.master = master.and_then(|index| names.get(&index).cloned());
         }
@@ -94,30 +115,29 @@ pub(crate) fn link(message: &Message<'_>) -> Option<(HostLink, Option<u32>)> {
         up: flags & IFF_UP != 0,
         loopback: flags & IFF_LOOPBACK != 0,
         group: 0,
+        mac: Mac([0; 6]),
         kind: String::new(),
         addrs: Vec::new(),
         default_route: false,
         ra_route: false,
         ours: None,
+        lower: None,
     };
-    let (mut mac, mut master, mut vxlan) = (Mac([0; 6]), None, None);
-    let mut reflects = false;
+    let (mut master, mut data) = (None, &[][..]);
+    let mut port = &[][..];
     for (kind, value) in wire::attrs(message.body.get(16..)?) {
         match kind {
             IFLA_IFNAME => link.dev = wire::text(value).parse().ok()?,
             IFLA_MTU => link.mtu = u32_at(value, 0)?,
             IFLA_GROUP => link.group = u32_at(value, 0)?,
-            IFLA_ADDRESS => mac = value.try_into().map_or(mac, Mac),
+            IFLA_ADDRESS => link.mac = value.try_into().map_or(link.mac, Mac),
             IFLA_MASTER => master = u32_at(value, 0),
             IFLA_LINKINFO => {
                 for (kind, value) in wire::attrs(value) {
                     match kind {
                         IFLA_INFO_KIND => link.kind = wire::text(value),
-                        IFLA_INFO_DATA => vxlan = vxlan_kind(value),
-                        IFLA_INFO_SLAVE_DATA => {
-                            let mut port = wire::attrs(value);
-                            reflects = port.any(|(k, v)| k == IFLA_BRPORT_MODE && v == [1]);
-                        }
+                        IFLA_INFO_DATA => data = value,
+                        IFLA_INFO_SLAVE_DATA => port = value,
                         _ => {}
                     }
                 }
@@ -126,51 +146,109 @@ pub(crate) fn link(message: &Message<'_>) -> Option<(HostLink, Option<u32>)> {
         }
     }
     let kind = match link.kind.as_str() {
-        "vxlan" => vxlan,
+        "vxlan" => {
+            let (kind, lower) = vxlan_kind(data);
+            link.lower = lower;
+            kind
+        }
         "bridge" => Some(Kind::Bridge),
         "veth" => Some(Kind::Veth),
+        "macvlan" => macvlan_kind(data),
         _ => None,
     };
-    let (dev, mtu) = (link.dev.clone(), Mtu::from_kernel(link.mtu));
+    let (dev, mtu, mac) = (link.dev.clone(), Mtu::from_kernel(link.mtu), link.mac);
     link.ours = kind.map(|kind| Link { dev, kind, mtu, mac, master: None });
-    // A port that does not send back is not yet the port that it should be.
-    Some((link, master.filter(|_| reflects)))
+    // A port that is set otherwise is not yet the port that it should be.
+    let settings = link.ours.as_ref().map_or(&[][..], |link| encode::port_settings(&link.kind));
+    let set = |of: &(u16, u8)| wire::attrs(port).any(|(k, v)| k == of.0 && v == [of.1]);
+    let as_it_should = settings.iter().all(set);
+    Some((link, master.filter(|_| as_it_should)))
 }
 
-fn vxlan_kind(data: &[u8]) -> Option<Kind> {
-    let (mut vni, mut port, mut local) = (None, 0, None);
+fn macvlan_kind(data: &[u8]) -> Option<Kind> {
+    let (_, mode) = wire::attrs(data).find(|(kind, _)| *kind == IFLA_MACVLAN_MODE)?;
+    let mode = u32_at(mode, 0)?;
+    let modes = [Mode::Private, Mode::Vepa, Mode::Bridge, Mode::Passthru];
+    let mode = modes.into_iter().find(|known| encode::mode_number(*known) == mode)?;
+    Some(Kind::Macvlan { mode })
+}
+
+/// What a VXLAN device is, and the number of the device that it stands on.
+fn vxlan_kind(data: &[u8]) -> (Option<Kind>, Option<u32>) {
+    let (mut vni, mut port, mut local) = (None, None, None);
+    let (mut group, mut ttl, mut lower) = (None, 0, None);
     for (kind, value) in wire::attrs(data) {
         match kind {
-            IFLA_VXLAN_ID => vni = Vni::try_from(u64::from(u32_at(value, 0)?)).ok(),
-            IFLA_VXLAN_PORT => port = u16::from_be(u16_at(value, 0)?),
+            IFLA_VXLAN_ID => {
+                vni = u32_at(value, 0).and_then(|vni| Vni::try_from(u64::from(vni)).ok())
+            }
+            IFLA_VXLAN_PORT => port = u16_at(value, 0).map(u16::from_be),
             IFLA_VXLAN_LOCAL | IFLA_VXLAN_LOCAL6 => local = wire::ip(value),
+            IFLA_VXLAN_GROUP | IFLA_VXLAN_GROUP6 => group = wire::ip(value),
+            IFLA_VXLAN_TTL => ttl = value.first().copied().unwrap_or(0),
+            IFLA_VXLAN_LINK => lower = u32_at(value, 0),
             _ => {}
         }
     }
-    Some(Kind::Vxlan { vni: vni?, port, local: local? })
+    let (Some(vni), Some(port), Some(local)) = (vni, port, local) else { return (None, lower) };
+    let kind = match group {
+        Some(group) => {
+            // Named once all links are known.
+            let lower = IfName::new("?");
+            Kind::VxlanGroup { vni, port, local, group, ttl, lower }
+        }
+        None => Kind::Vxlan { vni, port, local },
+    };
+    (Some(kind), lower)
 }
 
-/// Addresses with the index of their link; IPv6 link-local ones left out.
-pub(crate) fn addrs(socket: &mut socket::Link) -> io::Result<Vec<(u32, IpNet)>> {
+/// An address, the number of its link, and how it is held.
+pub(crate) struct Address {
+    pub(crate) index: u32,
+    pub(crate) addr: IpNet,
+    /// Of IPv6, and good on its link alone.
+    pub(crate) link_local: bool,
+    hold: Hold,
+}
+
+impl Address {
+    pub(crate) fn object(&self, dev: &IfName) -> Object {
+        let (dev, addr) = (dev.clone(), self.addr);
+        match self.hold {
+            Hold::Plain => Object::Addr { dev, addr },
+            Hold::Member => Object::Member { dev, addr },
+            Hold::Anycast => Object::Anycast { dev, addr },
+        }
+    }
+}
+
+/// Every address of the namespace.
+pub(crate) fn addrs(socket: &mut socket::Link) -> io::Result<Vec<Address>> {
     socket.dump(
         RTM_GETADDR,
         &ifaddrmsg(0, 0, 0),
         |_| {},
         |message| {
             let (prefix, index) = (*message.body.get(1)?, u32_at(message.body, 4)?);
-            let mut addr = None;
+            let (mut addr, mut flags) = (None, 0);
             for (kind, value) in wire::attrs(message.body.get(8..)?) {
                 match kind {
                     IFA_LOCAL => addr = wire::ip(value),
+                    IFA_FLAGS => flags = u32_at(value, 0)?,
                     IFA_ADDRESS if addr.is_none() => addr = wire::ip(value),
                     _ => {}
                 }
             }
             let link_local = matches!(addr?, IpAddr::V6(ip) if ip.is_unicast_link_local());
-            if link_local {
-                return None;
-            }
-            Some((index, IpNet::new(addr?, prefix).ok()?))
+            let addr = IpNet::new(addr?, prefix).ok()?;
+            let shy = flags & IFA_F_DEPRECATED != 0
+                || addr.addr().is_ipv4() && message.body.get(3) == Some(&RT_SCOPE_HOST);
+            let hold = match (flags & IFA_F_NOPREFIXROUTE != 0, shy) {
+                (false, _) => Hold::Plain,
+                (true, false) => Hold::Member,
+                (true, true) => Hold::Anycast,
+            };
+            Some(Address { index, addr, link_local, hold })
         },
     )
 }
@@ -180,6 +258,30 @@ pub(crate) fn neighbours(
     names: &BTreeMap<u32, IfName>,
 ) -> io::Result<Vec<Object>> {
     socket.dump(RTM_GETNEIGH, &ndmsg(0, 0, 0, 0), |_| {}, |message| neighbour(message, names))
+}
+
+/// Addresses answered for on links that `names` knows.
+pub(crate) fn proxies(
+    socket: &mut socket::Link,
+    names: &BTreeMap<u32, IfName>,
+) -> io::Result<Vec<Object>> {
+    let mut proxies = Vec::new();
+    for family in [libc::AF_INET, libc::AF_INET6] {
+        let body = ndmsg(u8::try_from(family).unwrap_or(0), 0, 0, NTF_PROXY);
+        proxies.extend(socket.dump(
+            RTM_GETNEIGH,
+            &body,
+            |_| {},
+            |message| {
+                let dev = names.get(&u32_at(message.body, 4)?)?.clone();
+                let mut attrs = wire::attrs(message.body.get(12..)?);
+                let ip =
+                    attrs.find(|(kind, _)| *kind == NDA_DST).and_then(|(_, ip)| wire::ip(ip))?;
+                (*message.body.get(10)? & NTF_PROXY != 0).then_some(Object::Proxy { dev, ip })
+            },
+        )?);
+    }
+    Ok(proxies)
 }
 
 /// A permanent entry on a link that `names` knows.
@@ -199,25 +301,38 @@ pub(crate) fn neighbour(message: &Message<'_>, names: &BTreeMap<u32, IfName>) ->
     Some(Object::Neigh { dev: dev.clone(), ip: ip?, mac: mac? })
 }
 
-pub(crate) fn fdb(socket: &mut socket::Link, index: u32, dev: &IfName) -> io::Result<Vec<Object>> {
+/// Entries of tunnels and of bridges' ports, of links that `names` knows. What a bridge learnt is
+/// not among them, nor the group that a tunnel floods to by itself.
+pub(crate) fn fdb(
+    socket: &mut socket::Link,
+    names: &BTreeMap<u32, IfName>,
+) -> io::Result<Vec<Object>> {
     socket.dump(
         RTM_GETNEIGH,
-        &ndmsg(AF_BRIDGE, index, 0, 0),
+        &ndmsg(AF_BRIDGE, 0, 0, 0),
         |_| {},
         |message| {
-            if u32_at(message.body, 4)? != index {
-                return None;
-            }
-            let (mut dst, mut mac) = (None, None);
+            let dev = names.get(&u32_at(message.body, 4)?)?.clone();
+            let state = u16_at(message.body, 8)?;
+            let (mut dst, mut mac, mut bridged) = (None, None, false);
             for (kind, value) in wire::attrs(message.body.get(12..)?) {
                 match kind {
                     NDA_DST => dst = wire::ip(value),
                     NDA_LLADDR => mac = value.try_into().ok().map(Mac),
+                    NDA_MASTER => bridged = true,
                     _ => {}
                 }
             }
-            let mac = mac.filter(|mac| mac.0 != [0; 6])?;
-            Some(Object::Fdb { dev: dev.clone(), mac, dst: dst? })
+            let mac = mac?;
+            if bridged {
+                let fixed = state & NUD_NOARP != 0 && state & NUD_PERMANENT == 0;
+                return fixed.then_some(Object::Behind { dev, mac });
+            }
+            let dst = dst.filter(|dst| !dst.is_multicast() && state & NUD_PERMANENT != 0)?;
+            Some(match mac.0 {
+                [0, 0, 0, 0, 0, 0] => Object::Flood { dev, dst },
+                _ => Object::Fdb { dev, mac, dst },
+            })
         },
     )
 }
@@ -287,11 +402,13 @@ fn route(
     };
     let (mut dst, mut dev, mut via, mut metric, mut mtu, mut hop) =
         (any, None, None, 0, None, None);
+    let mut src = None;
     for (kind, value) in wire::attrs(message.body.get(12..)?) {
         match kind {
             RTA_DST => dst = wire::ip(value)?,
             RTA_OIF => dev = names.get(&u32_at(value, 0)?).cloned(),
             RTA_GATEWAY => via = wire::ip(value),
+            RTA_PREFSRC => src = wire::ip(value),
             RTA_VIA => via = wire::ip(value.get(2..)?),
             RTA_PRIORITY => metric = u32_at(value, 0)?,
             // Of several next hops (`struct rtnexthop`) the first names the device.
@@ -312,7 +429,10 @@ fn route(
         (RTN_BLACKHOLE, ..) => Hop::Blackhole,
         (_, Some(id), _) => hops.get(&id).map(|(dev, via)| Hop::NextHop(dev.clone(), *via))?,
         (_, None, Some(via)) => Hop::Gateway(dev?, via),
-        (_, None, None) => Hop::Link(dev?),
+        (_, None, None) => match src {
+            Some(src) => Hop::From(dev?, src),
+            None => Hop::Link(dev?),
+        },
     };
     Some(Found::Ours(Route { dst, to, mtu }))
 }

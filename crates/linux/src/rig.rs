@@ -90,11 +90,21 @@ pub fn port(netns: &Netns, dev: &str, bridge: &str) -> io::Result<()> {
     })?
 }
 
+/// Whether a switch's port sends back what came by it.
+pub fn hairpin(netns: &Netns, dev: &str, back: bool) -> io::Result<()> {
+    netns.run(|| {
+        ask(|batch, _| {
+            encode::set_port_to(batch, &name(dev)?, &[(IFLA_BRPORT_MODE, back.into())]);
+            Ok(())
+        })
+    })?
+}
+
 pub fn addr(netns: &Netns, dev: &str, addr: IpNet) -> io::Result<()> {
     netns.run(|| {
         ask(|batch, socket| {
             let index = socket.index_of(&name(dev)?)?;
-            encode::addr(batch, true, index, &addr);
+            encode::addr(batch, index, &addr, encode::Hold::Plain);
             Ok(())
         })
     })?
@@ -104,7 +114,7 @@ pub fn remove_addr(netns: &Netns, dev: &str, addr: IpNet) -> io::Result<()> {
     netns.run(|| {
         ask(|batch, socket| {
             let index = socket.index_of(&name(dev)?)?;
-            encode::addr(batch, false, index, &addr);
+            encode::delete_addr(batch, index, &addr);
             Ok(())
         })
     })?
@@ -190,7 +200,7 @@ pub fn bare_add(netns: &Netns, index: u32, dev: &str, addr: std::net::Ipv4Addr) 
         let eth0 = name("eth0")?;
         up(batch, 1);
         up(batch, POD_INDEX);
-        encode::addr(batch, true, POD_INDEX, &IpAddr::from(addr).into());
+        encode::addr(batch, POD_INDEX, &IpAddr::from(addr).into(), encode::Hold::Plain);
         encode::neigh(batch, POD_INDEX, GATEWAY, Some(&host_mac));
         let all =
             IpNet::new(std::net::Ipv4Addr::UNSPECIFIED.into(), 0).map_err(io::Error::other)?;

@@ -6,15 +6,16 @@ use std::{
     fs, io,
 };
 
+use ipnet::IpNet;
 use weft_core::{
     mark,
-    name::IfName,
+    name::{IfName, Mac},
     plan::Change,
-    state::{Hop, Key, Kind, Link, Object, Route},
+    state::{Hop, Key, Kind, Knob, Link, Object, Route},
 };
 
 use crate::{
-    encode,
+    encode::{self, Hold},
     kernel::{Deed, Refusal, Unsigned},
     netns::Netns,
     nft::Nft,
@@ -90,24 +91,48 @@ impl<'a> Writer<'a> {
                 self.flush();
                 // The calling thread may be in another namespace, and /proc/sys shows its own.
                 let path = format!("/proc/sys/{}", knob.path());
-                return self.place.netns.run(|| fs::write(path, value.to_string()))?;
+                let written = self.place.netns.run(|| fs::write(path, value.to_string()))?;
+                return match (written, knob) {
+                    // A host without IPv6 has nothing that could be told to be deaf.
+                    (Err(error), Knob::AcceptRa(_)) if error.kind() == io::ErrorKind::NotFound => {
+                        Ok(())
+                    }
+                    (written, _) => written,
+                };
             }
             Object::Table { ruleset } => {
                 self.flush();
                 return self.nft()?.replace(ruleset).map_err(io::Error::other);
             }
-            Object::Addr { dev, addr } => {
-                let index = self.index(dev)?;
-                encode::addr(&mut self.batch, true, index, addr);
+            Object::Apart { dev, mac } => {
+                self.flush();
+                return self.nft()?.set_apart(dev, *mac).map_err(io::Error::other);
             }
+            Object::Addr { dev, addr } => self.put_addr(dev, addr, Hold::Plain)?,
+            Object::Member { dev, addr } => self.put_addr(dev, addr, Hold::Member)?,
+            Object::Anycast { dev, addr } => self.put_addr(dev, addr, Hold::Anycast)?,
             Object::Neigh { dev, ip, mac } => {
                 let index = self.index(dev)?;
                 encode::neigh(&mut self.batch, index, *ip, Some(mac));
+            }
+            Object::Proxy { dev, ip } => {
+                let index = self.index(dev)?;
+                encode::proxy(&mut self.batch, true, index, *ip);
             }
             Object::Fdb { dev, mac, dst } => {
                 let index = self.index(dev)?;
                 self.did(Deed::Fdb(index, *mac, Some(*dst)));
                 encode::fdb(&mut self.batch, index, mac, Some(*dst));
+            }
+            Object::Flood { dev, dst } => {
+                let index = self.index(dev)?;
+                self.did(Deed::Fdb(index, Mac([0; 6]), Some(*dst)));
+                encode::flood(&mut self.batch, true, index, *dst);
+            }
+            Object::Behind { dev, mac } => {
+                let index = self.index(dev)?;
+                self.did(Deed::Behind(index, *mac, true));
+                encode::behind(&mut self.batch, true, index, mac);
             }
             Object::NextHop { dev, via } => {
                 let index = self.index(dev)?;
@@ -124,6 +149,16 @@ impl<'a> Writer<'a> {
 
     fn did(&self, deed: Deed) {
         self.place.unsigned.lock().expect("no code that holds this lock panics").insert(deed);
+    }
+
+    fn put_addr(&mut self, dev: &IfName, addr: &IpNet, hold: Hold) -> io::Result<()> {
+        let index = self.index(dev)?;
+        // One that is there keeps its scope when it is only replaced.
+        if hold == Hold::Anycast {
+            encode::delete_addr(&mut self.batch, index, addr);
+        }
+        encode::addr(&mut self.batch, index, addr, hold);
+        Ok(())
     }
 
     fn put_link(&mut self, link: &Link) -> io::Result<()> {
@@ -150,16 +185,22 @@ impl<'a> Writer<'a> {
                 let masters = (master, was_master.unwrap_or(0));
                 encode::edit_link(&mut self.batch, link, &was, index, masters);
             }
-            Err(_) if link.kind == Kind::Veth => {
+            Err(_) if matches!(link.kind, Kind::Veth | Kind::Macvlan { .. }) => {
                 return Err(io::Error::other("a pod's link is made by attach alone"));
             }
             Err(_) => {
                 self.moving.insert(link.dev.clone());
-                encode::create_link(&mut self.batch, link, master);
+                let lower = match &link.kind {
+                    Kind::VxlanGroup { lower, .. } => self.index(lower).map_err(|error| {
+                        io::Error::new(error.kind(), format!("device {lower}: {error}"))
+                    })?,
+                    _ => 0,
+                };
+                encode::create_link(&mut self.batch, link, master, lower);
             }
         }
         if master != 0 {
-            encode::reflect(&mut self.batch, &link.dev);
+            encode::set_port(&mut self.batch, &link.dev, &link.kind);
         }
         Ok(())
     }
@@ -177,9 +218,13 @@ impl<'a> Writer<'a> {
                 self.flush();
                 return self.nft()?.remove().map_err(io::Error::other);
             }
+            Key::Apart(dev, mac) => {
+                self.flush();
+                return self.nft()?.join_again(dev, *mac).map_err(io::Error::other);
+            }
             Key::Addr(dev, addr) => {
                 if let Ok(index) = self.index(dev) {
-                    encode::addr(&mut self.batch, false, index, addr);
+                    encode::delete_addr(&mut self.batch, index, addr);
                 }
             }
             Key::Neigh(dev, ip) => {
@@ -188,10 +233,27 @@ impl<'a> Writer<'a> {
                     encode::neigh(&mut self.batch, index, *ip, None);
                 }
             }
+            Key::Proxy(dev, ip) => {
+                if let Ok(index) = self.index(dev) {
+                    encode::proxy(&mut self.batch, false, index, *ip);
+                }
+            }
             Key::Fdb(dev, mac) => {
                 if let Ok(index) = self.index(dev) {
                     self.did(Deed::Fdb(index, *mac, None));
                     encode::fdb(&mut self.batch, index, mac, None);
+                }
+            }
+            Key::Flood(dev, dst) => {
+                if let Ok(index) = self.index(dev) {
+                    self.did(Deed::Fdb(index, Mac([0; 6]), None));
+                    encode::flood(&mut self.batch, false, index, *dst);
+                }
+            }
+            Key::Behind(dev, mac) => {
+                if let Ok(index) = self.index(dev) {
+                    self.did(Deed::Behind(index, *mac, false));
+                    encode::behind(&mut self.batch, false, index, mac);
                 }
             }
             Key::NextHop(dev, via) => {
@@ -235,7 +297,7 @@ impl<'a> Writer<'a> {
     fn through(&mut self, route: &Route) -> io::Result<u32> {
         match &route.to {
             Hop::Blackhole => Ok(0),
-            Hop::Link(dev) | Hop::Gateway(dev, _) => self.index(dev),
+            Hop::Link(dev) | Hop::From(dev, _) | Hop::Gateway(dev, _) => self.index(dev),
             Hop::NextHop(dev, via) => {
                 let id = self.hops.ids.get(&(dev.clone(), *via)).copied();
                 id.ok_or_else(|| io::Error::other("its nexthop object is not there"))
@@ -303,6 +365,10 @@ fn benign(change: &Change, errno: i32) -> bool {
         Change::Put(Object::Up { .. }) => errno == libc::EAFNOSUPPORT,
         // The number is a stranger's: the next look finds another.
         Change::Put(Object::NextHop { .. }) => false,
+        // It was not there to be deleted first.
+        Change::Put(Object::Anycast { .. }) => {
+            matches!(errno, libc::EEXIST | libc::EADDRNOTAVAIL)
+        }
         Change::Put(_) => errno == libc::EEXIST,
         Change::Recreate { .. } => errno == libc::ENODEV,
     }

@@ -14,6 +14,7 @@ use floor::{KNOBS, converge, net, node, observe, ruleset, sh};
 
 use ipnet::IpNet;
 use weft_core::{
+    attach::Birth,
     name::{IfName, Mac, Mtu},
     plan::{Change, plan},
     state::{Hop, Kind, Knob, Link, Object, Route, State},
@@ -54,6 +55,47 @@ fn peer(n: u8, dev: &str, dst: &str) -> Vec<Object> {
     ]
 }
 
+/// A tunnel that is a port of the bridge, and what stands on it.
+fn domain() -> Vec<Object> {
+    let (dev, bridge, mac) =
+        (IfName::new("weftx4-d"), IfName::new("weftb-t"), Mac([2, 0, 0, 0, 4, 1]));
+    let kind = Kind::Vxlan { vni: 9.try_into().unwrap(), port: 4789, local: ip("192.0.2.1") };
+    let (mtu, own) = (Mtu::try_from(1450).unwrap(), Mac([2, 0, 0, 0, 4, 9]));
+    let link = Link { dev: dev.clone(), kind, mtu, mac: own, master: Some(bridge.clone()) };
+    let dst = net("10.9.0.0/16");
+    let in_group = |vni: u64, local: &str, group: &str| {
+        let dev = IfName::new(&format!("weftx{}-g", if local.contains(':') { 6 } else { 4 }));
+        let (vni, lower) = (vni.try_into().unwrap(), IfName::new("eth0"));
+        let (local, group) = (ip(local), ip(group));
+        let kind = Kind::VxlanGroup { vni, port: 4789, local, group, ttl: 3, lower };
+        let (mac, master) = (Mac([2, 0, 0, 0, 5, 9]), Some(IfName::new("weftb-t")));
+        Object::Link(Link { dev, kind, mtu: Mtu::try_from(1430).unwrap(), mac, master })
+    };
+    vec![
+        in_group(10, "192.0.2.1", "239.1.1.10"),
+        in_group(10, "2001:db8::1", "ff05::10"),
+        Object::Link(link),
+        Object::Up { dev: dev.clone() },
+        Object::Anycast { dev: bridge.clone(), addr: net("10.9.0.1/16") },
+        Object::Anycast { dev: bridge.clone(), addr: net("fd00:9::1/64") },
+        Object::Member { dev: bridge.clone(), addr: net("10.8.7.2/16") },
+        Object::Member { dev: bridge.clone(), addr: net("fd00:8::2/64") },
+        Object::Addr { dev: bridge.clone(), addr: net("10.9.7.1/32") },
+        Object::Neigh { dev: bridge.clone(), ip: ip("10.9.8.2"), mac },
+        Object::Proxy { dev: dev.clone(), ip: ip("10.9.7.5") },
+        Object::Proxy { dev: dev.clone(), ip: ip("fd00:9::5") },
+        Object::Sysctl { knob: Knob::ProxyNdp(dev.clone()), value: 1 },
+        Object::Sysctl { knob: Knob::ProxyDelay4(dev.clone()), value: 0 },
+        Object::Sysctl { knob: Knob::ProxyDelay6(dev.clone()), value: 0 },
+        Object::Addr { dev: dev.clone(), addr: net("fe80::5/64") },
+        Object::Fdb { dev: dev.clone(), mac, dst: ip("192.0.2.8") },
+        Object::Behind { dev: dev.clone(), mac },
+        Object::Flood { dev: dev.clone(), dst: ip("192.0.2.8") },
+        Object::Flood { dev, dst: ip("192.0.2.9") },
+        Object::Route(Route { dst, to: Hop::From(bridge, ip("10.9.7.1")), mtu: Some(mtu) }),
+    ]
+}
+
 fn everything() -> State {
     let bridge = IfName::new("weftb-t");
     let link = Link {
@@ -84,7 +126,7 @@ fn everything() -> State {
     let tunnels = vxlan(7, "192.0.2.1").into_iter().chain(vxlan(7, "2001:db8::1"));
     let peers =
         peer(2, "weftx4-t", "192.0.2.2").into_iter().chain(peer(4, "weftx6-t", "2001:db8::4"));
-    own.into_iter().chain(tunnels).chain(peers).collect()
+    own.into_iter().chain(tunnels).chain(peers).chain(domain()).collect()
 }
 
 #[test]
@@ -105,6 +147,41 @@ fn what_is_put_is_what_is_observed_and_all_of_it_goes_again() {
         {
             assert!(!left.contains("weft") && !left.contains("10.1."), "{left}");
         }
+    });
+}
+
+#[test]
+fn a_port_of_a_domain_that_was_set_otherwise_is_set_again() {
+    node(|kernel| {
+        let desired = everything();
+        converge(kernel, &desired);
+        let port = || sh("bridge -d link show dev weftx4-d");
+        let says = ["learning off", "neigh_suppress on", "isolated on", "hairpin off"];
+        assert!(says.iter().all(|word| port().contains(word)), "{}", port());
+        assert!(!sh("ip route").contains("10.9.0.0/16 dev weftb-t proto kernel"), "one route only");
+        for sabotage in [
+            "bridge link set dev weftx4-d learning on",
+            "bridge link set dev weftx4-d neigh_suppress off",
+            "bridge link set dev weftx4-d isolated off",
+            "ip link set weftx4-d nomaster",
+            "bridge fdb del 02:00:00:00:04:01 dev weftx4-d master",
+            "bridge fdb del 00:00:00:00:00:00 dev weftx4-d dst 192.0.2.9 self",
+            "bridge fdb append 00:00:00:00:00:00 dev weftx4-d dst 192.0.2.77 self",
+            "ip addr del 10.9.0.1/16 dev weftb-t",
+            "ip neigh del proxy 10.9.7.5 dev weftx4-d",
+            "ip -6 neigh del proxy fd00:9::5 dev weftx4-d",
+            "ip neigh add proxy 10.9.7.6 dev weftx4-d",
+            "sysctl -w net.ipv4.neigh.weftx4-d.proxy_delay=80",
+            "ip addr del fe80::5/64 dev weftx4-d",
+            "ip addr del 10.9.0.1/16 dev weftb-t; ip addr add 10.9.0.1/16 dev weftb-t",
+            "ip addr change fd00:9::1/64 dev weftb-t preferred_lft forever noprefixroute",
+        ] {
+            sh(sabotage);
+            let changes = plan(&desired, &observe(kernel, &desired));
+            assert_ne!(changes, [], "{sabotage} went unseen");
+            converge(kernel, &desired);
+        }
+        assert!(says.iter().all(|word| port().contains(word)), "{}", port());
     });
 }
 
@@ -225,7 +302,8 @@ fn a_pods_link_is_born_in_its_namespace_and_freed_with_others() {
                 };
                 let pod =
                     Link { dev: IfName::new("eth0"), mac: Mac([2, 0, 0, 0, 3, n]), ..host.clone() };
-                kernel.birth(&host, &pod, &netns).unwrap();
+                let birth = Birth::Pair { host: host.clone(), pod: pod.clone() };
+                kernel.birth(&birth, &netns).unwrap();
                 let inside: State = [
                     Object::Link(pod.clone()),
                     Object::Up { dev: IfName::new("lo") },
@@ -247,7 +325,8 @@ fn a_pods_link_is_born_in_its_namespace_and_freed_with_others() {
                 (netns, host)
             })
             .collect();
-        assert!(kernel.birth(&pods[0].1, &pods[0].1, &pods[0].0).is_err(), "twice is refused");
+        let twice = Birth::Pair { host: pods[0].1.clone(), pod: pods[0].1.clone() };
+        assert!(kernel.birth(&twice, &pods[0].0).is_err(), "twice is refused");
         let devs: Vec<IfName> = pods.iter().map(|(_, host)| host.dev.clone()).collect();
         assert!(kernel.doom(&devs[..10], true).is_empty());
         let observed = kernel.observe_node(&[]).unwrap();

@@ -13,7 +13,7 @@ use weft_linux::{Netns, sandbox};
 
 use super::{
     Rounds,
-    contender::{Contender, nic, start_weft},
+    contender::{Contender, add_macvlan, nic, start_weft},
 };
 use crate::run::{self, MUSL, cargo, step, target};
 
@@ -44,13 +44,16 @@ pub fn cni(rounds: &Rounds) -> anyhow::Result<()> {
     sandbox::enter().context("a benchmark touches no namespace but its own")?;
     let mut samples = Samples::new();
     let contenders = [
-        Contender::Weft { plugin },
+        Contender::Weft { plugin: plugin.clone() },
+        Contender::WeftMacvlan { plugin },
         Contender::Floor { program: floor },
         Contender::Reference { kind: "bridge" },
         Contender::Reference { kind: "ptp" },
+        Contender::Reference { kind: "macvlan" },
     ];
     nic()?;
     let _agent = start_weft(&weft)?;
+    add_macvlan(&weft)?;
     let pods = Pods::new(rounds.present.iter().max().copied().unwrap_or(0) + TURN * AT_A_TIME)?;
     for present in &rounds.present {
         // The first round warms up.
@@ -118,7 +121,8 @@ fn measure(contender: &Contender, pods: &Pods, present: usize) -> anyhow::Result
 
 /// What a DEL left to be freed behind is not counted against the next.
 fn settle() {
-    std::thread::sleep(Duration::from_millis(100));
+    // Links that are in their pods' namespaces alone can't be freed in one message.
+    std::thread::sleep(Duration::from_millis(500));
 }
 
 fn together(
@@ -201,6 +205,11 @@ fn report(samples: &Samples, rounds: &Rounds) {
                 put(
                     "reference_over_ours",
                     of("reference bridge").map(|reference| reference / ours),
+                );
+                let macvlan = of("reference macvlan").zip(of("weft macvlan"));
+                put(
+                    "macvlan_reference_over_ours",
+                    macvlan.map(|(reference, ours)| reference / ours),
                 );
             }
         }

@@ -16,16 +16,28 @@ const REFERENCE: &str = "/usr/lib/cni";
 const DIR: &str = "/run/bench";
 
 pub enum Contender {
-    Weft { plugin: PathBuf },
-    Reference { kind: &'static str },
-    Floor { program: PathBuf },
+    Weft {
+        plugin: PathBuf,
+    },
+    /// The same, for a network on the second NIC.
+    WeftMacvlan {
+        plugin: PathBuf,
+    },
+    Reference {
+        kind: &'static str,
+    },
+    Floor {
+        program: PathBuf,
+    },
 }
 
 impl Contender {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Weft { .. } => "weft",
+            Self::WeftMacvlan { .. } => "weft macvlan",
             Self::Reference { kind: "bridge" } => "reference bridge",
+            Self::Reference { kind: "macvlan" } => "reference macvlan",
             Self::Reference { .. } => "reference ptp",
             Self::Floor { .. } => "floor",
         }
@@ -36,6 +48,18 @@ impl Contender {
             Self::Weft { .. } => json!({
                 "cniVersion": "1.0.0", "name": "bench", "type": "weft-cni",
                 "socket": format!("{DIR}/weft/cni.sock"),
+            }),
+            Self::WeftMacvlan { .. } => json!({
+                "cniVersion": "1.0.0", "name": "bench-lan", "type": "weft-cni", "network": "lan",
+                "socket": format!("{DIR}/weft/cni.sock"),
+            }),
+            Self::Reference { kind: "macvlan" } => json!({
+                "cniVersion": "1.0.0", "name": "ref-macvlan", "type": "macvlan",
+                "master": "eth2", "mode": "bridge",
+                "ipam": {
+                    "type": "host-local", "dataDir": format!("{DIR}/macvlan"),
+                    "ranges": [[{"subnet": "10.204.0.0/16"}]],
+                },
             }),
             Self::Reference { kind } => json!({
                 "cniVersion": "1.0.0", "name": format!("ref-{kind}"), "type": kind,
@@ -75,7 +99,7 @@ impl Contender {
 
     fn command(&self, verb: &str, n: usize, netns: &Path) -> (Command, Vec<u8>) {
         let program = match self {
-            Self::Weft { plugin } => plugin.clone(),
+            Self::Weft { plugin } | Self::WeftMacvlan { plugin } => plugin.clone(),
             Self::Reference { kind } => Path::new(REFERENCE).join(kind),
             Self::Floor { program } => program.clone(),
         };
@@ -125,6 +149,20 @@ impl Agent {
 pub fn start_weft(weft: &Path) -> anyhow::Result<Agent> {
     let network = json!({"ranges": ["10.200.0.0/16"], "blockPrefix4": 20, "default": true});
     start_agent(weft, &Path::new(DIR).join("weft"), &network)
+}
+
+/// A second network for the agent of `start_weft`, on the second NIC.
+pub fn add_macvlan(weft: &Path) -> anyhow::Result<()> {
+    let dir = Path::new(DIR).join("weft");
+    let network = json!({
+        "attach": {"kind": "macvlan", "parent": "eth1"}, "join": "underlay",
+        "ranges": ["10.205.0.0/16"], "blockPrefix4": 20,
+    });
+    let file = dir.join("lan.yaml");
+    std::fs::write(&file, network.to_string())?;
+    let apply = ["network", "apply", "lan", "--file", &file.to_string_lossy()];
+    anyhow::ensure!(ask(weft, &dir, &apply), "the network on eth1 is not taken");
+    Ok(())
 }
 
 /// An agent on a store directory of its own, serving one network.
@@ -207,6 +245,10 @@ pub fn nic() -> anyhow::Result<()> {
     let (here, wire) = (Netns::current()?, Netns::create()?);
     rig::pair(&here, "eth0", &wire, "eth0", 1500)?;
     rig::addr(&here, "eth0", "100.127.255.1/10".parse()?)?;
+    // For links that are children of one: ours and another's.
+    for dev in ["eth1", "eth2"] {
+        rig::pair(&here, dev, &wire, dev, 1500)?;
+    }
     // Held by the link's other end.
     std::mem::forget(wire);
     Ok(())

@@ -2,6 +2,7 @@
 //! A kind says what the pod's side, the host's side and the node should hold. It performs nothing.
 
 pub mod bridge;
+pub mod macvlan;
 pub mod veth;
 
 use std::net::IpAddr;
@@ -13,6 +14,7 @@ use crate::{
     attachment::Attachment,
     kind::kind_or_map,
     name::{IfName, Mac, Mtu, NetworkName, NodeName},
+    paths::Nic,
     state::{Hop, Link, Object, Route, State},
 };
 
@@ -22,6 +24,7 @@ use crate::{
 pub enum Kind {
     Veth(veth::Veth),
     Bridge(bridge::Bridge),
+    Macvlan(macvlan::Macvlan),
 }
 kind_or_map!(Attach, Kind);
 
@@ -31,14 +34,49 @@ impl Default for Attach {
     }
 }
 
+/// How a pod's link comes to be: in one message, the pod's side in the pod's namespace at once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Birth {
+    /// Two ends, one of which stays in the node's namespace: deleting it ends both.
+    Pair { host: Link, pod: Link },
+    /// A child of a device of the node. It is in the pod's namespace alone, and ends with the
+    /// device.
+    Child { parent: IfName, pod: Link },
+}
+
+impl Birth {
+    pub fn pod(&self) -> &Link {
+        match self {
+            Self::Pair { pod, .. } | Self::Child { pod, .. } => pod,
+        }
+    }
+    pub fn host(&self) -> Option<&Link> {
+        match self {
+            Self::Pair { host, .. } => Some(host),
+            Self::Child { .. } => None,
+        }
+    }
+}
+
+/// Where packets go that leave the link.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NextHop {
+    pub ip: IpAddr,
+    /// None: a stranger, who is asked for it.
+    pub mac: Option<Mac>,
+}
+
 /// What a kind of attachment answers.
 pub trait Attaching {
-    /// The host's end of the pod's link.
-    fn host_end(&self, pod: &Attachment, on: &Ground<'_>) -> Link;
+    fn birth(&self, pod: &Attachment, on: &Ground<'_>) -> Birth;
     /// What the node's namespace should hold for this pod, the host's end included.
     fn outside(&self, pod: &Attachment, on: &Ground<'_>) -> State;
-    /// Where the pod's packets for other places go: next hop and its MAC.
-    fn gateway(&self, addr: IpAddr, on: &Ground<'_>) -> (IpAddr, Mac);
+    /// What the pod's namespace should hold besides its link, addresses and routes.
+    fn beside(&self, _pod: &Attachment) -> State {
+        State::default()
+    }
+    /// Where the pod's packets for other places go; none: there are no other places.
+    fn next_hop(&self, addr: IpAddr, on: &Ground<'_>) -> Option<NextHop>;
     /// The address as the pod holds it: with the prefix that is on-link for it.
     fn pod_addr(&self, addr: IpAddr, on: &Ground<'_>) -> IpNet;
     /// True if other pods can reach it without a route of the host: its link must go down at once
@@ -46,6 +84,20 @@ pub trait Attaching {
     fn reached_past_routes(&self) -> bool;
     /// What the node holds for the network as long as it has blocks in it, pods or none.
     fn node(&self, on: &Ground<'_>) -> State;
+    /// The device of the node that the pods' links are children of.
+    fn parent(&self) -> Option<&IfName> {
+        None
+    }
+    /// True if one pod has the whole of the parent.
+    fn alone(&self) -> bool {
+        false
+    }
+    /// For people: the kind and what matters of its settings.
+    fn described(&self) -> String;
+    /// Whether both may have children on one parent; if not, why.
+    fn beside_on_parent(&self, _other: &dyn Attaching) -> Result<(), String> {
+        Ok(())
+    }
 }
 
 impl Attach {
@@ -53,22 +105,7 @@ impl Attach {
         match &self.0 {
             Kind::Veth(attach) => attach,
             Kind::Bridge(attach) => attach,
-        }
-    }
-
-    /// The pod's end of its link.
-    pub fn pod_end(&self, pod: &Attachment, on: &Ground<'_>) -> Link {
-        Link {
-            dev: pod.id.ifname.clone(),
-            kind: crate::state::Kind::Veth,
-            // A device that is too small for IPv6 loses its addresses of it.
-            mtu: if pod.addrs.iter().any(IpAddr::is_ipv6) {
-                on.accept.max(Mtu::IPV6_LEAST)
-            } else {
-                on.accept
-            },
-            mac: pod.mac,
-            master: None,
+            Kind::Macvlan(attach) => attach,
         }
     }
 
@@ -78,22 +115,93 @@ impl Attach {
         let dev = &pod.id.ifname;
         let lo = IfName::new("lo");
         let mut state: State = [
-            Object::Link(self.pod_end(pod, on)),
+            Object::Link(self.kind().birth(pod, on).pod().clone()),
             Object::Up { dev: lo },
             Object::Up { dev: dev.clone() },
         ]
         .into_iter()
         .collect();
         for addr in &pod.addrs {
-            let (gateway, mac) = self.kind().gateway(*addr, on);
-            state.put(Object::Addr { dev: dev.clone(), addr: self.kind().pod_addr(*addr, on) });
-            state.put(Object::Neigh { dev: dev.clone(), ip: gateway, mac });
-            state.extend(pod.routes_of(*addr, on.ranges).into_iter().map(|dst| {
-                let to = Hop::Gateway(dev.clone(), gateway);
+            let net = self.kind().pod_addr(*addr, on);
+            // A prefix that reaches over the tunnel says what may be sent there, and so is not
+            // left to the kernel.
+            state.put(if on.segment.is_wide() {
+                Object::Member { dev: dev.clone(), addr: net }
+            } else {
+                Object::Addr { dev: dev.clone(), addr: net }
+            });
+            if let Some(NextHop { ip, mac: Some(mac) }) = self.kind().next_hop(*addr, on) {
+                state.put(Object::Neigh { dev: dev.clone(), ip, mac });
+            }
+            let routes = self.routes(pod, *addr, on).into_iter();
+            state.extend(routes.map(|(dst, via)| {
+                let to = via
+                    .map_or_else(|| Hop::Link(dev.clone()), |via| Hop::Gateway(dev.clone(), via));
                 Object::Route(Route { dst, to, mtu: Some(on.send) })
             }));
         }
+        state.merge(self.kind().beside(pod));
         state
+    }
+}
+
+/// The pod's end of a veth pair.
+fn veth_end(pod: &Attachment, on: &Ground<'_>) -> Link {
+    let kind = crate::state::Kind::Veth;
+    // A device that is too small for IPv6 loses its addresses of it.
+    let least = pod.addrs.iter().any(IpAddr::is_ipv6).then_some(Mtu::IPV6_LEAST);
+    let mtu = least.map_or(on.accept, |least| on.accept.max(least));
+    Link { dev: pod.id.ifname.clone(), kind, mtu, mac: pod.mac, master: None }
+}
+
+impl Attach {
+    /// What the node's namespace should hold for this pod: by its kind, and by how it is found.
+    pub fn outside(&self, pod: &Attachment, on: &Ground<'_>) -> State {
+        let mut state = self.kind().outside(pod, on);
+        for dev in &on.answers {
+            let proxy = |ip: &IpAddr| Object::Proxy { dev: dev.clone(), ip: *ip };
+            state.extend(pod.addrs.iter().map(proxy));
+        }
+        state
+    }
+
+    /// What the pod reaches by this link with its address, and through which next hop.
+    pub fn routes(
+        &self,
+        pod: &Attachment,
+        addr: IpAddr,
+        on: &Ground<'_>,
+    ) -> Vec<(IpNet, Option<IpAddr>)> {
+        let range = on.segment.is_wide().then(|| on.range_of(addr)).flatten();
+        let hop = self.kind().next_hop(addr, on);
+        let own = self.kind().pod_addr(addr, on);
+        let through = hop.into_iter().flat_map(|hop| {
+            // Where the kernel itself routes what is on the link, nothing is said of it.
+            let on_link = move |dst: &IpNet| hop.mac.is_none() && own.contains(dst);
+            let dsts = pod.routes_of(addr, on.ranges).into_iter();
+            dsts.filter(move |dst| Some(dst) != range && !on_link(dst))
+                .map(move |dst| (dst, Some(hop.ip)))
+        });
+        range.map(|range| (*range, None)).into_iter().chain(through).collect()
+    }
+}
+
+/// How far the link that a pod is on reaches, below the network layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Segment {
+    /// Over its own node.
+    Node,
+    /// Over all nodes: the whole range is on-link. With `host_access` the nodes are on it too, and
+    /// are the way to everything else.
+    Network { host_access: bool },
+}
+
+impl Segment {
+    pub fn is_wide(self) -> bool {
+        matches!(self, Self::Network { .. })
+    }
+    pub fn host_access(self) -> bool {
+        !matches!(self, Self::Network { host_access: false })
     }
 }
 
@@ -104,16 +212,26 @@ pub struct Ground<'a> {
     pub ranges: &'a [IpNet],
     /// This node's blocks in the network.
     pub blocks: &'a [IpNet],
+    pub segment: Segment,
+    /// Routers of the physical network, where pods stand on it.
+    pub gateways: &'a [IpAddr],
     /// Largest packet that a pod may send.
     pub send: Mtu,
     /// Largest packet that a pod may be sent.
     pub accept: Mtu,
     /// The underlay device's MTU.
     pub wire: Mtu,
+    pub nics: &'a [Nic],
+    /// Tunnels on which the node answers for its pods, since nobody tells the others of them.
+    pub answers: Vec<IfName>,
 }
 
 impl Ground<'_> {
     pub fn block_of(&self, addr: IpAddr) -> Option<&IpNet> {
         self.blocks.iter().find(|block| block.contains(&addr))
+    }
+
+    pub fn range_of(&self, addr: IpAddr) -> Option<&IpNet> {
+        self.ranges.iter().find(|range| range.contains(&addr))
     }
 }

@@ -21,6 +21,51 @@ pub struct Pool {
     rested: VecDeque<IpAddr>,
     /// Per block, the first offset that was never given since this pool was made.
     fresh: Vec<u128>,
+    reserve: Reserve,
+}
+
+/// Addresses that no pod is given.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reserve {
+    /// The pods share their network with strangers, so no block has addresses of its own to keep;
+    /// these are kept instead, none of them inside another.
+    shared: Option<Vec<IpNet>>,
+}
+
+impl Reserve {
+    pub fn on_shared(kept: impl IntoIterator<Item = IpNet>) -> Self {
+        Self { shared: Some(IpNet::aggregate(&kept.into_iter().collect())) }
+    }
+
+    /// Offset of the first address of a block that may be given, and of the first behind the last.
+    fn bounds(&self, block: &IpNet) -> (u128, u128) {
+        let bits = u32::from(block.max_prefix_len() - block.prefix_len());
+        let all = 1u128.checked_shl(bits).unwrap_or(u128::MAX);
+        match self.shared {
+            Some(_) => (0, all),
+            None => (RESERVED, all.saturating_sub(u128::from(block.addr().is_ipv4()))),
+        }
+    }
+
+    /// The prefix by which `addr` is kept.
+    pub fn keeps(&self, addr: IpAddr) -> Option<&IpNet> {
+        self.shared.iter().flatten().find(|kept| kept.contains(&addr))
+    }
+
+    /// How many addresses of a block pods may have: all but the first two and IPv4's broadcast
+    /// address, or on a shared network all but what is kept.
+    pub fn usable(&self, block: &IpNet) -> u128 {
+        let (first, end) = self.bounds(block);
+        let size = |net: &IpNet| {
+            1u128.checked_shl((net.max_prefix_len() - net.prefix_len()).into()).unwrap_or(u128::MAX)
+        };
+        let kept = self.shared.iter().flatten().map(|kept| match () {
+            () if kept.contains(block) => size(block),
+            () if block.contains(kept) => size(kept),
+            () => 0,
+        });
+        end.saturating_sub(first).saturating_sub(kept.sum())
+    }
 }
 
 /// Why there is no address.
@@ -34,7 +79,7 @@ pub enum NoAddress {
     Taken(IpAddr),
     #[error("{addr} is not in this node's blocks ({})", list(blocks))]
     Elsewhere { addr: IpAddr, blocks: Vec<IpNet> },
-    #[error("{0} is kept for the tunnel, the gateway or broadcast")]
+    #[error("{0} is kept for the tunnel, the gateway, broadcast or a node, or excluded")]
     Reserved(IpAddr),
 }
 
@@ -55,10 +100,16 @@ impl Pool {
 
     /// Takes the blocks that the node has now. A block that is gone gives no more addresses; those
     /// that it gave stay taken.
-    pub fn set_blocks(&mut self, blocks: &[IpNet]) {
+    pub fn set_blocks(&mut self, blocks: &[IpNet], reserve: &Reserve) {
         let known = |block: &IpNet| self.blocks.iter().position(|old| old == block);
-        self.fresh =
-            blocks.iter().map(|block| known(block).map_or(RESERVED, |at| self.fresh[at])).collect();
+        let first =
+            |block: &IpNet| known(block).map_or(reserve.bounds(block).0, |at| self.fresh[at]);
+        self.fresh = blocks.iter().map(first).collect();
+        if self.reserve != *reserve {
+            // What was passed over may be free now.
+            self.fresh = blocks.iter().map(|block| reserve.bounds(block).0).collect();
+            self.reserve = reserve.clone();
+        }
         self.blocks = blocks.to_vec();
         self.rested.retain(|addr| blocks.iter().any(|block| block.contains(addr)));
     }
@@ -73,14 +124,18 @@ impl Pool {
 
     /// How many addresses of the family the blocks hold for pods.
     pub fn size(&self, ipv4: bool) -> u128 {
-        self.blocks.iter().filter(|block| block.addr().is_ipv4() == ipv4).map(usable).sum()
+        let family = self.blocks.iter().filter(|block| block.addr().is_ipv4() == ipv4);
+        family.map(|block| self.reserve.usable(block)).sum()
     }
 
     pub fn lease(&mut self, ipv4: bool) -> Result<IpAddr, NoAddress> {
         let addr = self.fresh_address(ipv4).or_else(|| self.rested_address(ipv4));
-        let addr = addr.ok_or_else(|| match self.size(ipv4) {
-            0 => NoAddress::NoBlock { ipv4 },
-            size => NoAddress::Exhausted { ipv4, size },
+        let addr = addr.ok_or_else(|| {
+            if self.blocks.iter().any(|block| block.addr().is_ipv4() == ipv4) {
+                NoAddress::Exhausted { ipv4, size: self.size(ipv4) }
+            } else {
+                NoAddress::NoBlock { ipv4 }
+            }
         })?;
         self.taken.insert(addr);
         Ok(addr)
@@ -91,7 +146,9 @@ impl Pool {
         let Some(block) = self.blocks.iter().find(|block| block.contains(&addr)) else {
             return Err(NoAddress::Elsewhere { addr, blocks: self.blocks.clone() });
         };
-        if !(RESERVED..RESERVED + usable(block)).contains(&offset(block, addr)) {
+        let (first, end) = self.reserve.bounds(block);
+        let inside = (first..end).contains(&offset(block, addr));
+        if !inside || self.reserve.keeps(addr).is_some() {
             return Err(NoAddress::Reserved(addr));
         }
         if !self.taken.insert(addr) {
@@ -113,9 +170,13 @@ impl Pool {
             if block.addr().is_ipv4() != ipv4 {
                 continue;
             }
-            while *fresh < RESERVED + usable(block) {
+            while *fresh < self.reserve.bounds(block).1 {
                 let addr = at(block, *fresh);
                 *fresh += 1;
+                if let Some(kept) = self.reserve.keeps(addr) {
+                    *fresh = past(block, kept);
+                    continue;
+                }
                 // One that was leased by name and given back stands among the rested.
                 if !self.taken.contains(&addr) && !self.rested.contains(&addr) {
                     return Some(addr);
@@ -126,16 +187,23 @@ impl Pool {
     }
 
     fn rested_address(&mut self, ipv4: bool) -> Option<IpAddr> {
-        let oldest = self.rested.iter().position(|addr| addr.is_ipv4() == ipv4)?;
+        let may = |addr: &IpAddr| addr.is_ipv4() == ipv4 && self.reserve.keeps(*addr).is_none();
+        let oldest = self.rested.iter().position(may)?;
         self.rested.remove(oldest)
     }
 }
 
-/// Addresses of a block that pods may have: not the first two, and not IPv4's broadcast address.
-fn usable(block: &IpNet) -> u128 {
-    let bits = u32::from(block.max_prefix_len() - block.prefix_len());
-    let all = 1u128.checked_shl(bits).unwrap_or(u128::MAX);
-    all.saturating_sub(RESERVED + u128::from(block.addr().is_ipv4()))
+/// Offset in the block of the first address behind `kept`.
+fn past(block: &IpNet, kept: &IpNet) -> u128 {
+    match (block.network(), kept.broadcast()) {
+        (IpAddr::V4(first), IpAddr::V4(last)) => {
+            u128::from(u32::from(last)).saturating_sub(u32::from(first).into()) + 1
+        }
+        (IpAddr::V6(first), IpAddr::V6(last)) => {
+            u128::from(last).saturating_sub(u128::from(first)).saturating_add(1)
+        }
+        _ => u128::MAX,
+    }
 }
 
 fn at(block: &IpNet, offset: u128) -> IpAddr {
@@ -162,7 +230,8 @@ mod tests {
 
     fn pool(blocks: &[&str]) -> Pool {
         let mut pool = Pool::default();
-        pool.set_blocks(&blocks.iter().map(|block| block.parse().unwrap()).collect::<Vec<_>>());
+        let blocks: Vec<IpNet> = blocks.iter().map(|block| block.parse().unwrap()).collect();
+        pool.set_blocks(&blocks, &Reserve::default());
         pool
     }
 
@@ -199,9 +268,37 @@ mod tests {
     }
 
     #[test]
+    fn on_a_shared_network_every_address_is_given_but_what_is_kept() {
+        let kept = |nets: &[&str]| {
+            Reserve::on_shared(nets.iter().map(|net| net.parse::<IpNet>().unwrap()))
+        };
+        let mut pool = Pool::default();
+        let blocks: Vec<IpNet> =
+            ["10.0.0.0/29", "fd00::/64"].iter().map(|block| block.parse().unwrap()).collect();
+        let reserve = kept(&["10.0.0.0/32", "10.0.0.4/31", "10.0.0.5/32", "fd00::/65"]);
+        pool.set_blocks(&blocks, &reserve);
+        assert_eq!(pool.size(true), 5);
+        let kept_one = pool.lease_this("10.0.0.4".parse().unwrap());
+        assert!(matches!(kept_one, Err(NoAddress::Reserved(_))));
+        let mut all = || -> Vec<String> {
+            std::iter::from_fn(|| pool.lease(true).ok()).map(|a| a.to_string()).collect()
+        };
+        assert_eq!(all(), ["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.6", "10.0.0.7"]);
+        assert_eq!(pool.lease(false).unwrap().to_string(), "fd00::8000:0:0:0");
+        // A host came, another went.
+        pool.set_blocks(&blocks, &kept(&["10.0.0.0/32", "10.0.0.7/32"]));
+        pool.release("10.0.0.7".parse().unwrap());
+        let mut all = || -> Vec<String> {
+            std::iter::from_fn(|| pool.lease(true).ok()).map(|a| a.to_string()).collect()
+        };
+        assert_eq!(all(), ["10.0.0.4", "10.0.0.5"]);
+        assert_eq!(kept(&["10.0.0.0/8"]).usable(&"10.0.0.0/28".parse().unwrap()), 0);
+    }
+
+    #[test]
     fn what_the_ledger_says_is_taken_stays_taken() {
         let mut pool = Pool::new(["10.0.0.2".parse().unwrap()]);
-        pool.set_blocks(&["10.0.0.0/29".parse().unwrap()]);
+        pool.set_blocks(&["10.0.0.0/29".parse().unwrap()], &Reserve::default());
         assert_eq!(pool.lease(true).unwrap().to_string(), "10.0.0.3");
     }
 }

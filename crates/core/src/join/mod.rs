@@ -3,18 +3,23 @@
 //! chosen in `paths/`, per peer.
 
 pub mod auto;
+pub mod bridged;
 pub mod hostgw;
+pub mod underlay;
 pub mod vxlan;
 
-use std::net::IpAddr;
+use std::{net::IpAddr, num::NonZeroU16};
 
 use serde::{Deserialize, Serialize};
 
+pub use vxlan::Group;
+
 use crate::{
+    attach::Ground,
     kind::kind_or_map,
     name::{IfName, Mac, Mtu, NetworkName, NodeName, Vni},
     paths::{Path, Refusal, Sender},
-    state::{Object, State},
+    state::{Knob, Object, State},
 };
 
 /// The `join` of a network. A kind is its own configuration.
@@ -24,6 +29,8 @@ pub enum Kind {
     Vxlan(vxlan::Vxlan),
     HostGw(hostgw::HostGw),
     Auto(auto::Auto),
+    VxlanBridged(bridged::Bridged),
+    Underlay(underlay::Underlay),
 }
 kind_or_map!(Join, Kind);
 
@@ -44,6 +51,31 @@ pub trait Joining {
     fn vni(&self) -> Option<Vni> {
         None
     }
+
+    /// Checks its settings against each other.
+    fn check(&self) -> Result<(), String> {
+        Ok(())
+    }
+
+    /// The multicast group by which nodes find each other, where they do.
+    fn group(&self) -> Option<IpAddr> {
+        None
+    }
+
+    /// True if it makes one L2 domain of all nodes, which pods attach to by a bridge.
+    fn is_bridged(&self) -> bool {
+        false
+    }
+
+    /// Routers of the network that pods stand on beside the nodes.
+    fn gateways(&self) -> &[IpAddr] {
+        &[]
+    }
+
+    /// Whose the addresses are besides, where pods share the network with strangers.
+    fn shared(&self) -> Option<&underlay::Underlay> {
+        None
+    }
 }
 
 impl Join {
@@ -52,10 +84,15 @@ impl Join {
             Kind::Vxlan(join) => join,
             Kind::HostGw(join) => join,
             Kind::Auto(join) => join,
+            Kind::VxlanBridged(join) => join,
+            Kind::Underlay(join) => join,
         }
     }
     pub fn vni(&self) -> Option<Vni> {
         self.kind().vni()
+    }
+    pub fn shared(&self) -> Option<&underlay::Underlay> {
+        self.kind().shared()
     }
 }
 
@@ -74,6 +111,14 @@ pub struct Receiver<'a> {
 pub enum Way {
     Direct,
     Vxlan,
+    VxlanBridged,
+}
+
+impl Way {
+    /// Packets cross the underlay inside others.
+    pub fn is_tunnel(self) -> bool {
+        self != Self::Direct
+    }
 }
 
 /// One way in which a node can be reached, as it advertises it.
@@ -84,19 +129,30 @@ pub enum Receive {
     Direct { underlay: IpAddr },
     /// In UDP to a VTEP (RFC 7348).
     Vxlan { underlay: IpAddr, vni: Vni, port: u16, mac: Mac },
+    /// In UDP to a VTEP that is a port of the network's bridge. The MAC is the node's own there.
+    VxlanBridged { underlay: IpAddr, vni: Vni, port: u16, mac: Mac },
+    /// The same, where VTEPs find each other in a multicast group.
+    VxlanGroup { underlay: IpAddr, vni: Vni, port: u16, mac: Mac, group: Group },
+    /// As `vxlan`, where VTEPs find each other in a multicast group.
+    VxlanLearnt { underlay: IpAddr, vni: Vni, port: u16, mac: Mac, group: Group },
 }
 
 impl Receive {
     pub fn way(&self) -> Way {
         match self {
             Self::Direct { .. } => Way::Direct,
-            Self::Vxlan { .. } => Way::Vxlan,
+            Self::Vxlan { .. } | Self::VxlanLearnt { .. } => Way::Vxlan,
+            Self::VxlanBridged { .. } | Self::VxlanGroup { .. } => Way::VxlanBridged,
         }
     }
 
     pub fn underlay(&self) -> IpAddr {
         match self {
-            Self::Direct { underlay } | Self::Vxlan { underlay, .. } => *underlay,
+            Self::Direct { underlay }
+            | Self::Vxlan { underlay, .. }
+            | Self::VxlanBridged { underlay, .. }
+            | Self::VxlanGroup { underlay, .. }
+            | Self::VxlanLearnt { underlay, .. } => *underlay,
         }
     }
 
@@ -104,17 +160,28 @@ impl Receive {
     pub fn port(&self) -> Option<u16> {
         match self {
             Self::Direct { .. } => None,
-            Self::Vxlan { port, .. } => Some(*port),
+            Self::Vxlan { port, .. }
+            | Self::VxlanBridged { port, .. }
+            | Self::VxlanGroup { port, .. }
+            | Self::VxlanLearnt { port, .. } => Some(*port),
         }
     }
 
     /// What a node must hold to be reached this way, and to send this way too.
-    /// `mtu` is the underlay device's; `addrs` are the tunnel's own addresses.
-    pub fn hold(&self, mtu: Mtu, addrs: &[IpAddr]) -> State {
+    pub fn hold(&self, on: &Ground<'_>) -> State {
         match self {
             Self::Direct { .. } => State::default(),
             Self::Vxlan { underlay, vni, port, mac } => {
-                vxlan::hold(*underlay, *vni, *port, *mac, mtu, addrs)
+                vxlan::hold((*underlay, *vni, *port, *mac), on)
+            }
+            Self::VxlanLearnt { underlay, vni, port, mac, group } => {
+                vxlan::learnt::hold_routed((*underlay, *vni, *port, *mac), group, on)
+            }
+            Self::VxlanBridged { underlay, vni, port, mac } => {
+                bridged::hold((*underlay, *vni, *port, *mac), None, on)
+            }
+            Self::VxlanGroup { underlay, vni, port, mac, group } => {
+                bridged::hold((*underlay, *vni, *port, *mac), Some(group), on)
             }
         }
     }
@@ -123,7 +190,24 @@ impl Receive {
     pub fn device(&self) -> Option<IfName> {
         match self {
             Self::Direct { .. } => None,
-            Self::Vxlan { underlay, vni, .. } => Some(vxlan::device(*vni, *underlay)),
+            Self::Vxlan { underlay, vni, .. }
+            | Self::VxlanBridged { underlay, vni, .. }
+            | Self::VxlanGroup { underlay, vni, .. }
+            | Self::VxlanLearnt { underlay, vni, .. } => Some(vxlan::device(*vni, *underlay)),
+        }
+    }
+
+    /// The sysctls that `hold` may set.
+    pub fn knobs(&self) -> Vec<Knob> {
+        let Some(dev) = self.device() else { return Vec::new() };
+        match self {
+            Self::VxlanLearnt { .. } => vec![
+                Knob::RpFilter(dev.clone()),
+                Knob::ProxyNdp(dev.clone()),
+                Knob::ProxyDelay4(dev.clone()),
+                Knob::ProxyDelay6(dev),
+            ],
+            _ => vec![Knob::RpFilter(dev)],
         }
     }
 
@@ -137,7 +221,12 @@ impl Receive {
     ) -> Result<Path, Refusal> {
         let path = match self {
             Self::Direct { .. } => hostgw::path(self, sender, peer, ipv4),
-            Self::Vxlan { vni, .. } => vxlan::path(self, *vni, sender, peer, ipv4),
+            Self::Vxlan { vni, .. } | Self::VxlanLearnt { vni, .. } => {
+                vxlan::path(self, *vni, sender, peer, ipv4)
+            }
+            Self::VxlanBridged { vni, .. } | Self::VxlanGroup { vni, .. } => {
+                bridged::path(self, *vni, sender, peer, ipv4)
+            }
         }?;
         if !ipv4 && path.mtu < Mtu::IPV6_LEAST {
             return Err(Refusal::TooSmallForIpv6 { mtu: path.mtu });
@@ -148,33 +237,54 @@ impl Receive {
     /// Neighbour and FDB entries that a next hop by this way stands on.
     pub fn facts(&self, dev: &IfName, via: IpAddr) -> Option<[Object; 2]> {
         match self {
-            Self::Direct { .. } => None,
             Self::Vxlan { underlay, mac, .. } => Some(vxlan::facts(dev, via, *mac, *underlay)),
+            Self::Direct { .. }
+            | Self::VxlanBridged { .. }
+            | Self::VxlanGroup { .. }
+            | Self::VxlanLearnt { .. } => None,
         }
     }
 
     /// True if whoever sends to both holds one thing for it: their `counterpart` is the same.
     pub fn same_way_back(&self, other: &Self) -> bool {
         let family = self.underlay().is_ipv4() == other.underlay().is_ipv4();
-        family
-            && match (self, other) {
-                (Self::Direct { .. }, Self::Direct { .. }) => true,
-                (
-                    Self::Vxlan { vni, port, .. },
-                    Self::Vxlan { vni: other_vni, port: other_port, .. },
-                ) => (vni, port) == (other_vni, other_port),
-                _ => false,
-            }
+        family && self.shared() == other.shared()
+    }
+
+    /// What is the same on all nodes.
+    fn shared(&self) -> (u8, Option<(Vni, u16)>, Option<&Group>) {
+        match self {
+            Self::Direct { .. } => (0, None, None),
+            Self::Vxlan { vni, port, .. } => (1, Some((*vni, *port)), None),
+            Self::VxlanBridged { vni, port, .. } => (2, Some((*vni, *port)), None),
+            Self::VxlanGroup { vni, port, group, .. } => (3, Some((*vni, *port)), Some(group)),
+            Self::VxlanLearnt { vni, port, group, .. } => (4, Some((*vni, *port)), Some(group)),
+        }
     }
 
     /// The way back: what `me` must hold to send to a peer that is reached this way.
     pub fn counterpart(&self, me: &Receiver<'_>) -> Option<Self> {
         let back = match self {
             Self::Direct { .. } => hostgw::HostGw {}.receives(me),
-            Self::Vxlan { vni, port, .. } => vxlan::receives(*vni, *port, me),
+            Self::Vxlan { vni, port, .. } => tunnel(*vni, *port, None)?.receives(me),
+            Self::VxlanLearnt { vni, port, group, .. } => {
+                tunnel(*vni, *port, Some(group))?.receives(me)
+            }
+            Self::VxlanBridged { vni, port, .. } => {
+                bridged::Bridged { tunnel: tunnel(*vni, *port, None)? }.receives(me)
+            }
+            Self::VxlanGroup { vni, port, group, .. } => {
+                bridged::Bridged { tunnel: tunnel(*vni, *port, Some(group))? }.receives(me)
+            }
         };
         back.into_iter().find(|back| back.underlay().is_ipv4() == self.underlay().is_ipv4())
     }
+}
+
+/// None of a peer's port 0, at which nobody can be reached.
+fn tunnel(vni: Vni, port: u16, group: Option<&Group>) -> Option<vxlan::Vxlan> {
+    let port = NonZeroU16::new(port)?;
+    Some(vxlan::Vxlan { vni, port, finding: group.map(Into::into).unwrap_or_default() })
 }
 
 impl std::fmt::Display for Way {
@@ -182,6 +292,7 @@ impl std::fmt::Display for Way {
         f.pad(match self {
             Self::Direct => "direct",
             Self::Vxlan => "vxlan",
+            Self::VxlanBridged => "vxlan-bridged",
         })
     }
 }

@@ -5,13 +5,14 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use super::*;
 use crate::{
+    attach::bridge::first_of,
     attachment::Attachment,
     desired::{self, Host},
-    join::Receive,
+    join::{Receive, bridged::Domain},
     name::{IfName, Mac, Mtu, NetworkName, NodeName},
     network::Network,
     paths::{Choice, Choices, Path, Stage},
-    view::Part,
+    view::{Part, Resident},
 };
 
 /// What a peer can be at: absent, direct, by tunnel, with another block, with another MAC. A block
@@ -35,6 +36,36 @@ fn worlds() -> Vec<Choices> {
             Some(choice(tunnel(9), &[&own])),
         ]
     };
+    pairs(peer)
+}
+
+/// The same on a bridged segment: a pod or none, one that both peers tell of, one with an address
+/// of this node's own, a peer reached over the other family, and two at one address.
+fn bridged_worlds() -> Vec<Choices> {
+    pairs(|name| {
+        let own = format!("10.1.{name}.0/24");
+        let pod = |addr: &str, mac| {
+            let addrs = vec![addr.parse().unwrap()];
+            vec![Resident { mac: Mac([2, 0, 0, 0, 1, mac]), addrs }]
+        };
+        let at = |underlay: IpAddr, pods, blocks: &[&str]| {
+            let (vni, mac) = (7.try_into().unwrap(), Mac([2, 0, 0, 0, 0, name]));
+            let receive = Receive::VxlanBridged { underlay, vni, port: 4789, mac };
+            let domain = Box::new(Domain::new(&"blue".parse().unwrap(), true, pods));
+            Some(PeerChoice { domain: Some(domain), ..choice(receive, blocks) })
+        };
+        let near: IpAddr = [192, 0, 2, name].into();
+        vec![
+            None,
+            at(near, vec![], &[&own]),
+            at(near, pod(&format!("10.1.{name}.2"), name), &[&own]),
+            at([192, 0, 2, 9].into(), pod("10.1.8.2", name), &[&own, "10.1.8.0/24"]),
+            at("2001:db8::9".parse().unwrap(), pod("10.1.9.2", 9), &["10.1.9.0/24"]),
+        ]
+    })
+}
+
+fn pairs(peer: impl Fn(u8) -> Vec<Option<PeerChoice>>) -> Vec<Choices> {
     let mut worlds = Vec::new();
     for first in peer(1) {
         for second in peer(2) {
@@ -52,28 +83,47 @@ fn choice(receive: Receive, blocks: &[&str]) -> PeerChoice {
     let blocks: Vec<IpNet> = blocks.iter().map(|block| block.parse().unwrap()).collect();
     let (dev, via): (_, IpAddr) = match &receive {
         Receive::Direct { underlay } => ("eth0", *underlay),
-        Receive::Vxlan { .. } => ("weftx4-7", blocks[0].network()),
+        Receive::Vxlan { .. } | Receive::VxlanLearnt { .. } => ("weftx4-7", blocks[0].network()),
+        Receive::VxlanBridged { underlay, .. } | Receive::VxlanGroup { underlay, .. } => {
+            let dev = if underlay.is_ipv4() { "weftx4-7" } else { "weftx6-7" };
+            (dev, first_of(&blocks[0]))
+        }
     };
     let path = Path { receive, dev: IfName::new(dev), via, mtu: Mtu::ETHERNET, overhead: 0 };
     let v4 = Some(Choice { path: Some(path), refused: Vec::new() });
-    PeerChoice { revision: 1, blocks, ignored: vec![], v4, v6: None }
+    PeerChoice { revision: (1, 0), blocks, ignored: vec![], v4, v6: None, domain: None }
 }
 
 fn stage(choices: &Choices) -> Stage {
     let (send, accept) = (Mtu::ETHERNET, Mtu::ETHERNET);
-    let part =
-        Part { blocks: vec![], receives: vec![], withdrawing: vec![], send, accept, pods: false };
+    let part = Part {
+        blocks: vec![],
+        receives: vec![],
+        withdrawing: vec![],
+        send,
+        accept,
+        pods: false,
+        hosts: vec![],
+    };
     let choices = choices.clone();
     Stage { part, hold: Vec::new(), choices, send, accept, waiting: Vec::new() }
 }
 
 #[test]
 fn what_moved_is_what_everything_would_say() {
+    as_everything(&worlds());
+}
+
+#[test]
+fn what_moved_on_a_segment_is_what_everything_would_say() {
+    as_everything(&bridged_worlds());
+}
+
+fn as_everything(worlds: &[Choices]) {
     let (me, host): (NodeName, _) = ("me".parse().unwrap(), Host::default());
     let names: [NetworkName; 2] = ["blue".parse().unwrap(), "red".parse().unwrap()];
     let network: Network = serde_json::from_str(r#"{"ranges":["10.1.0.0/16"]}"#).unwrap();
     let (mut light, mut full) = (0, 0);
-    let worlds = worlds();
     let own = ["10.1.9.0/24".parse().unwrap()];
     // The second network stands still, on every way that the first may share with it.
     let still: Vec<Choices> = worlds.iter().step_by(6).cloned().collect();

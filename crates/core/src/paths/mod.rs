@@ -56,8 +56,12 @@ pub struct Peer<'a> {
 }
 
 impl Peer<'_> {
+    pub fn block(&self, ipv4: bool) -> Option<&IpNet> {
+        self.blocks.iter().find(|block| block.addr().is_ipv4() == ipv4)
+    }
+
     pub fn tunnel_address(&self, ipv4: bool) -> Option<IpAddr> {
-        self.blocks.iter().find(|block| block.addr().is_ipv4() == ipv4).map(tunnel_address)
+        self.block(ipv4).map(tunnel_address)
     }
 }
 
@@ -153,12 +157,19 @@ impl Path {
         &'a self,
         blocks: impl Iterator<Item = &'a IpNet> + 'a,
     ) -> impl Iterator<Item = Object> + 'a {
+        // Where peers are learnt, the range leads to all of them.
+        let learnt = matches!(self.receive, Receive::VxlanLearnt { .. });
         let hop = Object::NextHop { dev: self.dev.clone(), via: self.via };
-        let routes = blocks.map(|block| {
+        let routes = blocks.filter(move |_| !learnt).map(|block| {
             let to = Hop::NextHop(self.dev.clone(), self.via);
             Object::Route(Route { dst: *block, to, mtu: None })
         });
-        self.receive.facts(&self.dev, self.via).into_iter().flatten().chain([hop]).chain(routes)
+        self.receive
+            .facts(&self.dev, self.via)
+            .into_iter()
+            .flatten()
+            .chain((!learnt).then_some(hop))
+            .chain(routes)
     }
 }
 

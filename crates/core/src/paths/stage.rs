@@ -17,11 +17,11 @@ use ipnet::IpNet;
 
 use super::{Choice, Peer, Sender, choose};
 use crate::{
-    join::{Receive, Receiver, Way, vxlan},
+    join::{Receive, Receiver, Way, bridged::Domain, vxlan},
     name::{Mtu, NetworkName, NodeName},
     network::Network,
     state::Object,
-    view::{Node, Part, View},
+    view::{Node, Part, Resident, View},
 };
 
 /// Everything that the stage of one node in one network follows from.
@@ -33,6 +33,10 @@ pub struct Situation<'a> {
     /// This node's blocks.
     pub blocks: &'a [IpNet],
     pub view: &'a View,
+    /// MTU of the device that the pods' links are children of; none: there is none.
+    pub parent: Option<Mtu>,
+    /// Addresses of the ranges that this node has itself.
+    pub hosts: &'a [IpAddr],
     /// Choices of an earlier stage from the same network, sender and reach: they stand where the
     /// peer's record has not changed since.
     pub known: Option<&'a Choices>,
@@ -60,9 +64,9 @@ pub type Choices = BTreeMap<NodeName, Arc<PeerChoice>>;
 
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct PeerChoice {
-    /// Revision of the peer's record that it was made from.
+    /// Revisions of the peer's records that it was made from: its own, and that of its pods.
     #[serde(skip)]
-    pub revision: u64,
+    pub revision: (u64, u64),
     pub blocks: Vec<IpNet>,
     /// Blocks that it says are its own, and are not.
     #[serde(skip)]
@@ -71,6 +75,9 @@ pub struct PeerChoice {
     pub v4: Option<Choice>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub v6: Option<Choice>,
+    /// What of the peer is on the same bridged segment.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub domain: Option<Box<Domain>>,
 }
 
 impl PeerChoice {
@@ -84,7 +91,13 @@ impl PeerChoice {
         self.each().flat_map(move |(ipv4, choice)| {
             let family = move |block: &&IpNet| block.addr().is_ipv4() == ipv4;
             let path = choice.path.iter();
-            path.flat_map(move |path| path.objects(self.blocks.iter().filter(family)))
+            path.flat_map(move |path| -> Vec<Object> {
+                let blocks = self.blocks.iter().filter(family);
+                match &self.domain {
+                    Some(domain) => domain.objects(path, blocks),
+                    None => path.objects(blocks).collect(),
+                }
+            })
         })
     }
 }
@@ -103,6 +116,9 @@ pub fn stage(now: &Situation<'_>) -> Stage {
     let withdrawing = withdrawing(part, &receives, waiting.is_empty() || now.patience_over);
     let hold = hold(&me, &receives, &withdrawing, &choices);
 
+    if now.network.join.shared().is_some() {
+        return on_underlay(now, choices);
+    }
     let target = target(now, &choices);
     let peers = || peer_parts(now).map(|(_, part, _)| part);
     let least_accepted = peers().map(|part| part.accept).min().unwrap_or(target);
@@ -119,6 +135,7 @@ pub fn stage(now: &Situation<'_>) -> Stage {
             send: may_send,
             accept,
             pods: false,
+            hosts: Vec::new(),
         },
         hold,
         choices,
@@ -126,6 +143,27 @@ pub fn stage(now: &Situation<'_>) -> Stage {
         accept,
         waiting,
     }
+}
+
+/// Where pods stand on the physical network nothing is held and no way is withdrawn; a pod may send
+/// what every parent takes.
+fn on_underlay(now: &Situation<'_>, choices: Choices) -> Stage {
+    // A node without the parent has no pods, and narrows nobody.
+    let accept = now.parent.unwrap_or(Mtu::MAX);
+    let peers = peer_parts(now).map(|(_, part, _)| part.accept);
+    let least = peers.chain([accept, now.network.mtu.unwrap_or(Mtu::MAX)]).min();
+    let send = least.filter(|mtu| *mtu < Mtu::MAX).unwrap_or(Mtu::ETHERNET);
+    let part = Part {
+        blocks: now.blocks.to_vec(),
+        receives: Vec::new(),
+        withdrawing: Vec::new(),
+        send,
+        accept,
+        pods: false,
+        hosts: now.hosts.to_vec(),
+    };
+    let (hold, waiting) = (Vec::new(), Vec::new());
+    Stage { part, hold, choices, send, accept, waiting }
 }
 
 /// The revision up to which this node no longer sends by anything withdrawn. To be published
@@ -175,7 +213,7 @@ fn choices(now: &Situation<'_>) -> Choices {
     let chosen = peer_parts(now).map(|(name, part, node)| {
         while known.next_if(|(earlier, _)| *earlier < name).is_some() {}
         let known = known.next_if(|(same, _)| *same == name);
-        match known.filter(|(_, choice)| choice.revision == node.revision) {
+        match known.filter(|(_, choice)| choice.revision == revision(now, name, node)) {
             Some((name, choice)) => (name.clone(), choice.clone()),
             None => (name.clone(), Arc::new(choose_for(now, order, name, part, node))),
         }
@@ -207,11 +245,28 @@ fn choose_for(
         withdrawing: &part.withdrawing,
     };
     let family = |ipv4: bool| {
+        if now.network.join.shared().is_some() {
+            return None;
+        }
         let has = blocks.iter().any(|block| block.addr().is_ipv4() == ipv4);
         has.then(|| choose(order, &now.sender, &peer, ipv4))
     };
     let (v4, v6) = (family(true), family(false));
-    PeerChoice { revision: node.revision, blocks, ignored, v4, v6 }
+    let domain = now.network.join.kind().is_bridged().then(|| {
+        let pods = residents(now, name).map(|(_, pods)| pods.to_vec()).unwrap_or_default();
+        Box::new(Domain::new(now.name, now.network.host_access, pods))
+    });
+    PeerChoice { revision: revision(now, name, node), blocks, ignored, v4, v6, domain }
+}
+
+fn residents<'a>(now: &'a Situation<'_>, peer: &NodeName) -> Option<(u64, &'a [Resident])> {
+    let (revision, residents) = now.view.residents.get(&(now.name.clone(), peer.clone()))?;
+    Some((*revision, &residents.pods))
+}
+
+fn revision(now: &Situation<'_>, peer: &NodeName, node: &Node) -> (u64, u64) {
+    let pods = now.network.join.kind().is_bridged().then(|| residents(now, peer)).flatten();
+    (node.revision, pods.map_or(0, |(revision, _)| revision))
 }
 
 fn paths(choices: &Choices) -> impl Iterator<Item = &super::Path> {
@@ -270,9 +325,11 @@ fn target(now: &Situation<'_>, choices: &Choices) -> Mtu {
         .chain(peer_parts(now).map(|(_, _, node)| node.record.mtu))
         .min()
         .unwrap_or(Mtu::ETHERNET);
-    let tunnelled = now.network.join.kind().order().contains(&Way::Vxlan);
-    let over_ipv6 = now.sender.underlay.iter().all(|nic| nic.addr.addr().is_ipv6())
-        || paths(choices).any(|path| path.way() == Way::Vxlan && path.receive.underlay().is_ipv6());
+    let tunnelled = now.network.join.kind().order().iter().any(|way| way.is_tunnel());
+    let group = now.network.join.kind().group();
+    let over_ipv6 = group.is_some_and(|group| group.is_ipv6())
+        || now.sender.underlay.iter().all(|nic| nic.addr.addr().is_ipv6())
+        || paths(choices).any(|path| path.way().is_tunnel() && path.receive.underlay().is_ipv6());
     let unspecified: IpAddr = if over_ipv6 {
         std::net::Ipv6Addr::UNSPECIFIED.into()
     } else {

@@ -91,6 +91,8 @@ impl Machine {
             network: spec,
             sender: Sender { underlay: std::slice::from_ref(&self.nic), reach: &reach },
             blocks: std::slice::from_ref(&self.block),
+            parent: None,
+            hosts: &[],
             view: &self.view,
             known: None,
             patience_over: false,

@@ -7,8 +7,8 @@ use serde::Serialize;
 use weft_core::{mark, network::overlap};
 
 use super::{
-    Base, Error, GETRULE, INET, Nft, OUTPUT, POISONED, PREROUTING, RULE_CHAIN, RULE_EXPRESSIONS,
-    RULE_TABLE, chains, header,
+    Base, Error, GETRULE, INET, NETDEV, Nft, OUTPUT, POISONED, PREROUTING, RULE_CHAIN,
+    RULE_EXPRESSIONS, RULE_TABLE, chains, header,
     shape::{self, Match, Word},
     tables, value_of,
 };
@@ -17,7 +17,6 @@ use crate::socket;
 const INPUT: u32 = 1;
 const FORWARD: u32 = 2;
 const POSTROUTING: u32 = 4;
-const NETDEV: u8 = 5;
 const DROP: u32 = 0;
 /// Chains that jump to chains are followed so far (the kernel allows 16).
 const JUMPS_MAX: usize = 16;
@@ -206,8 +205,8 @@ fn foreign_chains(socket: &mut socket::Link) -> Result<Vec<Base>, Error> {
     let mut chains = chains(socket).map_err(read("chains"))?;
     chains.retain(|chain| {
         let table = (chain.family, &chain.table);
-        table != (INET, &mark::TABLE.to_owned())
-            && !dormant.iter().any(|dormant| table == (dormant.family, &dormant.name))
+        let ours = [INET, NETDEV].contains(&chain.family) && chain.table == mark::TABLE;
+        !ours && !dormant.iter().any(|dormant| table == (dormant.family, &dormant.name))
     });
     Ok(chains)
 }

@@ -1,6 +1,7 @@
 //! Our one nftables table, spoken in nfnetlink (include/uapi/linux/netfilter/nf_tables.h), and
 //! what other tables do that concerns pods. The shapes of rules are a closed list, in core.
 
+mod apart;
 mod foreign;
 mod shape;
 
@@ -48,6 +49,7 @@ const LIST_ELEM: u16 = 1;
 
 const UNSPEC: u8 = 0;
 const INET: u8 = 1;
+const NETDEV: u8 = 5;
 const NLM_F_CREATE: u16 = 0x400;
 const NLM_F_APPEND: u16 = 0x800;
 const PREROUTING: u32 = 0;
@@ -63,7 +65,7 @@ pub enum Error {
     Open(io::Error),
     #[error("read the nftables {what}: {error}")]
     Read { what: &'static str, error: io::Error },
-    #[error("write table inet {table}: {error} {text}")]
+    #[error("write table {table}: {error} {text}")]
     Write { table: &'static str, error: io::Error, text: String },
 }
 
@@ -81,6 +83,8 @@ pub(crate) enum Seen {
 pub(crate) struct Nft {
     socket: Mutex<socket::Link>,
     port: u32,
+    /// Held while a set is changed: whoever empties the last takes the table away.
+    apart: Mutex<()>,
 }
 
 /// A chain of ours, by what it does.
@@ -100,7 +104,7 @@ const NAT: Chain = Chain { name: "source-nat", kind: "nat", hook: POSTROUTING, p
 impl Nft {
     pub(crate) fn open() -> Result<Self, Error> {
         let socket = socket::Link::open(protocols::NETLINK_NETFILTER).map_err(Error::Open)?;
-        Ok(Self { port: socket.port, socket: Mutex::new(socket) })
+        Ok(Self { port: socket.port, socket: Mutex::new(socket), apart: Mutex::new(()) })
     }
 
     pub(crate) fn port(&self) -> u32 {

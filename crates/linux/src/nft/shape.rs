@@ -12,6 +12,7 @@ const EXPR_NAME: u16 = 1;
 const EXPR_DATA: u16 = 2;
 const META_DREG: u16 = 1;
 const META_KEY: u16 = 2;
+const META_IIFTYPE: u32 = 8;
 const META_NFPROTO: u32 = 15;
 const META_L4PROTO: u32 = 16;
 const CMP_SREG: u16 = 1;
@@ -22,11 +23,19 @@ const PAYLOAD_DREG: u16 = 1;
 const PAYLOAD_BASE: u16 = 2;
 const PAYLOAD_OFFSET: u16 = 3;
 const PAYLOAD_LEN: u16 = 4;
+/// ARPHRD_ETHER.
+const ETHERNET: u16 = 1;
+const LINK_HEADER: u32 = 0;
 const NETWORK_HEADER: u32 = 1;
 const TRANSPORT_HEADER: u32 = 2;
 const UDP: u8 = 17;
 /// Where the destination port stands in a UDP header, and its length.
 const UDP_DPORT: (u32, u32) = (2, 2);
+/// Where the sender stands in an Ethernet header, and its length.
+const ETHER_SOURCE: (u32, u32) = (6, 6);
+const LOOKUP_SET: u16 = 1;
+const LOOKUP_SREG: u16 = 2;
+const LOOKUP_FLAGS: u16 = 5;
 const BITWISE_SREG: u16 = 1;
 const BITWISE_DREG: u16 = 2;
 const BITWISE_LEN: u16 = 3;
@@ -96,6 +105,56 @@ fn no_track_port(batch: &mut Batch, port: u16) {
     });
     compare(batch, &port.to_be_bytes());
     expression(batch, "notrack", |_| {});
+}
+
+/// Drops a frame whose sender is in the set.
+pub(super) fn drop_senders(batch: &mut Batch, set: &str) {
+    // Always so where the rule stands; `nft` shows the rest in words where it is asked.
+    expression(batch, "meta", |batch| {
+        batch.attr_be32(META_KEY, META_IIFTYPE).attr_be32(META_DREG, REG_1);
+    });
+    compare(batch, &ETHERNET.to_ne_bytes());
+    expression(batch, "payload", |batch| {
+        batch
+            .attr_be32(PAYLOAD_DREG, REG_1)
+            .attr_be32(PAYLOAD_BASE, LINK_HEADER)
+            .attr_be32(PAYLOAD_OFFSET, ETHER_SOURCE.0)
+            .attr_be32(PAYLOAD_LEN, ETHER_SOURCE.1);
+    });
+    expression(batch, "lookup", |batch| {
+        batch.attr_str(LOOKUP_SET, set).attr_be32(LOOKUP_SREG, REG_1);
+    });
+    expression(batch, "immediate", |batch| {
+        batch.attr_be32(IMMEDIATE_DREG, REG_VERDICT).nest(IMMEDIATE_DATA, |batch| {
+            batch.nest(DATA_VERDICT, |batch| {
+                batch.attr_be32(VERDICT_CODE, DROP.cast_unsigned());
+            });
+        });
+    });
+}
+
+/// The set, of a rule that `drop_senders` wrote.
+pub(super) fn dropped_senders(expressions: &[u8]) -> Option<String> {
+    let parts: Vec<(String, &[u8])> =
+        wire::attrs(expressions).map(|(_, expression)| parts(expression)).collect();
+    let [(meta, kind), (cmp, is), (load, payload), (lookup, set), (last, action)] = &parts[..]
+    else {
+        return None;
+    };
+    let loads = (number(payload, PAYLOAD_OFFSET)?, number(payload, PAYLOAD_LEN)?);
+    let whole = meta == "meta"
+        && number(kind, META_KEY)? == META_IIFTYPE
+        && cmp == "cmp"
+        && number(is, CMP_OP)? == CMP_EQ
+        && value(is, CMP_DATA)? == ETHERNET.to_ne_bytes()
+        && load == "payload"
+        && number(payload, PAYLOAD_BASE)? == LINK_HEADER
+        && loads == ETHER_SOURCE
+        && lookup == "lookup"
+        && number(set, LOOKUP_FLAGS).unwrap_or(0) == 0
+        && last == "immediate"
+        && verdict(action) == Some(DROP);
+    whole.then(|| nested(set, LOOKUP_SET).map(wire::text)).flatten()
 }
 
 fn expression(batch: &mut Batch, name: &str, data: impl FnOnce(&mut Batch)) {

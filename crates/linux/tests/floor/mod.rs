@@ -34,6 +34,7 @@ pub fn net(text: &str) -> IpNet {
     text.parse().unwrap()
 }
 
+#[allow(dead_code)] // Not every test has a table.
 pub fn ruleset() -> Ruleset {
     let (a, b) = (net("10.1.0.0/16"), net("fd00:1::/48"));
     Ruleset {

@@ -9,7 +9,7 @@ use std::{
 
 use ipnet::IpNet;
 use weft_core::{
-    ipam::candidates,
+    ipam::{Reserve, candidates},
     name::NetworkName,
     network::{Network, SCHEMA, overlap},
     view::{Claim, claim_key, network_key},
@@ -38,6 +38,7 @@ struct Missing {
     name: NetworkName,
     network: Network,
     range: IpNet,
+    reserve: Reserve,
 }
 
 /// Why there is no block.
@@ -158,8 +159,10 @@ fn missing(agent: &Agent, pending: &mut Vec<Pending>) -> Vec<Missing> {
                     .get(name)
                     .is_some_and(|here| ours.iter().all(|block| here.blocks.contains(block)));
             if full || ours.is_empty() {
+                let here = serving.networks.get(name);
+                let reserve = here.map_or_else(|| network.reserve([]), |here| here.reserve.clone());
                 let (name, network) = (name.clone(), network.clone());
-                missing.push(Missing { name, network, range: *range });
+                missing.push(Missing { name, network, range: *range, reserve });
             }
         }
     }
@@ -167,7 +170,7 @@ fn missing(agent: &Agent, pending: &mut Vec<Pending>) -> Vec<Missing> {
 }
 
 async fn claim(agent: &Agent, of: &Missing) -> Result<Pending, Unclaimed> {
-    let Missing { name, network, range } = of;
+    let Missing { name, network, range, reserve } = of;
     let failed = |error: StoreError| Unclaimed { why: error.to_string(), full: false };
     let taken: Vec<IpNet> = {
         let shown = agent.shown();
@@ -186,7 +189,8 @@ async fn claim(agent: &Agent, of: &Missing) -> Result<Pending, Unclaimed> {
         .iter()
         .copied()
         .chain(others)
-        .filter(|block| !taken.iter().any(|other| overlap(block, other)))
+        .filter(|block| !network.keeps(block) && !taken.iter().any(|other| overlap(block, other)))
+        .filter(|block| reserve.usable(block) > 0)
         .take(TRIES_MAX)
         .collect();
     let claim = Claim {

@@ -64,6 +64,7 @@ pub(super) fn report(agent: &Agent, memory: &Memory, serving: &mut Serving, froz
         let left = format!("the kernel differs by {} changes: {change}", serving.undone.len());
         serving.problems.push(left);
     }
+    serving.problems.extend(super::children::missing(agent, serving));
     serving.problems.extend(ignored(serving));
     serving.problems.extend(serving.refused_inside.values().cloned());
     for foreign in &memory.clashes {

@@ -12,7 +12,7 @@ use std::{
 use ipnet::IpNet;
 use weft_core::{
     attachment::{Attachment, AttachmentId, Phase},
-    ipam::{NoAddress, Pool},
+    ipam::{NoAddress, Pool, Reserve},
     name::{NetworkName, fnv1a},
     network::SCHEMA,
 };
@@ -80,12 +80,16 @@ impl Ledger {
     pub fn has_pods(&self, network: &NetworkName) -> bool {
         self.attachments.values().any(|pod| pod.network == *network)
     }
+    /// True if some link is in its pod's namespace alone.
+    pub fn has_children(&self) -> bool {
+        self.attachments.values().any(|pod| pod.host_end.is_none())
+    }
     pub fn pools(&self) -> impl Iterator<Item = (&NetworkName, &Pool)> {
         self.pools.iter()
     }
 
-    pub fn set_blocks(&mut self, network: &NetworkName, blocks: &[IpNet]) {
-        self.pools.entry(network.clone()).or_default().set_blocks(blocks);
+    pub fn set_blocks(&mut self, network: &NetworkName, blocks: &[IpNet], reserve: &Reserve) {
+        self.pools.entry(network.clone()).or_default().set_blocks(blocks, reserve);
     }
 
     /// Where records can't be read, what the kernel holds for pods tells which addresses are taken.
@@ -225,14 +229,14 @@ mod tests {
         let (dir, network): (_, NetworkName) = (dir("restart"), "default".parse().unwrap());
         let blocks: [IpNet; 1] = ["10.1.0.0/29".parse().unwrap()];
         let mut ledger = Ledger::open(&dir).unwrap();
-        ledger.set_blocks(&network, &blocks);
+        ledger.set_blocks(&network, &blocks, &Reserve::default());
         let addrs = ledger.lease(&network, &[true], &[]).unwrap();
         let pod = attachment("c1", &addrs);
         ledger.record(pod.clone()).unwrap();
         fs::write(dir.join("attachments/half.tmp"), "{").unwrap();
 
         let mut again = Ledger::open(&dir).unwrap();
-        again.set_blocks(&network, &blocks);
+        again.set_blocks(&network, &blocks, &Reserve::default());
         assert_eq!(again.get(&pod.id), Some(&pod), "unknown fields included");
         assert_ne!(again.lease(&network, &[true], &[]).unwrap(), addrs);
         again.close(&pod.id).unwrap();
@@ -244,7 +248,7 @@ mod tests {
     fn a_lease_is_all_or_nothing() {
         let (dir, network): (_, NetworkName) = (dir("all"), "default".parse().unwrap());
         let mut ledger = Ledger::open(&dir).unwrap();
-        ledger.set_blocks(&network, &["10.1.0.0/29".parse().unwrap()]);
+        ledger.set_blocks(&network, &["10.1.0.0/29".parse().unwrap()], &Reserve::default());
         assert_eq!(
             ledger.lease(&network, &[true, false], &[]),
             Err(NoAddress::NoBlock { ipv4: false })

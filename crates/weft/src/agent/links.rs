@@ -3,16 +3,16 @@
 use std::{collections::BTreeMap, path::Path};
 
 use weft_core::{
-    attach::Ground,
+    attach::{Birth, Ground},
     attachment::{Attachment, AttachmentId, Phase},
     cni::{CniError, Code},
     name::{IfName, Mtu},
     plan::{Change, plan},
     state::{Key, Link, Object, Route, State},
 };
-use weft_linux::{Kernel, Netns, Observed};
+use weft_linux::{Kernel, Netns, Observed, Refusal};
 
-use super::{Agent, Serving, fault, wake::Reasons};
+use super::{Agent, Serving, announce::announce, children, fault, wake::Reasons};
 
 /// Makes the link and everything on it, the host's end up last. Returns the pod's end as it is.
 pub(super) fn bring_up(
@@ -22,39 +22,41 @@ pub(super) fn bring_up(
     (netns, there): (&Netns, &Kernel),
 ) -> Result<Link, CniError> {
     let refused = |what: &str, why: String| CniError::new(Code::Refused, what.to_owned(), why);
-    let kind = pod.attach.kind();
-    let (host_end, pod_end) = (kind.host_end(pod, ground), pod.attach.pod_end(pod, ground));
-    let birth = agent.kernel.birth(&host_end, &pod_end, netns).or_else(|refusal| {
-        // A link of this very attachment, from a call that died.
+    let birth = pod.attach.kind().birth(pod, ground);
+    let born = agent.kernel.birth(&birth, netns).or_else(|refusal| {
         if refusal.errno != nix::errno::Errno::EEXIST as i32 {
             return Err(refusal);
         }
-        agent.kernel.apply(&[Change::Drop(Key::Link(host_end.dev.clone()))]);
-        agent.kernel.birth(&host_end, &pod_end, netns)
+        clear(agent, pod, &birth, there);
+        agent.kernel.birth(&birth, netns)
     });
-    birth.map_err(|refusal| {
-        let exists = refusal.errno == nix::errno::Errno::EEXIST as i32;
-        let hint = if exists { "; the pod has an interface of this name already" } else { "" };
-        refused("make the pod's link", format!("{refusal}{hint}"))
+    let born = born.or_else(|refusal| children::once_more(agent, pod, refusal, &birth, netns));
+    born.map_err(|refusal| {
+        let why = match &birth {
+            Birth::Child { parent, .. } => children::refused(&pod.attach, parent, &refusal),
+            Birth::Pair { .. } if refusal.errno == nix::errno::Errno::EEXIST as i32 => {
+                format!("{refusal}; the pod has an interface of this name already")
+            }
+            Birth::Pair { .. } => refusal.to_string(),
+        };
+        refused("make the pod's link", why)
     })?;
     fault::point("add.after-birth");
-    let born = |link: &Link| [Object::Link(link.clone())].into_iter().collect::<State>();
-    let refusals = there.apply(&plan(&pod.attach.inside(pod, ground), &born(&pod_end)));
-    fault::point("add.after-inside");
-    let outside = kind.outside(pod, ground);
-    let refusals =
-        refusals.into_iter().chain(agent.kernel.apply(&plan(&outside, &born(&host_end))));
-    if let Some(refusal) = refusals.into_iter().next() {
+    if let Some(refusal) = dress(agent, pod, ground, &birth, there).into_iter().next() {
         return Err(refused("set the pod's link up", refusal.to_string()));
     }
-    fault::point("add.after-outside");
     let inside = there
         .observe_pod(&pod.id.ifname)
         .map_err(|error| refused("look into the pod", error.to_string()))?;
     let missing = plan(&pod.attach.inside(pod, ground), &inside);
     let missing = missing.iter().find(|change| matches!(change, Change::Put(_)));
     match (missing, inside.link(&pod.id.ifname)) {
-        (None, Some(link)) => Ok(link.clone()),
+        (None, Some(link)) => {
+            if birth.host().is_none() {
+                announce(agent, pod, there);
+            }
+            Ok(link.clone())
+        }
         (missing, _) => Err(refused(
             "the pod's link is not as it was made",
             missing.map_or_else(|| "it is gone".into(), ToString::to_string),
@@ -62,18 +64,81 @@ pub(super) fn bring_up(
     }
 }
 
+/// What a call for this very attachment that died may have left in the way.
+fn clear(agent: &Agent, pod: &Attachment, birth: &Birth, there: &Kernel) {
+    match birth {
+        Birth::Pair { host, .. } => {
+            agent.kernel.apply(&[Change::Drop(Key::Link(host.dev.clone()))]);
+        }
+        Birth::Child { .. } => {
+            children::doom(agent, pod);
+            if let Err(error) = there.reap() {
+                tracing::warn!(id = %pod.id, %error, "could not free what a call that died has left");
+            }
+        }
+    }
+}
+
+/// Everything on a link that was just born. The side on which it comes up is last: until then no
+/// packet meets what is not yet there.
+fn dress(
+    agent: &Agent,
+    pod: &Attachment,
+    ground: &Ground<'_>,
+    birth: &Birth,
+    there: &Kernel,
+) -> Vec<Refusal> {
+    let born = |link: Option<&Link>| link.cloned().map(Object::Link).into_iter().collect::<State>();
+    let inside = || {
+        let wanted = pod.attach.inside(pod, ground);
+        let refusals = there.apply(&plan(&wanted, &born(Some(birth.pod()))));
+        fault::point("add.after-inside");
+        refusals
+    };
+    let outside = || {
+        let wanted = pod.attach.kind().outside(pod, ground);
+        let refusals = agent.kernel.apply(&plan(&wanted, &born(birth.host())));
+        fault::point("add.after-outside");
+        refusals
+    };
+    let (mut first, second) = match birth {
+        Birth::Pair { .. } => (inside(), outside()),
+        Birth::Child { .. } => {
+            let guarded = outside();
+            if !guarded.is_empty() {
+                return guarded;
+            }
+            (guarded, inside())
+        }
+    };
+    first.extend(second);
+    first
+}
+
 /// The pod can't be reached any more when this returns. Twice is as good as once.
 pub(super) fn detach(agent: &Agent, id: &AttachmentId) -> Result<(), CniError> {
     let Some(pod) = agent.ledger().get(id).cloned() else { return Ok(()) };
     agent.ledger().doom(id);
     fault::point("del.after-doom");
-    let refusals = agent.kernel.apply(&unreachable(agent, &pod));
+    let routes = || agent.kernel.apply(&unreachable(agent, &pod));
+    let link = || {
+        let refusals = match &pod.host_end {
+            Some(dev) => {
+                let down = pod.attach.kind().reached_past_routes();
+                agent.kernel.doom(std::slice::from_ref(dev), down)
+            }
+            None => children::doom(agent, &pod),
+        };
+        fault::point("del.after-link");
+        refusals
+    };
+    // Of a link that is in the pod's namespace alone the node has no route, and what guards others
+    // from it goes last, once it is freed.
+    let mut refusals = if pod.host_end.is_some() { routes() } else { Vec::new() };
     fault::point("del.after-routes");
-    let down = pod.attach.kind().reached_past_routes();
-    let refusals =
-        refusals.into_iter().chain(agent.kernel.doom(std::slice::from_ref(&pod.host_end), down));
-    fault::point("del.after-link");
+    refusals.extend(link());
     agent.doomed.ring(Reasons::OTHER);
+    agent.tell_residents();
     match refusals.into_iter().next() {
         Some(refusal) => Err(CniError::new(Code::Refused, "detach the pod", refusal.to_string())),
         None => Ok(()),
@@ -81,16 +146,17 @@ pub(super) fn detach(agent: &Agent, id: &AttachmentId) -> Result<(), CniError> {
 }
 
 /// What makes the pod unreachable: its routes go, and what stands on other links than its own.
-fn unreachable(agent: &Agent, pod: &Attachment) -> Vec<Change> {
+pub(super) fn unreachable(agent: &Agent, pod: &Attachment) -> Vec<Change> {
     let serving = agent.serving();
     let Some(here) = serving.networks.get(&pod.network) else {
         return pod.addrs.iter().map(|addr| Change::Drop(Key::Route((*addr).into()))).collect();
     };
     let served = here.served(&pod.network);
-    let outside = pod.attach.kind().outside(pod, &served.ground(&agent.node, &serving.host));
-    let doomed = outside
-        .objects()
-        .filter(|object| matches!(object, Object::Route(_)) || object.dev() != Some(&pod.host_end));
+    let outside = pod.attach.outside(pod, &served.ground(&agent.node, &serving.host));
+    let doomed = outside.objects().filter(|object| {
+        matches!(object, Object::Route(_) | Object::Apart { .. })
+            || object.dev() != pod.host_end.as_ref()
+    });
     doomed.map(|object| Change::Drop(object.key())).collect()
 }
 
@@ -200,8 +266,8 @@ pub fn missing_inside(
         Ok(None) => return Some("its namespace is gone".into()),
         Err(why) => return Some(why),
     };
-    let served = here.served(&pod.network);
-    let ground = served.ground(&agent.node, &agent.serving().host);
+    let (served, serving) = (here.served(&pod.network), agent.serving());
+    let ground = served.ground(&agent.node, &serving.host);
     let kernel = Kernel::of(&netns).ok()?;
     let there = kernel.observe_pod(&pod.id.ifname).ok()?;
     let changes = plan(&pod.attach.inside(pod, &ground), &there);
@@ -210,7 +276,7 @@ pub fn missing_inside(
 
 /// The pod's namespace; none if its path no longer leads to the one that it was. That it can't be
 /// told is an error, and no reason to take the pod for gone.
-fn namespace(pod: &Attachment) -> Result<Option<Netns>, String> {
+pub(super) fn namespace(pod: &Attachment) -> Result<Option<Netns>, String> {
     let failed = |error: std::io::Error| format!("open its namespace {}: {error}", pod.netns);
     let netns = match Netns::open(Path::new(&pod.netns)) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -228,18 +294,24 @@ fn namespace(pod: &Attachment) -> Result<Option<Netns>, String> {
 pub(super) fn rebirth(agent: &Agent, serving: &Serving, host_end: &IfName) -> Result<(), String> {
     let pod = {
         let ledger = agent.ledger();
-        ledger.attachments().find(|pod| pod.host_end == *host_end).cloned()
+        ledger.attachments().find(|pod| pod.host_end.as_ref() == Some(host_end)).cloned()
     };
     let Some(pod) = pod else { return Ok(()) };
-    let Some(netns) = namespace(&pod)? else {
+    if namespace(&pod)?.is_none() {
         tracing::info!(id = %pod.id, "the pod's namespace is gone; its address is free");
         return agent.ledger().close(&pod.id).map_err(|error| error.to_string());
-    };
+    }
+    again(agent, serving, &pod)
+}
+
+/// Makes the link of a pod that lives once more.
+pub(super) fn again(agent: &Agent, serving: &Serving, pod: &Attachment) -> Result<(), String> {
+    let Some(netns) = namespace(pod)? else { return Ok(()) };
     let Some(here) = serving.networks.get(&pod.network) else { return Ok(()) };
     let served = here.served(&pod.network);
     let ground = served.ground(&agent.node, &serving.host);
     let there = Kernel::of(&netns).map_err(|error| error.to_string())?;
-    let made = bring_up(agent, &pod, &ground, (&netns, &there));
+    let made = bring_up(agent, pod, &ground, (&netns, &there));
     made.map(drop).map_err(|error| error.to_string())
 }
 
@@ -251,7 +323,7 @@ pub(super) fn bury(agent: &Agent, observed: &Observed) {
         ledger.attachments().filter(|pod| pod.phase == Phase::Opened).cloned().collect()
     };
     for pod in dead {
-        let there = observed.links.iter().any(|link| link.dev == pod.host_end);
+        let there = observed.links.iter().any(|link| Some(&link.dev) == pod.host_end.as_ref());
         tracing::info!(id = %pod.id, link = there, "an ADD that died is taken back");
         if let Err(error) = detach(agent, &pod.id) {
             tracing::warn!(id = %pod.id, %error, "could not take it back");

@@ -4,12 +4,15 @@
 //! `publish.rs` what it tells the store, `watch.rs` what it hears from it. None of them decides:
 //! deciding is core's.
 
+mod announce;
 mod cache;
+mod children;
 mod claims;
 pub mod config;
 mod daemons;
 mod fault;
 mod findings;
+mod hear;
 mod lease;
 mod ledger;
 mod links;
@@ -37,6 +40,7 @@ use ipnet::IpNet;
 use weft_core::{
     attachment::AttachmentId,
     desired::{Host, Served},
+    ipam::Reserve,
     name::{Mtu, NetworkName, NodeName},
     network::Network,
     paths::{Nic, Stage},
@@ -78,8 +82,13 @@ pub struct Agent {
     unclaimed: Mutex<BTreeMap<(NetworkName, IpNet), claims::Unclaimed>>,
     claimer: tokio::sync::Notify,
     doomed: wake::Wake,
+    /// A link that is in its pod's namespace alone may have gone.
+    pods_gone: std::sync::atomic::AtomicBool,
+    announcer: announce::Announcer,
     /// Attachments that a call is about; a second call for one waits.
     busy: Mutex<BTreeSet<AttachmentId>>,
+    /// Of networks that are joined in a multicast group: who was heard there.
+    hearings: Mutex<BTreeMap<NetworkName, hear::Hearing>>,
     pub counters: Counters,
 }
 
@@ -118,6 +127,8 @@ pub struct NetworkHere {
     pub network: Network,
     pub blocks: Vec<IpNet>,
     pub stage: Stage,
+    /// Addresses of the blocks that no pod is given.
+    pub reserve: Reserve,
 }
 
 impl NetworkHere {
@@ -157,6 +168,19 @@ impl Agent {
     pub fn serving(&self) -> Arc<Serving> {
         self.serving.read().expect(POISONED).clone()
     }
+    /// What is wrong with multicast, by network.
+    pub fn unheard(&self) -> Vec<String> {
+        let (serving, hearings) = (self.serving(), self.hearings.lock().expect(POISONED));
+        let said = serving.networks.iter().filter_map(|(name, here)| {
+            let group = here.network.join.kind().group()?;
+            let problem = match hearings.get(name) {
+                Some(hearing) => hearing.problem()?,
+                None => format!("no peer was heard in group {group} yet"),
+            };
+            Some(format!("network {name}: {problem}"))
+        });
+        said.collect()
+    }
     fn set_serving(&self, serving: Serving) {
         *self.serving.write().expect(POISONED) = Arc::new(serving);
         self.tell_progress();
@@ -185,6 +209,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
         .context("start the asynchronous runtime")?;
     let store = runtime.block_on(Store::open(&config.store)).context("open the store")?;
     let view = cache::view(&config.cache_dir);
+    let (announcer, heard) = std::sync::mpsc::channel();
     let agent = Arc::new(Agent {
         node,
         boot,
@@ -202,7 +227,10 @@ pub fn run(config: Config) -> anyhow::Result<()> {
         unclaimed: Mutex::default(),
         claimer: tokio::sync::Notify::new(),
         doomed: wake::Wake::default(),
+        pods_gone: false.into(),
+        announcer,
         busy: Mutex::default(),
+        hearings: Mutex::default(),
         counters: Counters::default(),
         config,
     });
@@ -212,6 +240,8 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     runtime.spawn(claims::run(agent.clone()));
     node::spawn(&agent)?;
     reap::spawn(&agent)?;
+    hear::spawn(&agent)?;
+    announce::spawn(heard)?;
     serve::spawn(&agent)?;
     crate::control::spawn(&agent, &runtime)?;
     runtime.block_on(ended());

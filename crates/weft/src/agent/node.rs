@@ -82,6 +82,12 @@ fn listen(agent: &Agent, mut watch: Watch) {
                 tracing::debug!(%what, "the kernel changed");
                 agent.wake.ring(Reasons::KERNEL);
             }
+            // Of pods whose links have an end here, that end tells more.
+            Ok(Event::PodGone) if !agent.ledger().has_children() => {}
+            Ok(Event::PodGone) => {
+                agent.pods_gone.store(true, Ordering::SeqCst);
+                agent.wake.ring(Reasons::OTHER);
+            }
             Ok(Event::Overrun) => agent.wake.ring(Reasons::KERNEL),
             Err(error) => {
                 tracing::warn!(%error, "listening to the kernel failed");
@@ -130,8 +136,10 @@ fn turn(agent: &Agent, memory: &mut Memory, why: Reasons) -> bool {
     for problem in serving.problems.iter().filter(|new| !known.problems.contains(new)) {
         tracing::warn!(problem, "found");
     }
-    let all_well = serving.converged && memory.waiting.is_empty();
+    let to_retry = agent.pods_gone.load(Ordering::SeqCst);
+    let all_well = serving.converged && !to_retry && memory.waiting.is_empty();
     agent.set_serving(serving);
+    agent.tell_residents();
     all_well
 }
 
@@ -162,9 +170,12 @@ fn round(agent: &Agent, memory: &mut Memory, why: Reasons) -> Serving {
         if anew {
             ask_host(agent, memory, &seen.observed, &mut serving);
         }
-        decide(agent, memory, &mut serving, (!anew).then_some(&last));
+        decide(agent, memory, &mut serving, &seen.observed.links, (!anew).then_some(&last));
         reserve(agent, &serving, &seen.observed);
         links::bury(agent, &seen.observed);
+        if agent.pods_gone.swap(false, Ordering::SeqCst) || anew {
+            super::children::tend(agent, &mut serving);
+        }
         links::resize(agent, &mut serving, links::Resize::BeforeRoutes);
         let changes = match changes(agent, &last, &serving, &mut seen) {
             Ok(changes) => changes,
@@ -238,8 +249,15 @@ fn ask_host(agent: &Agent, memory: &mut Memory, observed: &Observed, serving: &m
 
 /// Everything that follows from the view and what was learnt of the host. `last` is what was
 /// decided from the same host.
-fn decide(agent: &Agent, memory: &mut Memory, serving: &mut Serving, last: Option<&Arc<Serving>>) {
+fn decide(
+    agent: &Agent,
+    memory: &mut Memory,
+    serving: &mut Serving,
+    links: &[HostLink],
+    last: Option<&Arc<Serving>>,
+) {
     serving.problems.extend(memory.no_underlay.clone());
+    serving.host.parents = super::children::parents(agent, links);
     let shown = agent.shown();
     let peers = shown.view.nodes.iter().filter(|(name, _)| **name != agent.node);
     let addrs = peers.flat_map(|(_, node)| node.record.underlay.iter().copied());
@@ -262,6 +280,8 @@ fn decide(agent: &Agent, memory: &mut Memory, serving: &mut Serving, last: Optio
             continue;
         }
         let blocks: Vec<_> = shown.view.claims_of(&agent.node, name).collect();
+        let hosts = underlay::hosts(links, network);
+        let parent = network.attach.kind().parent();
         let situation = Situation {
             node: &agent.node,
             name,
@@ -269,6 +289,8 @@ fn decide(agent: &Agent, memory: &mut Memory, serving: &mut Serving, last: Optio
             sender: Sender { underlay: &serving.nics, reach: &memory.reach },
             blocks: &blocks,
             view: &shown.view,
+            parent: parent.and_then(|parent| serving.host.parents.get(parent).copied()),
+            hosts: &hosts,
             known: last
                 .and_then(|last| last.networks.get(name))
                 .filter(|last| last.network == *network)
@@ -286,8 +308,10 @@ fn decide(agent: &Agent, memory: &mut Memory, serving: &mut Serving, last: Optio
         } else if memory.waiting.get(name).is_none_or(|(of, _)| *of != withdrawing) {
             memory.waiting.insert(name.clone(), (withdrawing, Instant::now()));
         }
-        agent.ledger().set_blocks(name, &blocks);
-        networks.insert(name.clone(), NetworkHere { network: network.clone(), blocks, stage });
+        let reserve = shown.view.reserve(name, network, &hosts);
+        agent.ledger().set_blocks(name, &blocks, &reserve);
+        let here = NetworkHere { network: network.clone(), blocks, stage, reserve };
+        networks.insert(name.clone(), here);
     }
     drop(shown);
     serving.networks = networks;
@@ -339,6 +363,8 @@ fn host(agent: &Agent, links: &[HostLink], nics: &[Nic]) -> Host {
         foreign_nat: agent.kernel.foreign_nat().unwrap_or(true),
         bridge_calls: Path::new("/proc/sys").join(Knob::BridgeCall4.path()).exists(),
         wire: nics.iter().map(|nic| nic.mtu).min(),
+        nics: nics.to_vec(),
+        parents: BTreeMap::new(),
     }
 }
 
@@ -352,7 +378,7 @@ fn knobs(serving: &Serving) -> Vec<Knob> {
     knobs.extend(host.ra_devices.iter().cloned().map(Knob::AcceptRa));
     knobs.extend(host.strict_devices.iter().cloned().map(Knob::RpFilter));
     let tunnels = serving.networks.values().flat_map(|net| &net.stage.hold);
-    knobs.extend(tunnels.filter_map(Receive::device).map(Knob::RpFilter));
+    knobs.extend(tunnels.flat_map(Receive::knobs));
     knobs
 }
 
@@ -434,7 +460,9 @@ fn pod_link(agent: &Agent, change: &Change) -> bool {
     let Change::Put(Object::Link(link)) = change else { return false };
     let attached = |dev: &IfName| {
         let ledger = agent.ledger();
-        ledger.attachments().any(|pod| pod.host_end == *dev && pod.phase == Phase::Attached)
+        ledger
+            .attachments()
+            .any(|pod| pod.host_end.as_ref() == Some(dev) && pod.phase == Phase::Attached)
     };
     link.kind == weft_core::state::Kind::Veth
         && attached(&link.dev)

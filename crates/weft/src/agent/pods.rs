@@ -1,22 +1,22 @@
 //! The CNI verbs. ADD writes the ledger first and answers last; DEL answers as soon as the pod can
 //! no longer be reached, and the link is freed behind (`reap.rs`).
 
-use std::sync::atomic::Ordering;
+use std::{net::IpAddr, sync::atomic::Ordering};
 
 use serde_json::{Map, Value};
 use weft_core::{
-    attach::Ground,
+    attach::{Attach, Ground},
     attachment::{Attachment, AttachmentId, Phase},
     cni::{AddResult, Call, CniError, Code, Interface, Ip, RouteOut, Verb},
     name::{IfName, Mac, NetworkName},
-    network::SCHEMA,
+    network::{Network, SCHEMA},
     plan::{Change, plan},
     state::Link,
 };
-use weft_linux::{Kernel, Netns};
+use weft_linux::{HostLink, Kernel, Netns};
 
 use super::{
-    Agent, NetworkHere, POISONED, fault,
+    Agent, NetworkHere, POISONED, children, fault,
     lease::{Lease, Turn, lease, network, not_served, serving, wait},
     links::{bring_up, detach, inside},
     serve::Caller,
@@ -72,6 +72,14 @@ fn add(
         return repeat(agent, call, &known, &there);
     }
     let (name, serving) = network(agent, call)?;
+    let parent = match serving.networks.get(&name) {
+        Some(here) => {
+            let attach = &here.network.attach;
+            let nic = children::parent(agent, attach, &name)?;
+            nic.map(|nic| child_of(agent, call, attach, &netns, &nic)).transpose()?
+        }
+        None => None,
+    };
     let addrs = lease(agent, call, &name, &serving)?;
     // From here on the loop keeps away, until the link is whole.
     let _gate = agent.gate.read().expect(POISONED);
@@ -79,7 +87,7 @@ fn add(
     let mut lease = Lease { agent, network: &name, addrs: Some(addrs) };
     let here = serving.networks.get(&name).ok_or_else(|| not_served(&name, &serving))?;
     let first = !agent.ledger().has_pods(&name);
-    let attachment = open(agent, call, &id, &name, here, cookie, &mut lease)?;
+    let attachment = open(agent, call, &id, (&name, here), (cookie, parent), &mut lease)?;
     fault::point("add.after-open");
     let born = Birth { agent, id: &id, done: false };
     let served = here.served(&name);
@@ -93,6 +101,7 @@ fn add(
         .map_err(|error| CniError::new(Code::Io, "write the ledger", error.to_string()))?;
     fault::point("add.after-commit");
     born.committed();
+    agent.tell_residents();
     if first {
         // The others are told that there are pods here.
         agent.wake.ring(Reasons::OTHER);
@@ -174,7 +183,7 @@ fn repeat(
     let inside =
         inside.map_err(|error| CniError::new(Code::Io, "look into the pod", error.to_string()))?;
     let link = inside.link(&known.id.ifname).cloned();
-    let link = link.unwrap_or_else(|| known.attach.pod_end(known, &ground));
+    let link = link.unwrap_or_else(|| known.attach.kind().birth(known, &ground).pod().clone());
     Ok(result(known, &ground, &link, call))
 }
 
@@ -182,9 +191,8 @@ fn open(
     agent: &Agent,
     call: &Call,
     id: &AttachmentId,
-    name: &NetworkName,
-    here: &NetworkHere,
-    cookie: u64,
+    (name, here): (&NetworkName, &NetworkHere),
+    (cookie, child): (u64, Option<Child>),
     lease: &mut Lease<'_>,
 ) -> Result<Attachment, CniError> {
     let addrs = lease.addrs.clone().unwrap_or_default();
@@ -198,14 +206,19 @@ fn open(
         runtime: call.runtime.clone(),
         netns: call.netns.clone(),
         cookie,
-        host_end: IfName::host_end(&id.cni, &id.container, id.ifname.as_str()),
+        host_end: child
+            .is_none()
+            .then(|| IfName::host_end(&id.cni, &id.container, id.ifname.as_str())),
+        nsid: child.as_ref().map(|child| child.nsid),
         mac: call
             .mac
-            .unwrap_or_else(|| Mac::derived(&["pod", &id.cni, &id.container, id.ifname.as_str()])),
+            .or(child.and_then(|child| child.mac))
+            .unwrap_or_else(|| mac_of(id, name, here, &addrs)),
         addrs,
-        default_route: !ledger.attachments().any(|other| {
-            other.cookie == cookie && other.default_route && other.phase != Phase::Doomed
-        }),
+        default_route: leads_out(&here.network)
+            && !ledger.attachments().any(|other| {
+                other.cookie == cookie && other.default_route && other.phase != Phase::Doomed
+            }),
         pod: call.pod.clone(),
         extra: Map::new(),
     };
@@ -216,9 +229,54 @@ fn open(
     Ok(attachment)
 }
 
+/// On a segment over all nodes it follows from the address: whoever has the address next has the
+/// MAC too, and what neighbours know stays true.
+fn mac_of(id: &AttachmentId, name: &NetworkName, here: &NetworkHere, addrs: &[IpAddr]) -> Mac {
+    match addrs.first().filter(|_| here.network.segment().is_wide()) {
+        Some(addr) => Mac::derived(&["pod", name.as_str(), &addr.to_string()]),
+        None => Mac::derived(&["pod", &id.cni, &id.container, id.ifname.as_str()]),
+    }
+}
+
+/// What is asked of the kernel before a link is made that will be in the pod's namespace alone.
+struct Child {
+    nsid: u32,
+    /// The one that it must have.
+    mac: Option<Mac>,
+}
+
+fn child_of(
+    agent: &Agent,
+    call: &Call,
+    attach: &Attach,
+    netns: &Netns,
+    nic: &HostLink,
+) -> Result<Child, CniError> {
+    let mac = attach.kind().alone().then_some(nic.mac);
+    if let (Some(mac), Some(asked)) = (mac, call.mac)
+        && mac != asked
+    {
+        return Err(CniError::new(
+            Code::UnsupportedField,
+            "the pod can't have the MAC address asked for",
+            format!("{asked}: {} has its NIC's, {mac}", attach.kind().described()),
+        ));
+    }
+    let nsid = agent.kernel.number(netns);
+    let nsid = nsid.map_err(|error| {
+        CniError::new(Code::Io, "number the pod's namespace", error.to_string())
+    })?;
+    Ok(Child { nsid, mac })
+}
+
+/// True if packets for everywhere may leave by a link of the network.
+fn leads_out(network: &Network) -> bool {
+    network.host_access && network.join.shared().is_none_or(|shared| !shared.gateway.is_empty())
+}
+
 fn result(pod: &Attachment, ground: &Ground<'_>, link: &Link, call: &Call) -> AddResult {
     let kind = pod.attach.kind();
-    let host = kind.host_end(pod, ground);
+    let birth = kind.birth(pod, ground);
     let interface = |link: &Link, sandbox: Option<String>| Interface {
         name: link.dev.to_string(),
         mac: link.mac.to_string(),
@@ -228,18 +286,22 @@ fn result(pod: &Attachment, ground: &Ground<'_>, link: &Link, call: &Call) -> Ad
     };
     let ips = pod.addrs.iter().map(|addr| Ip {
         address: kind.pod_addr(*addr, ground),
-        gateway: Some(kind.gateway(*addr, ground).0),
-        interface: Some(1),
+        gateway: kind.next_hop(*addr, ground).map(|hop| hop.ip),
+        interface: Some(usize::from(birth.host().is_some())),
         more: Map::new(),
     });
     let routes = pod.addrs.iter().flat_map(|addr| {
-        let gw = kind.gateway(*addr, ground).0;
         let mtu = Some(ground.send.get().into());
-        let out = move |dst| RouteOut { dst, gw: Some(gw), mtu, more: Map::new() };
-        pod.routes_of(*addr, ground.ranges).into_iter().map(out)
+        let out = move |(dst, gw)| RouteOut { dst, gw, mtu, more: Map::new() };
+        pod.attach.routes(pod, *addr, ground).into_iter().map(out)
     });
     let ours = AddResult {
-        interfaces: vec![interface(&host, None), interface(link, Some(pod.netns.clone()))],
+        interfaces: birth
+            .host()
+            .map(|host| interface(host, None))
+            .into_iter()
+            .chain([interface(link, Some(pod.netns.clone()))])
+            .collect(),
         ips: ips.collect(),
         routes: routes.collect(),
         dns: call.dns.clone(),
@@ -270,7 +332,7 @@ fn check(agent: &Agent, call: &Call, netns: Option<Netns>) -> Result<(), CniErro
     let served = here.served(&known.network);
     let ground = served.ground(&agent.node, &serving.host);
     if let Some(prev) = &call.prev {
-        let had = |addr: &std::net::IpAddr| prev.ips.iter().any(|ip| ip.address.addr() == *addr);
+        let had = |addr: &IpAddr| prev.ips.iter().any(|ip| ip.address.addr() == *addr);
         if let Some(addr) = known.addrs.iter().find(|addr| !had(addr)) {
             return Err(not("prevResult is not what ADD answered", format!("{addr} is not in it")));
         }
@@ -286,7 +348,7 @@ fn check(agent: &Agent, call: &Call, netns: Option<Netns>) -> Result<(), CniErro
     let inside = plan(&known.attach.inside(&known, &ground), &there);
     let node = agent.kernel.observe_node(&[]);
     let node = node.map_err(|error| not("look at the node", error.to_string()))?.ours;
-    let outside = known.attach.kind().outside(&known, &ground);
+    let outside = known.attach.outside(&known, &ground);
     let outside = plan(&outside, &node).into_iter();
     let missing: Vec<String> = inside
         .into_iter()
@@ -343,6 +405,12 @@ fn status(agent: &Agent, call: &Call) -> Result<(), CniError> {
     let has = |range: &ipnet::IpNet| here.blocks.iter().any(|block| range.contains(block));
     if !here.network.ranges.iter().all(has) {
         return Err(unable("this node has no block yet".into()));
+    }
+    let parent = here.network.attach.kind().parent();
+    if let (Some(dev), Some(name)) = (parent, name)
+        && let Some(why) = children::lacking(agent, name, dev)
+    {
+        return Err(unable(why));
     }
     if serving.nics.is_empty() {
         return Err(CniError::new(

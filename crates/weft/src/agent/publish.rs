@@ -9,22 +9,27 @@ use std::{
 
 use serde::Serialize;
 use weft_core::{
+    attachment::Phase,
     name::{Mtu, NetworkName, NodeName},
     network::SCHEMA,
     paths::{Nic, acknowledged},
     plan::Change,
     state::Key,
-    view::{Ack, NodeRecord, Part, ack_key, node_key},
+    view::{Ack, NodeRecord, Part, Resident, Residents, ack_key, node_key, residents_key},
 };
 
 use super::{Agent, Serving};
 
 const RETRY: Duration = Duration::from_secs(1);
+/// Pods that come and go within this time are one record: no ADD waits for it.
+const RESIDENTS_EVERY: Duration = Duration::from_millis(100);
 
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Publication {
     pub record: Option<NodeRecord>,
     pub ack: Option<u64>,
+    /// This node's pods in the networks where the others must know them.
+    pub residents: BTreeMap<NetworkName, Vec<Resident>>,
 }
 
 /// What this process wrote last, with the revision that it became. Until the view has come so far
@@ -35,6 +40,7 @@ struct Written {
     /// When that was.
     at: Option<Instant>,
     ack: Option<(u64, u64)>,
+    residents: BTreeMap<NetworkName, (Vec<Resident>, u64)>,
     /// The view's revision when last looked at.
     seen: u64,
 }
@@ -48,6 +54,14 @@ pub async fn run(agent: Arc<Agent>) {
             tokio::select! {
                 () = tokio::time::sleep(RETRY) => {}
                 _ = news.changed() => { news.mark_changed(); break }
+            }
+        }
+        match residents(&agent, &publication, &mut written).await {
+            Told::Nothing => {}
+            Told::All => tokio::time::sleep(RESIDENTS_EVERY).await,
+            Told::Failed => {
+                tokio::time::sleep(RETRY).await;
+                news.mark_changed();
             }
         }
     }
@@ -89,9 +103,10 @@ pub(super) fn say(agent: &Agent, serving: &Serving, nics: &[Nic]) {
     let stages = serving.networks.iter().map(|(name, net)| (name, &net.stage));
     let ack = acknowledged(&agent.node, &shown.view, stages, &behind(serving));
     drop(shown);
-    let publication = Publication { record: Some(record), ack };
     agent.publication.send_if_modified(|known| {
-        let news = *known != publication;
+        let residents = std::mem::take(&mut known.residents);
+        let publication = Publication { record: Some(record), ack, residents };
+        let news = (&known.record, known.ack) != (&publication.record, ack);
         *known = publication;
         news
     });
@@ -102,8 +117,14 @@ pub(super) fn say(agent: &Agent, serving: &Serving, nics: &[Nic]) {
 fn at_stake(change: &Change) -> bool {
     match change.key() {
         Key::Link(dev) | Key::Up(dev) | Key::Addr(dev, _) => !dev.is_host_end(),
-        Key::Sysctl(_) | Key::Table => true,
-        Key::Neigh(..) | Key::Fdb(..) | Key::NextHop(..) | Key::Route(_) => false,
+        Key::Sysctl(_) | Key::Table | Key::Apart(..) => true,
+        Key::Neigh(..)
+        | Key::Proxy(..)
+        | Key::Fdb(..)
+        | Key::Flood(..)
+        | Key::Behind(..)
+        | Key::NextHop(..)
+        | Key::Route(_) => false,
     }
 }
 
@@ -121,6 +142,51 @@ fn behind(serving: &Serving) -> BTreeSet<NodeName> {
 /// Has it compared with the store again: somebody may have written or deleted what is ours.
 pub fn check(agent: &Agent) {
     agent.publication.send_modify(|_| {});
+}
+
+enum Told {
+    Nothing,
+    All,
+    Failed,
+}
+
+/// Brings the records of this node's pods up to date.
+async fn residents(agent: &Agent, publication: &Publication, written: &mut Written) -> Told {
+    let mut told = Told::Nothing;
+    for (network, pods) in &publication.residents {
+        if written.has(agent, network, pods) {
+            continue;
+        }
+        let record = Residents { schema: SCHEMA, pods: pods.clone() };
+        let Some(revision) = put(agent, &residents_key(network, &agent.node), &record).await else {
+            return Told::Failed;
+        };
+        written.residents.insert(network.clone(), (pods.clone(), revision));
+        told = Told::All;
+    }
+    told
+}
+
+impl Agent {
+    /// Has the other nodes told which pods are here, in networks where they must know.
+    pub(super) fn tell_residents(&self) {
+        let serving = self.serving();
+        let wide = serving.networks.iter().filter(|(_, here)| here.network.tells_residents());
+        let mut residents: BTreeMap<NetworkName, Vec<Resident>> =
+            wide.map(|(name, _)| (name.clone(), Vec::new())).collect();
+        self.publication.send_if_modified(|known| {
+            // Looked at in here, or the later of two that are told at once might tell less.
+            for pod in self.ledger().attachments().filter(|pod| pod.phase == Phase::Attached) {
+                if let Some(pods) = residents.get_mut(&pod.network) {
+                    pods.push(Resident { mac: pod.mac, addrs: pod.addrs.clone() });
+                }
+            }
+            residents.values_mut().for_each(|pods| pods.sort());
+            let news = known.residents != residents;
+            known.residents = residents;
+            news
+        });
+    }
 }
 
 /// True if the store has all of it.
@@ -162,6 +228,18 @@ async fn publish(agent: &Agent, publication: &Publication, written: &mut Written
 }
 
 impl Written {
+    fn has(&self, agent: &Agent, network: &NetworkName, pods: &[Resident]) -> bool {
+        let shown = agent.shown();
+        let view = &shown.view;
+        if let Some((ours, revision)) = self.residents.get(network)
+            && *revision > view.revision
+        {
+            return ours == pods;
+        }
+        let stands = view.residents.get(&(network.clone(), agent.node.clone()));
+        stands.map_or(pods.is_empty(), |(_, record)| record.pods == pods)
+    }
+
     /// What the store has of us, as far as we know.
     fn stands(&mut self, agent: &Agent) -> (Option<NodeRecord>, Option<u64>) {
         let shown = agent.shown();

@@ -3,10 +3,14 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use weft_core::attachment::{AttachmentId, Phase};
+use weft_core::{
+    attachment::{Attachment, AttachmentId, Phase},
+    name::IfName,
+};
 
 use super::{
-    Agent,
+    Agent, POISONED,
+    children::{free_all, unguard},
     wake::{Gather, Reasons},
 };
 
@@ -37,23 +41,32 @@ fn run(agent: &Agent) {
 }
 
 fn reap(agent: &Agent) -> anyhow::Result<()> {
-    let (gone, networks): (Vec<_>, BTreeSet<_>) = {
+    let gone: Vec<Attachment> = {
         let ledger = agent.ledger();
-        let doomed = ledger.attachments().filter(|pod| pod.phase == Phase::Doomed);
-        doomed.map(|pod| ((pod.id.clone(), pod.host_end.clone()), pod.network.clone())).unzip()
+        ledger.attachments().filter(|pod| pod.phase == Phase::Doomed).cloned().collect()
     };
+    let networks: BTreeSet<_> = gone.iter().map(|pod| pod.network.clone()).collect();
+    let (pairs, children): (Vec<_>, Vec<_>) =
+        gone.into_iter().partition(|pod| pod.host_end.is_some());
     // One that died between its ledger's word and the kernel's is marked now.
-    let devs: Vec<_> = gone.iter().map(|(_, dev)| dev.clone()).collect();
+    let devs: Vec<_> = pairs.iter().filter_map(|pod| pod.host_end.clone()).collect();
     agent.kernel.doom(&devs, false);
     agent.kernel.reap()?;
-    if !gone.is_empty() {
+    if !pairs.is_empty() {
         super::fault::point("del.after-reap");
     }
-    let ids: Vec<AttachmentId> = gone
-        .into_iter()
-        .filter(|(_, dev)| agent.kernel.link_exists(dev).is_ok_and(|exists| !exists))
-        .map(|(id, _)| id)
+    let ended = |dev: &IfName| agent.kernel.link_exists(dev).is_ok_and(|exists| !exists);
+    let mut ids: Vec<AttachmentId> = pairs
+        .iter()
+        .filter(|pod| pod.host_end.as_ref().is_none_or(ended))
+        .map(|pod| pod.id.clone())
         .collect();
+    let freed = free_all(agent, &children);
+    let left = children.len() - freed.len();
+    // The loop must not write again what is taken away before the record is.
+    let gate = agent.gate.read().expect(POISONED);
+    let freed = freed.into_iter().map(|at| &children[at]);
+    ids.extend(freed.filter(|pod| unguard(agent, pod)).map(|pod| pod.id.clone()));
     let closed = {
         let mut ledger = agent.ledger();
         let closed = ids.iter().try_for_each(|id| ledger.close(id));
@@ -63,6 +76,9 @@ fn reap(agent: &Agent) -> anyhow::Result<()> {
         }
         closed
     };
+    drop(gate);
     agent.tell_progress();
-    Ok(closed?)
+    closed?;
+    anyhow::ensure!(left == 0, "{left} links inside pods are left");
+    Ok(())
 }

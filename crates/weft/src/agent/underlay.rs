@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use weft_core::{mark, name::Mtu, paths::Nic};
+use weft_core::{mark, name::Mtu, network::Network, paths::Nic};
 use weft_linux::HostLink;
 
 use super::config::Underlay;
@@ -47,6 +47,19 @@ pub fn find(links: &[HostLink], config: &Underlay) -> Result<Vec<Nic>, String> {
         });
     }
     Ok(nics)
+}
+
+/// Addresses of the host in the ranges of a network on which pods stand beside it.
+pub fn hosts(links: &[HostLink], network: &Network) -> Vec<IpAddr> {
+    if network.join.shared().is_none() {
+        return Vec::new();
+    }
+    let addrs = links.iter().flat_map(|link| &link.addrs).map(ipnet::IpNet::addr);
+    let mut hosts: Vec<IpAddr> =
+        addrs.filter(|addr| network.ranges.iter().any(|range| range.contains(addr))).collect();
+    hosts.sort();
+    hosts.dedup();
+    hosts
 }
 
 fn first_address(link: &HostLink, ipv4: bool) -> Option<ipnet::IpNet> {

@@ -7,7 +7,7 @@ use anyhow::{Context, bail};
 use weft_core::{plan::plan, state::State};
 use weft_linux::Kernel;
 
-use super::{Config, boot_id, lock, sysctls::Found};
+use super::{Config, boot_id, children, ledger::Ledger, lock, sysctls::Found};
 
 const ROUNDS_MAX: usize = 3;
 
@@ -16,6 +16,8 @@ pub fn uninstall(config: &Config) -> anyhow::Result<()> {
         lock(&config.run_dir).context("an agent must be stopped before it is uninstalled")?;
     let kernel = Kernel::here().context("open netlink sockets (CAP_NET_ADMIN is needed)")?;
     kernel.reap().context("free the links of pods that are gone")?;
+    let pods: Vec<_> = Ledger::open(&config.run_dir)?.attachments().cloned().collect();
+    children::uninstall(&kernel, &pods).context("free the links inside pods")?;
     let mut refusals = Vec::new();
     for _ in 0..ROUNDS_MAX {
         let changes = plan(&State::default(), &kernel.observe_node(&[])?.ours);

@@ -50,7 +50,12 @@ pub async fn run(agent: Arc<Agent>) {
 
 /// What is ours is written by us alone; where somebody else did, it is written again.
 fn concerns(agent: &Agent, event: &Event) -> bool {
-    let ours = |key: &str| key == node_key(&agent.node) || key == ack_key(&agent.node);
+    let pods = format!("/{}", agent.node);
+    let ours = |key: &str| {
+        key == node_key(&agent.node)
+            || key == ack_key(&agent.node)
+            || key.starts_with("pods/") && key.ends_with(&pods)
+    };
     match event {
         Event::Snapshot { .. } => true,
         Event::Put(entry) => ours(&entry.key),

@@ -2,6 +2,7 @@
 //! iproute2's words; `--json` for programs. Exit codes: 0 yes, 1 error, 2 there is something to do.
 
 pub mod client;
+mod models;
 pub mod text;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -18,7 +19,7 @@ use crate::{
     lab,
 };
 
-/// A pod network of every model: overlay (VXLAN) and underlay (host-gw), chosen per peer.
+/// A pod network of every model: overlay (VXLAN) and underlay (host-gw, macvlan), chosen per peer.
 #[derive(Parser)]
 #[command(name = "weft", version, about, max_term_width = 100)]
 struct Cli {
@@ -52,6 +53,11 @@ enum Command {
     /// Free what a node that will not come back has claimed
     #[command(subcommand)]
     Node(NodeCommand),
+    /// Read about a model: when to choose it, what it needs, costs and what breaks it
+    Models {
+        /// Which; without it, what there is
+        model: Option<String>,
+    },
     /// Take everything of weft's out of this node's kernel and put sysctls back (agent stopped)
     Uninstall(AgentFile),
 }
@@ -104,7 +110,7 @@ enum NetworkCommand {
     /// Change how nodes are joined on the running network, without losing a packet
     Join {
         name: NetworkName,
-        /// vxlan, host-gw or auto
+        /// vxlan, host-gw or auto; vxlan-bridged stays what it is
         join: String,
         #[command(flatten)]
         agent: Control,
@@ -155,6 +161,7 @@ fn run(command: Command) -> anyhow::Result<u8> {
             log();
             agent::run(Config::read(&config)?)?;
         }
+        Command::Models { model } => print!("{}", models::page(model.as_deref())?),
         Command::Config => print!("{}", config::REFERENCE),
         Command::Status(asked) => {
             let status: report::Status = show(&asked, "/v1/status", text::status)?;

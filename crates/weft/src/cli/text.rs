@@ -68,11 +68,17 @@ pub fn pods(pods: &[Pod]) -> String {
             pod.attach.clone(),
             pod.id.ifname.to_string(),
             addrs.join(","),
-            pod.host_end.to_string(),
+            host_dev(pod),
             format!("{:?}", pod.phase).to_lowercase(),
         ]
     });
     table(&["POD", "NETWORK", "ATTACH", "DEV", "ADDRESS", "HOST DEV", "PHASE"], rows)
+}
+
+/// The host's end, or as iproute2 has it the device that the pod's link is on.
+fn host_dev(pod: &Pod) -> String {
+    let parent = || pod.parent.as_ref().map(|parent| format!("@{parent}"));
+    pod.host_end.as_ref().map(ToString::to_string).or_else(parent).unwrap_or_default()
 }
 
 pub fn ipam(blocks: &[Block]) -> String {

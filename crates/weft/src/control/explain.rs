@@ -6,9 +6,11 @@ use std::net::IpAddr;
 use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 use weft_core::{
+    attach::bridge,
     attachment::{Attachment, Phase},
     join::Receive,
-    name::NetworkName,
+    name::{IfName, Mac, NetworkName, NodeName, Vni},
+    paths::Path,
 };
 
 use crate::agent::{Agent, NetworkHere};
@@ -30,7 +32,7 @@ pub struct Hop {
     pub text: String,
 }
 
-fn hop(at: impl Into<String>, text: impl Into<String>) -> Hop {
+pub(super) fn hop(at: impl Into<String>, text: impl Into<String>) -> Hop {
     Hop { at: at.into(), text: text.into() }
 }
 
@@ -57,13 +59,33 @@ pub fn explain(agent: &Agent, from: &str, to: &str) -> anyhow::Result<Explained>
             here.stage.send
         ),
     )];
-    hops.push(hop(format!("node {}", agent.node), format!("arrives on dev {}", pod.host_end)));
-    let local = target.or_else(|| find(agent, &addr.to_string()));
+    let local = target.or_else(|| at(agent, &pod.network, addr));
+    // What has no host access shares addresses with others at most.
+    let local = local.filter(|to| to.network == pod.network || here.network.host_access);
+    if let Some(parent) = pod.attach.kind().parent() {
+        let to = (addr, local.as_ref());
+        let (rest, works) = super::beside::follow(agent, here, (&pod, parent), to);
+        hops.extend(rest);
+        let mtu = works.then(|| here.stage.send.get());
+        return Ok(Explained { from: pod.label(), to: addr.to_string(), hops, mtu, works });
+    }
+    hops.push(hop(format!("node {}", agent.node), format!("arrives on dev {}", pod.host_end())));
+    let local = local.filter(|local| local.host_end.is_some());
+    let wide = here.network.segment();
     let (mtu, works) = match local {
+        Some(target) if wide.is_wide() => {
+            let port = format!("bridge port {}, lladdr {}", target.host_end(), target.mac);
+            hops.push(hop(
+                format!("node {}", agent.node),
+                format!("{port}: the pod is on this node"),
+            ));
+            hops.push(hop(format!("pod {}", target.label()), "received"));
+            (Some(here.stage.accept.get()), true)
+        }
         Some(target) => {
             hops.push(hop(
                 format!("node {}", agent.node),
-                format!("route {addr} dev {}: the pod is on this node", target.host_end),
+                format!("route {addr} dev {}: the pod is on this node", target.host_end()),
             ));
             hops.push(hop(format!("pod {}", target.label()), "received"));
             (Some(here.stage.accept.get()), true)
@@ -95,9 +117,22 @@ fn remote(
     });
     let Some((peer, block, choice)) = peer else {
         let inside = here.network.ranges.iter().any(|range| range.contains(&addr));
+        if inside && here.network.segment().is_wide() {
+            let text = "everybody on the segment is asked, and nobody answers";
+            hops.push(hop(
+                node,
+                format!("no node has a block of network {network} with {addr}: {text}"),
+            ));
+            return (None, false);
+        }
         if inside {
             let text = "no node has a block of network";
             hops.push(hop(node, format!("{text} {network} with {addr}: the packet is dropped")));
+            return (None, false);
+        }
+        if !here.network.host_access {
+            let text = "which has no way out (hostAccess: false)";
+            hops.push(hop(node, format!("{addr} is outside network {network}, {text}")));
             return (None, false);
         }
         return outside(agent, network, here, addr, hops);
@@ -110,11 +145,19 @@ fn remote(
         return (None, false);
     };
     let first = if choice.refused.is_empty() { ", the first choice of the join" } else { "" };
-    hops.push(hop(
-        &node,
-        format!("route {block} via {} dev {} ({}{first})", path.via, path.dev, path.way()),
-    ));
-    if let Receive::Vxlan { underlay, vni, port, mac } = &path.receive {
+    if here.network.segment().is_wide() {
+        return bridged(agent, (network, here), (peer, path), addr, hops);
+    }
+    let route = match here.network.join.kind().group() {
+        Some(group) => {
+            format!("its range is on-link on dev {}, asked for in group {group}", path.dev)
+        }
+        None => format!("route {block} via {} dev {}", path.via, path.dev),
+    };
+    hops.push(hop(&node, format!("{route} ({}{first})", path.way())));
+    if let Receive::Vxlan { underlay, vni, port, mac }
+    | Receive::VxlanLearnt { underlay, vni, port, mac, .. } = &path.receive
+    {
         hops.push(hop(
             &node,
             format!(
@@ -167,12 +210,69 @@ fn outside(
     };
     let via = route.gateway.map(|via| format!(" via {via}")).unwrap_or_default();
     let source =
-        if here.network.masquerade { ", with this node's address (masqueraded)" } else { "" };
+        if here.network.masquerades() { ", with this node's address (masqueraded)" } else { "" };
     hops.push(hop(
         node,
         format!("{addr} is outside network {network}: route{via} dev {}{source}", route.dev),
     ));
     (Some(route.mtu.get()), true)
+}
+
+/// On a segment over all nodes: by the bridge and its tunnel's FDB.
+fn bridged(
+    agent: &Agent,
+    (network, here): (&NetworkName, &NetworkHere),
+    (peer, path): (&NodeName, &Path),
+    addr: IpAddr,
+    hops: &mut Vec<Hop>,
+) -> (Option<u16>, bool) {
+    let (node, dev) = (format!("node {}", agent.node), &path.dev);
+    let underlay = path.receive.underlay();
+    let told = {
+        let shown = agent.shown();
+        let there = shown.view.residents.get(&(network.clone(), peer.clone()));
+        let pods = there.into_iter().flat_map(|(_, record)| &record.pods);
+        pods.clone().find(|pod| pod.addrs.contains(&addr)).map(|pod| pod.mac)
+    };
+    let group = here.network.join.kind().group();
+    let everybody = match group {
+        Some(group) => format!("to group {group}"),
+        None => "to every peer".into(),
+    };
+    let known = told.and_then(|mac| Some((mac, vtep(agent, dev, mac)?)));
+    let (text, works) = match (told, known) {
+        (_, Some((mac, vtep))) if vtep == underlay => {
+            (format!("fdb {mac} dev {dev} dst {vtep}: the kernel agrees"), true)
+        }
+        (_, Some((mac, vtep))) => {
+            (format!("but the kernel sends {mac} to {vtep} by dev {dev}"), false)
+        }
+        (Some(mac), None) if group.is_none() => {
+            (format!("but the kernel has no fdb entry of {mac}: the frame goes {everybody}"), true)
+        }
+        (_, None) => (format!("its MAC is not known yet: the frame goes {everybody}"), true),
+    };
+    let asked = told.map_or_else(
+        || format!("asks the segment for {addr}, {everybody}"),
+        |mac| format!("answers for {addr}: lladdr {mac}"),
+    );
+    hops.push(hop(&node, format!("bridge {} {asked}", bridge::device(network))));
+    hops.push(hop(&node, text));
+    let (vni, port) = (here.network.join.vni(), path.receive.port().unwrap_or(0));
+    let vni = vni.map_or(0, Vni::get);
+    hops.push(hop(
+        &node,
+        format!("vxlan id {vni} dstport {port} to {underlay}: {} bytes more", path.overhead),
+    ));
+    hops.push(hop(format!("node {peer}"), format!("receives {} at {underlay}", path.way())));
+    hops.push(hop(format!("node {peer}"), format!("its bridge has the pod {addr}")));
+    (Some(path.mtu.get()), works)
+}
+
+/// Where the kernel sends frames for a MAC, if it does not send them to all.
+fn vtep(agent: &Agent, dev: &IfName, mac: Mac) -> Option<IpAddr> {
+    let heard = agent.kernel.heard(dev).unwrap_or_default();
+    heard.into_iter().find(|heard| heard.mac == mac).map(|heard| heard.vtep)
 }
 
 /// By pod name (`namespace/name` or `name`), container or address.
@@ -186,6 +286,16 @@ fn find(agent: &Agent, name: &str) -> Option<Attachment> {
                 || pod.addrs.iter().any(|addr| addr.to_string() == name))
     };
     ledger.attachments().find(is).cloned()
+}
+
+/// The pod that has the address: of the same network, or one that hosts route to.
+fn at(agent: &Agent, network: &NetworkName, addr: IpAddr) -> Option<Attachment> {
+    let ledger = agent.ledger();
+    let mut there = ledger
+        .attachments()
+        .filter(|pod| pod.phase == Phase::Attached && pod.addrs.contains(&addr));
+    let same = there.clone().find(|pod| pod.network == *network);
+    same.or_else(|| there.next()).cloned()
 }
 
 fn address(from: &Attachment, to: Option<&Attachment>, name: &str) -> anyhow::Result<IpAddr> {

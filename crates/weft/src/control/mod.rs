@@ -1,6 +1,7 @@
 //! The operator's door: HTTP with JSON on the control socket, for `weft status` and its siblings;
 //! metrics and health also on a TCP address where the configuration names one.
 
+mod beside;
 mod explain;
 mod metrics;
 pub mod report;
@@ -23,7 +24,7 @@ use serde_json::{Value, json};
 use weft_core::{
     name::{NetworkName, NodeName},
     network::Network,
-    view::{ack_key, network_key, node_key},
+    view::{ack_key, network_key, node_key, residents_key},
 };
 
 use crate::{
@@ -162,9 +163,24 @@ fn check_network(
             network.attach
         );
         anyhow::ensure!(
+            !used || was.segment() == network.segment(),
+            "network {name} is joined by {}, hostAccess {}: what is on-link for pods that run can't \
+             change; make another network for join {}, hostAccess {}",
+            was.join,
+            was.host_access,
+            network.join,
+            network.host_access
+        );
+        let by_group = |network: &Network| network.join.kind().group().is_some();
+        anyhow::ensure!(
+            !used || by_group(was) == by_group(&network),
+            "network {name}: nodes that find each other by multicast don't hear those that do by the \
+             store; make another network for the other discovery"
+        );
+        anyhow::ensure!(
             !used
-                || (&was.ranges, was.block_prefix4, was.block_prefix6)
-                    == (&network.ranges, network.block_prefix4, network.block_prefix6),
+                || was.ranges == network.ranges
+                    && was.ranges.iter().all(|r| was.block_prefix(r) == network.block_prefix(r)),
             "network {name}: nodes have blocks of its ranges; make another network for other ranges"
         );
     }
@@ -197,6 +213,7 @@ async fn delete_network(State(agent): Shared, Path(name): Path<String>) -> Respo
         let there = agent.store.delete(&network_key(&name)).await?;
         // One that died in between left blocks without a network.
         let freed = free(&agent, |network, _| *network == name).await?;
+        forget_residents(&agent, |network, _| *network == name).await?;
         Ok::<_, StoreError>(there || !freed.is_empty())
     };
     match deleted.await {
@@ -213,6 +230,22 @@ fn users(agent: &Agent, name: &NetworkName) -> Vec<String> {
     let others = shown.view.nodes.iter().filter(|(node, _)| **node != agent.node);
     let used = others.filter(|(_, node)| node.record.part(name).is_some_and(|part| part.pods));
     ours.into_iter().chain(used.map(|(node, _)| node.to_string())).collect()
+}
+
+/// Deletes the records of pods that are meant.
+async fn forget_residents(
+    agent: &Agent,
+    meant: impl Fn(&NetworkName, &NodeName) -> bool,
+) -> Result<(), StoreError> {
+    let keys: Vec<String> = {
+        let shown = agent.shown();
+        let all = shown.view.residents.keys().filter(|(network, node)| meant(network, node));
+        all.map(|(network, node)| residents_key(network, node)).collect()
+    };
+    for key in keys {
+        agent.store.delete(&key).await?;
+    }
+    Ok(())
 }
 
 /// Frees what a node that will not come back has claimed. Should it come back, it takes new blocks.
@@ -254,6 +287,7 @@ async fn forget(
         // The record first: nobody sends there any more when the block may be claimed again.
         agent.store.delete(&node_key(&name)).await?;
         agent.store.delete(&ack_key(&name)).await?;
+        forget_residents(&agent, |_, node| *node == name).await?;
         free(&agent, |_, claim| claim.node == name).await
     };
     match forgotten.await {

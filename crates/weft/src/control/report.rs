@@ -13,9 +13,10 @@ use weft_core::{
     join::Receive,
     name::{IfName, Mac, NetworkName, NodeName},
     network::Network,
+    paths::PeerChoice,
 };
 
-use crate::agent::Agent;
+use crate::agent::{Agent, NetworkHere};
 
 #[derive(Serialize, Deserialize)]
 pub struct Status {
@@ -80,7 +81,7 @@ pub fn status(agent: &Agent) -> Status {
             (!cut.is_empty()).then(|| (peer.clone(), cut.join("; ")))
         });
         let status = NetworkStatus {
-            attach: here.network.attach.to_string(),
+            attach: here.network.attach.kind().described(),
             join: here.network.join.to_string(),
             blocks: here.blocks.clone(),
             mtu: here.stage.send.get(),
@@ -96,7 +97,7 @@ pub fn status(agent: &Agent) -> Status {
         node: agent.node.clone(),
         version: env!("CARGO_PKG_VERSION").into(),
         converged: serving.converged,
-        problems: serving.problems.clone(),
+        problems: serving.problems.iter().cloned().chain(agent.unheard()).collect(),
         store: StoreStatus {
             synced: shown.synced,
             away: shown.away.clone(),
@@ -134,7 +135,10 @@ pub struct Pod {
     pub id: AttachmentId,
     pub network: NetworkName,
     pub attach: String,
-    pub host_end: IfName,
+    /// None: the link is in the pod's namespace alone.
+    pub host_end: Option<IfName>,
+    /// The device that it is a child of.
+    pub parent: Option<IfName>,
     pub mac: Mac,
     pub addrs: Vec<std::net::IpAddr>,
     pub phase: Phase,
@@ -149,8 +153,9 @@ pub fn pods(agent: &Agent) -> Vec<Pod> {
             pod: pod.label(),
             id: pod.id.clone(),
             network: pod.network.clone(),
-            attach: pod.attach.to_string(),
+            attach: pod.attach.kind().described(),
             host_end: pod.host_end.clone(),
+            parent: pod.attach.kind().parent().cloned(),
             mac: pod.mac,
             addrs: pod.addrs.clone(),
             phase: pod.phase,
@@ -170,17 +175,20 @@ pub struct Block {
 }
 
 pub fn ipam(agent: &Agent) -> Vec<Block> {
+    let serving = agent.serving();
     let shown = agent.shown();
     let ledger = agent.ledger();
     let blocks = shown.view.claims.iter().map(|((network, block), claim)| {
         let ours = claim.node == agent.node;
         let held = || {
-            let addrs = ledger.attachments().flat_map(|pod| &pod.addrs);
+            let pods = ledger.attachments().filter(|pod| pod.network == *network);
+            let addrs = pods.flat_map(|pod| &pod.addrs);
             addrs.filter(|addr| block.contains(*addr)).count()
         };
         let size = || {
             let mut pool = weft_core::ipam::Pool::default();
-            pool.set_blocks(std::slice::from_ref(block));
+            let reserve = serving.networks.get(network).map(|here| here.reserve.clone());
+            pool.set_blocks(std::slice::from_ref(block), &reserve.unwrap_or_default());
             pool.size(block.addr().is_ipv4())
         };
         Block {
@@ -211,6 +219,7 @@ pub fn paths(agent: &Agent) -> Vec<PeerPath> {
     let mut paths = Vec::new();
     for (network, here) in &serving.networks {
         for (peer, choice) in &here.stage.choices {
+            paths.extend(beside(network, here, peer, choice));
             for (ipv4, choice) in choice.each() {
                 let refused: Vec<String> =
                     choice.refused.iter().map(|(way, why)| format!("not {way}: {why}")).collect();
@@ -232,6 +241,28 @@ pub fn paths(agent: &Agent) -> Vec<PeerPath> {
         }
     }
     paths
+}
+
+/// Where pods stand on the physical network, the way to a peer's pods is that network.
+fn beside<'a>(
+    network: &'a NetworkName,
+    here: &'a NetworkHere,
+    peer: &'a NodeName,
+    choice: &'a PeerChoice,
+) -> impl Iterator<Item = PeerPath> + 'a {
+    let parent = here.network.attach.kind().parent();
+    parent.into_iter().flat_map(move |parent| {
+        let has = |ipv4: &bool| choice.blocks.iter().any(|block| block.addr().is_ipv4() == *ipv4);
+        [true, false].into_iter().filter(has).map(move |ipv4| PeerPath {
+            network: network.clone(),
+            peer: peer.clone(),
+            family: if ipv4 { "ipv4" } else { "ipv6" }.into(),
+            path: format!("underlay dev {parent} mtu {}", here.stage.send),
+            way: "underlay".into(),
+            mtu: here.stage.send.get(),
+            why: "the physical network itself; no node is passed".into(),
+        })
+    })
 }
 
 pub fn networks(agent: &Agent) -> BTreeMap<NetworkName, Network> {

@@ -6,7 +6,10 @@ use anyhow::Context;
 use serde_json::{Value, json};
 use weft_linux::Netns;
 
-use super::{Families, Node, Pod, Topology, Wire};
+use super::{
+    Families, Node, Pod, Topology, Wire,
+    wire::{LAN4, LAN6},
+};
 
 /// What to build.
 #[derive(Clone)]
@@ -16,6 +19,8 @@ pub struct Plan {
     pub topology: Topology,
     pub families: Families,
     pub underlay: Families,
+    /// Every node has a second NIC, `eth1`, on a switch of its own.
+    pub lan: bool,
     pub dir: PathBuf,
     /// Environment of the agents.
     pub env: Vec<(String, String)>,
@@ -29,6 +34,7 @@ impl Default for Plan {
             topology: Topology::Segment,
             families: Families::Dual,
             underlay: Families::Dual,
+            lan: false,
             dir: super::DIR.into(),
             env: Vec::new(),
         }
@@ -56,7 +62,7 @@ impl Cluster {
         for name in ["weft", "weft-cni"] {
             symlink(program, bin.join(name)).with_context(|| format!("link {name}"))?;
         }
-        let wire = Wire::build(plan.topology)?;
+        let wire = Wire::build(plan.topology, plan.lan)?;
         let mut nodes = Vec::new();
         for n in 0..plan.nodes {
             let name = format!("node-{}", letter(n));
@@ -64,6 +70,7 @@ impl Cluster {
             netns.bind(&PathBuf::from("/run/netns").join(&name))?;
             let place = wire.place(n, plan.nodes, plan.underlay)?;
             wire.plug(&netns, &name, &place)?;
+            wire.plug_second(&netns, &name)?;
             nodes.push(Node::new(&name, netns, place, &plan.dir, program, store)?);
         }
         Ok(Self { plan: plan.clone(), wire, nodes })
@@ -79,7 +86,17 @@ impl Cluster {
         Ok(())
     }
 
+    /// As `weft lab shell` is asked for it; `macvlan` may have its mode behind a slash, and `join` may
+    /// end in `+multicast`: then nodes find each other in a group.
     pub fn network(&self, attach: &str, join: &str, number: u8) -> Value {
+        if let ("macvlan", mode) = attach.split_once('/').unwrap_or((attach, "bridge")) {
+            let attach = json!({"kind": "macvlan", "parent": "eth1", "mode": mode});
+            let mut network = self.lan_network(&attach);
+            if join != "underlay" {
+                network["join"] = json!(join);
+            }
+            return network;
+        }
         let mut ranges = Vec::new();
         if self.plan.families.has(true, 2) {
             ranges.push(format!("10.{number}.0.0/16"));
@@ -87,10 +104,24 @@ impl Cluster {
         if self.plan.families.has(false, 2) {
             ranges.push(format!("fd00:{number}::/64"));
         }
-        let join = match join {
-            "host-gw" => json!({"kind": join}),
-            _ => json!({"kind": join, "vni": number}),
-        };
+        let mut settings = json!({"kind": kind(join)});
+        if join != "host-gw" {
+            settings["vni"] = json!(number);
+        }
+        if join.ends_with("+multicast") {
+            let group = if self.plan.underlay.has(true, 2) { "239.1.1." } else { "ff05::" };
+            settings["discovery"] = json!("multicast");
+            settings["group"] = json!(format!("{group}{number}"));
+        }
+        json!({"attach": attach, "join": settings, "ranges": ranges})
+    }
+
+    /// A network of pods on the second switch. Has no number: there is one such switch.
+    pub fn lan_network(&self, attach: &Value) -> Value {
+        let has = |ipv4: bool| self.plan.families.has(ipv4, 2);
+        let lans = [(true, LAN4), (false, LAN6)].into_iter().filter(|(ipv4, _)| has(*ipv4));
+        let (ranges, gateways): (Vec<_>, Vec<_>) = lans.map(|(_, lan)| lan).unzip();
+        let join = json!({"kind": "underlay", "gateway": gateways});
         json!({"attach": attach, "join": join, "ranges": ranges})
     }
 
@@ -108,7 +139,7 @@ impl Cluster {
             let network = &status["networks"][name];
             status["converged"] == true
                 && network["blocks"].as_array().is_some_and(|own| own.len() >= self.families())
-                && network["join"] == join
+                && network["join"] == kind(join)
                 && network["peers"] == peers
                 && network["withdrawing"].as_array().is_some_and(Vec::is_empty)
         };
@@ -140,9 +171,19 @@ impl Cluster {
 
     /// `pods` on every node: a1, a2, b1, …
     pub fn add_pods(&self, network: &str, prefix: &str) -> anyhow::Result<Vec<Pod>> {
+        self.add_pods_of(self.plan.pods, network, prefix)
+    }
+
+    /// So many on every node.
+    pub fn add_pods_of(
+        &self,
+        each: usize,
+        network: &str,
+        prefix: &str,
+    ) -> anyhow::Result<Vec<Pod>> {
         let mut pods = Vec::new();
         for (n, node) in self.nodes.iter().enumerate() {
-            for i in 1..=self.plan.pods {
+            for i in 1..=each {
                 pods.push(node.add_pod(&format!("{prefix}{}{i}", letter(n)), network)?);
             }
         }
@@ -177,6 +218,11 @@ impl Cluster {
         let text = |of: &str| path.map_or("", |path| path[of].as_str().unwrap_or("")).to_owned();
         Ok((text("way"), text("why")))
     }
+}
+
+/// The kind of a join as the lab spells it.
+pub fn kind(join: &str) -> &str {
+    join.strip_suffix("+multicast").unwrap_or(join)
 }
 
 pub fn letter(n: usize) -> char {

@@ -93,7 +93,8 @@ fn guided(plan: &Plan, show: &Show, seen: &mut Seen) -> anyhow::Result<()> {
             }
             if !walked.contains(join) {
                 walked.push(*join);
-                seen.runs.extend(measure(&cluster, show, &pods, attach, join)?);
+                let runs = measure(&cluster, show, &pods, (attach, join, attach), |_, _| true)?;
+                seen.runs.extend(runs);
             }
         }
         if plan.topology == Topology::Routed {
@@ -101,25 +102,70 @@ fn guided(plan: &Plan, show: &Show, seen: &mut Seen) -> anyhow::Result<()> {
         }
         drop(responders);
         cluster.delete_pods(pods)?;
-        cluster.nodes[0].wait_until("free of pods", |node| Ok(node.status()?["pods"] == 0))?;
-        cluster.nodes[0].ask("DELETE", &format!("/v1/networks/{attach}"), None)?;
-        for node in &cluster.nodes {
-            node.wait_until("clean", |node| {
-                Ok(node.plan()?.is_empty() && weft_linux::rig::is_clean(&node.netns)?)
-            })?;
+        clean(&cluster, attach)?;
+        show.step("   pods and network deleted; every node's plan is empty, no link is left");
+    }
+    apart(&cluster, show, &mut seen.runs)?;
+    seen.runs.extend(super::physical::run(&cluster, show)?);
+    Ok(())
+}
+
+/// Joins that stay what they are, since what pods have on-link or how nodes find each other can't
+/// change under them: one L2 segment over all nodes, and whatever is found by multicast.
+fn apart(cluster: &Cluster, show: &Show, runs: &mut Vec<Value>) -> anyhow::Result<()> {
+    let segment = cluster.plan.topology == Topology::Segment;
+    for (name, attach, join, number) in [
+        ("domain", "bridge", "vxlan-bridged", 3),
+        ("domain-group", "bridge", "vxlan-bridged+multicast", 4),
+        ("group", "veth", "vxlan+multicast", 5),
+    ] {
+        if join.ends_with("+multicast") && !segment {
+            show.step(&format!("\n== {join}: left out, the router passes no multicast"));
+            continue;
         }
+        show.step(&format!("\n== attach {attach}: network {name}, join {join}"));
+        cluster.apply(name, &cluster.network(attach, join, number))?;
+        cluster.settled(name, join)?;
+        let pods = cluster.add_pods(name, "")?;
+        show.step(&format!("   {} pods attached through the CNI plugin", pods.len()));
+        let responders: Vec<Responder> =
+            pods.iter().map(Responder::start).collect::<Result<_, _>>()?;
+        for node in &cluster.nodes {
+            node.wait_until("well", |node| Ok(node.status()?["problems"] == json!([])))?;
+        }
+        runs.extend(measure(cluster, show, &pods, (attach, join, name), |_, _| true)?);
+        drop(responders);
+        cluster.delete_pods(pods)?;
+        clean(cluster, name)?;
         show.step("   pods and network deleted; every node's plan is empty, no link is left");
     }
     Ok(())
 }
 
-/// Who reaches whom, over which path, how fast and how large.
-fn measure(
+/// Deletes a network whose pods were deleted, and waits until nothing is left of it.
+pub fn clean(cluster: &Cluster, network: &str) -> anyhow::Result<()> {
+    // Refused until every node has told that it has no more pods there.
+    cluster.nodes[0].wait_until("rid of the network", |node| {
+        node.ask("DELETE", &format!("/v1/networks/{network}"), None).map(|_| true)
+    })?;
+    for node in &cluster.nodes {
+        node.wait_until("clean", |node| {
+            let status = node.status()?;
+            Ok(status["networks"][network].is_null()
+                && node.plan()?.is_empty()
+                && weft_linux::rig::is_clean(&node.netns)?)
+        })?;
+    }
+    Ok(())
+}
+
+/// Who of those that count reaches whom, over which path, how fast and how large.
+pub fn measure(
     cluster: &Cluster,
     show: &Show,
     pods: &[Pod],
-    attach: &str,
-    join: &str,
+    (attach, join, network): (&str, &str, &str),
+    counts: impl Fn(&Pod, &Pod) -> bool,
 ) -> anyhow::Result<Vec<Value>> {
     let mut runs = Vec::new();
     let mut rows = Vec::new();
@@ -129,7 +175,7 @@ fn measure(
         }
         let (mut pairs, mut reached) = (0, 0);
         for from in pods {
-            for to in pods.iter().filter(|to| to.name != from.name) {
+            for to in pods.iter().filter(|to| to.name != from.name && counts(from, to)) {
                 let Some(addr) = to.addr(ipv4) else { continue };
                 pairs += 1;
                 let time = reach(&from.netns, addr);
@@ -139,7 +185,7 @@ fn measure(
                 let first =
                     from.name.ends_with('1') && (to.name.ends_with('1') || from.node == to.node);
                 if first || time.is_none() || mtu.is_none() {
-                    let (way, _) = cluster.way(&from.node, &to.node, attach, ipv4)?;
+                    let (way, _) = cluster.way(&from.node, &to.node, network, ipv4)?;
                     let time =
                         time.map_or("none".into(), |time| format!("{} µs", time.as_micros()));
                     let mtu = mtu.map_or("none".into(), |mtu| mtu.to_string());

@@ -5,6 +5,7 @@
 mod cluster;
 mod guide;
 mod node;
+mod physical;
 mod probe;
 mod shell;
 mod show;
@@ -19,7 +20,7 @@ pub use cluster::{Cluster, Plan};
 pub use node::{Node, Pod};
 pub use probe::{Flow, FlowKind, Report, Responder, largest, reach, too_big};
 pub use shell::address;
-pub use wire::{Topology, WORLD4, Wire};
+pub use wire::{LAN4, LAN6, Topology, WORLD4, Wire};
 
 /// Where the lab keeps everything, inside its own `/run`.
 pub const DIR: &str = "/run/lab";
@@ -80,8 +81,10 @@ impl Families {
 enum LabCommand {
     /// Build a cluster and leave you inside, with weft, pods and nodes to play with
     Shell {
+        /// veth, bridge, or macvlan/MODE (with `--join underlay`; on the nodes' second NIC)
         #[arg(long, default_value = "veth")]
         attach: String,
+        /// vxlan, host-gw, auto or underlay
         #[arg(long, default_value = "vxlan")]
         join: String,
         #[command(flatten)]
@@ -137,6 +140,7 @@ impl From<&LabPlan> for Plan {
             topology: plan.topology,
             families: plan.families,
             underlay: plan.underlay,
+            lan: true,
             dir: PathBuf::from(DIR),
             env: Vec::new(),
         }

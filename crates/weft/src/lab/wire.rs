@@ -23,6 +23,8 @@ pub const MTU: u32 = 1500;
 /// The switches, and the host that is everybody's way out.
 pub struct Wire {
     switches: Vec<Netns>,
+    /// The switch of the nodes' second NICs, where there are any.
+    lan: Option<Netns>,
     /// Router between the segments, and a host with an address of its own, 203.0.113.1.
     pub world: Netns,
     topology: Topology,
@@ -58,8 +60,22 @@ fn no_dad(netns: &Netns) -> std::io::Result<()> {
     rig::sysctl(netns, "net/ipv6/conf/default/accept_dad", "0")
 }
 
+/// The range of the second switch's network, and its router there, which is the world's.
+pub const LAN4: (&str, &str) = ("10.77.0.0/24", "10.77.0.1");
+pub const LAN6: (&str, &str) = ("fd00:77::/64", "fd00:77::1");
+
+fn second(world: &Netns) -> anyhow::Result<Netns> {
+    let switch = Netns::create()?;
+    rig::bridge(&switch, "br0")?;
+    rig::pair(world, "lan", &switch, "up", MTU)?;
+    rig::port(&switch, "up", "br0")?;
+    rig::addr(world, "lan", net(&format!("{}/24", LAN4.1))?)?;
+    rig::addr(world, "lan", net(&format!("{}/64", LAN6.1))?)?;
+    Ok(switch)
+}
+
 impl Wire {
-    pub fn build(topology: Topology) -> anyhow::Result<Self> {
+    pub fn build(topology: Topology, lan: bool) -> anyhow::Result<Self> {
         let world = Netns::create()?;
         no_dad(&world)?;
         world.run(|| rig::up_here("lo"))??;
@@ -79,7 +95,8 @@ impl Wire {
         }
         rig::addr(&world, "lo", net(&format!("{WORLD4}/32"))?)?;
         rig::addr(&world, "lo", net("2001:db8:ffff::1/128")?)?;
-        Ok(Self { switches, world, topology })
+        let lan = lan.then(|| second(&world)).transpose()?;
+        Ok(Self { switches, lan, world, topology })
     }
 
     /// Where the `n`-th of `all` nodes stands.
@@ -113,6 +130,23 @@ impl Wire {
             rig::route(node, net(all)?, via)?;
         }
         Ok(())
+    }
+
+    /// Plugs a node's second NIC into the second switch: `eth1`, with no address.
+    pub fn plug_second(&self, node: &Netns, name: &str) -> anyhow::Result<()> {
+        let Some(switch) = &self.lan else { return Ok(()) };
+        rig::pair(node, "eth1", switch, name, MTU)?;
+        Ok(rig::port(switch, name, "br0")?)
+    }
+
+    /// The second switch.
+    pub fn lan(&self) -> anyhow::Result<&Netns> {
+        self.lan.as_ref().context("the lab was built without a second switch")
+    }
+
+    /// Has the second switch send a node's frames back to it, or not.
+    pub fn hairpin(&self, node: &str, back: bool) -> anyhow::Result<()> {
+        Ok(rig::hairpin(self.lan()?, node, back)?)
     }
 
     pub fn switch(&self, segment: usize) -> &Netns {

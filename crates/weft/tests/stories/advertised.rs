@@ -8,13 +8,13 @@ use crate::story::*;
 const LIFETIME: u64 = 4;
 
 /// A real router's daemon on the segment, advertising ten times a second.
-fn start_radvd(site: &Site) -> Child {
+pub fn start_radvd(site: &Site, dev: &str, more: &str) -> Child {
     let (config, log) = (site.plan.dir.join("radvd.conf"), site.plan.dir.join("radvd.log"));
     let interface = format!(
-        "interface seg0 {{
+        "interface {dev} {{
            AdvSendAdvert on; AdvIntervalOpt on;
            MinRtrAdvInterval 0.07; MaxRtrAdvInterval 0.1; MinDelayBetweenRAs 0.03;
-           AdvDefaultLifetime {LIFETIME};
+           AdvDefaultLifetime {LIFETIME}; {more}
          }};"
     );
     std::fs::write(&config, interface).unwrap();
@@ -48,7 +48,7 @@ fn a_way_out_that_is_advertised_outlives_forwarding_and_goes_on_being_refreshed(
     for node in &site.nodes {
         sh(&node.netns, "ip -6 route del default");
     }
-    let mut radvd = start_radvd(&site);
+    let mut radvd = start_radvd(&site, "seg0", "");
     until("advertised", || site.nodes.iter().all(|node| expires(node).is_some()));
     assert_eq!(knobs(node), "1 0 ");
     // What happens where nobody minds the order.

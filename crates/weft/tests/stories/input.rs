@@ -4,6 +4,59 @@ use std::io::Write;
 
 use crate::story::*;
 
+/// A network that is one L2 domain, with `over` laid over it.
+fn bridged(over: Value) -> Value {
+    let mut network = json!({
+        "ranges": ["10.2.0.0/16"], "attach": "bridge", "join": {"kind": "vxlan-bridged", "vni": 2},
+    });
+    for (field, value) in over.as_object().unwrap() {
+        network[field] = value.clone();
+    }
+    network
+}
+
+/// What pods have on-link can't change under them, nor whether their nodes are there.
+#[test]
+fn a_domain_stays_one_and_no_other_network_becomes_one() {
+    let site = built(&plan(1));
+    site.start().unwrap();
+    let node = &site.nodes[0];
+    let put = |name: &str, network: &Value| {
+        node.ask("PUT", &format!("/v1/networks/{name}"), Some(network.clone()))
+    };
+    let plain = site.network("bridge", "vxlan", 1);
+    for (name, network, join) in
+        [("net", &plain, "vxlan"), ("blue", &bridged(json!({})), "vxlan-bridged")]
+    {
+        put(name, network).unwrap();
+        site.nodes[0]
+            .wait_until("with a block", |node| {
+                let network = &node.status()?["networks"][name];
+                Ok(network["join"] == join && !network["blocks"].as_array().unwrap().is_empty())
+            })
+            .unwrap();
+    }
+    let mut domain = plain.clone();
+    domain["join"] = json!({"kind": "vxlan-bridged", "vni": 1});
+    for (name, network) in [
+        ("net", domain),
+        ("blue", bridged(json!({"join": {"kind": "vxlan", "vni": 2}}))),
+        ("blue", bridged(json!({"hostAccess": false}))),
+    ] {
+        let said = put(name, &network).unwrap_err().to_string();
+        assert!(said.contains("what is on-link for pods that run can't change"), "{said}");
+    }
+    put("blue", &bridged(json!({"mtu": 1300}))).unwrap();
+    // A port is something else: it is the tunnel's, not the pods'.
+    put("blue", &bridged(json!({"join": {"kind": "vxlan-bridged", "vni": 2, "port": 8472}})))
+        .unwrap();
+    node.wait_until("on the other port", |node| {
+        let link = sh(&node.netns, "ip -d link show weftx4-2 2>/dev/null || true");
+        Ok(link.contains("dstport 8472") && node.plan()?.is_empty())
+    })
+    .unwrap();
+}
+
 #[test]
 fn bad_input_is_answered_and_nothing_is_half_made() {
     let cluster = cluster(1, "veth", "vxlan");
@@ -22,11 +75,29 @@ fn bad_input_is_answered_and_nothing_is_half_made() {
         (
             "blue",
             json!({"ranges": ["10.2.0.0/16"], "join": "vxlam"}),
-            "expected one of `vxlan`, `host-gw`, `auto`",
+            "expected one of `vxlan`, `host-gw`, `auto`, `vxlan-bridged`, `underlay`",
         ),
-        ("blue", json!({"ranges": ["10.2.0.0/16"], "attach": "macvlan"}), "`veth` or `bridge`"),
+        (
+            "blue",
+            json!({"ranges": ["10.2.0.0/16"], "attach": "macvtap"}),
+            "`veth`, `bridge`, `macvlan`",
+        ),
         ("blue", json!({"ranges": ["10.2.0.0/16"], "joins": "auto"}), "known here: attach"),
         ("blue", json!({"ranges": ["10.2.0.0/16"]}), "VNI 1 is network net's"),
+        (
+            "blue",
+            json!({"ranges": ["10.2.0.0/16"], "join": {"kind": "vxlan-bridged", "vni": 2}}),
+            "needs `attach: bridge`",
+        ),
+        ("blue", bridged(json!({"blockPrefix4": 16})), "the first is kept for the gateway"),
+        ("blue", bridged(json!({"hostAccess": false, "default": true})), "no way to their node"),
+        ("blue", bridged(json!({"join": {"kind": "vxlan-bridged"}})), "VNI 1 is network net's"),
+        ("blue", bridged(json!({"ranges": ["10.1.0.0/17"], "hostAccess": false})), "overlaps"),
+        (
+            "blue",
+            json!({"ranges": ["10.2.0.0/16"], "join": "host-gw", "hostAccess": false}),
+            "for join vxlan-bridged alone",
+        ),
         ("blue", json!({"ranges": []}), "no range"),
         ("Blue_", json!({"ranges": ["10.2.0.0/16"]}), "a network name"),
         (

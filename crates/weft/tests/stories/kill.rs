@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::story::*;
 
-const ADD_FAULTS: [&str; 5] = [
+pub const ADD_FAULTS: [&str; 5] = [
     "add.after-open",
     "add.after-birth",
     "add.after-inside",
@@ -12,15 +12,15 @@ const ADD_FAULTS: [&str; 5] = [
     "add.after-commit",
 ];
 
-const DEL_FAULTS: [&str; 4] =
+pub const DEL_FAULTS: [&str; 4] =
     ["del.after-doom", "del.after-routes", "del.after-link", "del.after-reap"];
 
-fn fault(point: &str) -> Vec<(String, String)> {
+pub fn fault(point: &str) -> Vec<(String, String)> {
     vec![("WEFT_FAULT".into(), point.into())]
 }
 
 /// Starts the agent so that it dies at `point`.
-fn restart(node: &Node, env: &[(String, String)]) {
+pub fn restart(node: &Node, env: &[(String, String)]) {
     node.kill().unwrap();
     node.start(env).unwrap();
     node.wait_until("started", |node| {
@@ -32,8 +32,8 @@ fn restart(node: &Node, env: &[(String, String)]) {
     .unwrap();
 }
 
-fn killed_in_add(attach: &str) {
-    let cluster = cluster(1, attach, "vxlan");
+/// `links` counts the links of pods.
+pub fn killed_in_add(cluster: &Site, links: impl Fn(&Node) -> usize) {
     let node = &cluster.nodes[0];
     sh(&node.netns, "ip link add stranger type veth peer name stranger2");
     for point in ADD_FAULTS {
@@ -47,7 +47,7 @@ fn killed_in_add(attach: &str) {
         });
         assert_eq!(leases(node).len(), 2, "{point}: one address of each family");
         empty_plan(node);
-        assert_eq!(pod_links(node), 1, "{point}");
+        assert_eq!(links(node), 1, "{point}");
         node.delete_pod(pod).unwrap();
         node.wait_until("free", |node| Ok(node.status()?["pods"] == 0)).unwrap();
         // The runtime does not wait: nothing of its call is left.
@@ -65,6 +65,7 @@ fn killed_in_add(attach: &str) {
         let (exit, answer) = node.cni("DEL", "given-up", &path, &config, &[]).unwrap();
         assert_eq!(exit, 0, "{point}: {answer}");
         nothing_left(node);
+        assert_eq!(links(node), 0, "{point}");
         forget(&path);
     }
     assert!(sh(&node.netns, "ip -o link").contains("stranger2"));
@@ -72,40 +73,54 @@ fn killed_in_add(attach: &str) {
 
 #[test]
 fn killed_at_every_step_of_add_with_veth() {
-    killed_in_add("veth");
+    killed_in_add(&cluster(1, "veth", "vxlan"), pod_links);
+}
+
+#[test]
+fn killed_at_every_step_of_add_on_a_segment_and_in_a_group() {
+    killed_in_add(&cluster(1, "bridge", "vxlan-bridged"), pod_links);
+    killed_in_add(&cluster(1, "veth", "vxlan+multicast"), pod_links);
 }
 
 #[test]
 fn killed_at_every_step_of_add_with_a_bridge() {
-    killed_in_add("bridge");
+    killed_in_add(&cluster(1, "bridge", "vxlan"), pod_links);
 }
 
 #[test]
 fn killed_at_every_step_of_del_and_the_same_address_is_given_again_at_once() {
-    for attach in ["veth", "bridge"] {
-        let cluster = cluster(1, attach, "vxlan");
-        let node = &cluster.nodes[0];
-        for point in DEL_FAULTS {
-            restart(node, &fault(point));
-            let pod = node.add_pod("doomed", "net").unwrap();
-            let addrs: Vec<IpAddr> = pod.addrs.clone();
-            std::thread::scope(|scope| {
-                let deleting = scope.spawn(|| node.delete_pod(pod).unwrap());
-                node.wait_for_death().unwrap();
-                node.start(&[]).unwrap();
-                deleting.join().unwrap();
-            });
-            let pod = add_with(node, "again", &addrs);
-            assert_eq!(pod, addrs, "{point}: the address is free again");
-            empty_plan(node);
-            assert_eq!(pod_links(node), 1, "{point}");
-            let (exit, _) = node
-                .cni("DEL", "again", Path::new("/run/netns/again"), &node.cni_config("net"), &[])
-                .unwrap();
-            assert_eq!(exit, 0);
-            forget(Path::new("/run/netns/again"));
-            node.wait_until("free", |node| Ok(node.status()?["pods"] == 0)).unwrap();
-        }
+    for (attach, join) in [
+        ("veth", "vxlan"),
+        ("bridge", "vxlan"),
+        ("bridge", "vxlan-bridged"),
+        ("veth", "vxlan+multicast"),
+    ] {
+        killed_in_del(&cluster(1, attach, join), pod_links);
+    }
+}
+
+pub fn killed_in_del(cluster: &Site, links: impl Fn(&Node) -> usize) {
+    let node = &cluster.nodes[0];
+    for point in DEL_FAULTS {
+        restart(node, &fault(point));
+        let pod = node.add_pod("doomed", "net").unwrap();
+        let addrs: Vec<IpAddr> = pod.addrs.clone();
+        std::thread::scope(|scope| {
+            let deleting = scope.spawn(|| node.delete_pod(pod).unwrap());
+            node.wait_for_death().unwrap();
+            node.start(&[]).unwrap();
+            deleting.join().unwrap();
+        });
+        let pod = add_with(node, "again", &addrs);
+        assert_eq!(pod, addrs, "{point}: the address is free again");
+        empty_plan(node);
+        assert_eq!(links(node), 1, "{point}");
+        let (exit, _) = node
+            .cni("DEL", "again", Path::new("/run/netns/again"), &node.cni_config("net"), &[])
+            .unwrap();
+        assert_eq!(exit, 0);
+        forget(Path::new("/run/netns/again"));
+        node.wait_until("free", |node| Ok(node.status()?["pods"] == 0)).unwrap();
     }
 }
 
@@ -125,15 +140,20 @@ fn add_with(node: &Node, name: &str, addrs: &[IpAddr]) -> Vec<IpAddr> {
 
 #[test]
 fn random_adds_and_dels_with_kills_leak_nothing() {
-    let cluster = cluster(1, "veth", "host-gw");
+    let present = random_with_kills(&cluster(1, "veth", "host-gw"), 10_000, pod_links);
+    assert!(present > 0);
+}
+
+/// Twenty pods come and go; the agent dies at random places. Returns how many are there at the end.
+pub fn random_with_kills(cluster: &Site, operations: u32, links: impl Fn(&Node) -> usize) -> usize {
     let node = &cluster.nodes[0];
     let mut dice = Dice(0x9e37_79b9_7f4a_7c15);
     let mut roll = |sides| dice.roll(sides);
     let namespaces: Vec<_> = (0..20).map(|n| namespace(&format!("r{n}"))).collect();
     let mut present = BTreeSet::new();
     let points: Vec<&str> = ADD_FAULTS.into_iter().chain(DEL_FAULTS).collect();
-    let mut kills = 0;
-    for operation in 0..10_000u32 {
+    let mut kills = 0u32;
+    for operation in 0..operations {
         if operation % 250 == 249 {
             kills += 1;
             node.kill().unwrap();
@@ -161,9 +181,10 @@ fn random_adds_and_dels_with_kills_leak_nothing() {
             present.remove(&n)
         };
     }
-    assert!(kills >= 30);
+    assert!(kills >= operations / 333);
     node.wait_until("settled", |node| Ok(node.status()?["pods"] == present.len())).unwrap();
     assert_eq!(leases(node).len(), 2 * present.len(), "0 leaks, 0 duplicates");
     empty_plan(node);
-    assert_eq!(pod_links(node), present.len());
+    assert_eq!(links(node), present.len());
+    present.len()
 }

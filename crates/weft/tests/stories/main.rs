@@ -6,8 +6,11 @@
 mod advertised;
 mod change;
 mod cni;
+mod domains;
 mod input;
 mod kill;
+mod learnt;
+mod macvlan;
 mod networks;
 mod packets;
 mod plugin;

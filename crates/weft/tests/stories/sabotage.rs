@@ -164,6 +164,62 @@ fn sabotage_hurts_a_bridge_and_is_healed_in_under_a_second() {
     );
 }
 
+#[test]
+fn sabotage_hurts_a_domain_and_is_healed_in_under_a_second() {
+    let flush = |flags: &str| {
+        format!(
+            "bridge fdb show dev weftx4-1 | grep -v 'master weftb-net permanent' |
+             while read mac rest
+             do bridge fdb del $mac dev weftx4-1 {flags} || true; done"
+        )
+    };
+    each_hurts(
+        "bridge",
+        "vxlan-bridged",
+        &[
+            (To::Pod4, "ip link del weftx4-1"),
+            (To::Pod6, "ip link set weftx4-1 down"),
+            (To::Pod4, "ip link set weftx4-1 nomaster"),
+            (To::Pod6, "ip link del weftb-net"),
+            (To::Pod4, "ip link set POD nomaster"),
+            (To::Pod4, &flush("self")),
+            (To::World, "ip -4 addr flush dev weftb-net"),
+            (To::World, "ip route flush proto 119"),
+            (To::World, "nft delete table inet weft"),
+            (To::Pod6, "ip link del POD"),
+        ],
+    );
+}
+
+#[test]
+fn sabotage_hurts_routed_pods_in_a_group_and_is_healed_in_under_a_second() {
+    each_hurts(
+        "veth",
+        "vxlan+multicast",
+        &[
+            (To::Pod4, "ip link del weftx4-1"),
+            (To::Pod6, "ip link set weftx4-1 down"),
+            (To::Pod4, "ip route del 10.1.0.0/16"),
+            (To::Pod6, "ip -6 addr flush dev weftx4-1; ip -6 neigh flush dev weftx4-1"),
+        ],
+    );
+}
+
+#[test]
+fn sabotage_hurts_a_domain_in_a_group_and_is_healed_in_under_a_second() {
+    each_hurts(
+        "bridge",
+        "vxlan-bridged+multicast",
+        &[
+            (To::Pod4, "ip link del weftx4-1"),
+            (To::Pod6, "ip link set weftx4-1 down"),
+            (To::Pod6, "ip link set weftx4-1 nomaster"),
+            (To::Pod4, "ip link del weftb-net"),
+            (To::World, "ip -4 addr flush dev weftb-net"),
+        ],
+    );
+}
+
 fn pods_of(node: &Node) -> Vec<String> {
     pods(node).iter().map(|pod| pod["host_end"].as_str().unwrap().to_owned()).collect()
 }

@@ -166,6 +166,21 @@ fn services_are_right_with_a_bridge_over_host_gw() {
     services_are_right("bridge", "host-gw");
 }
 
+#[test]
+fn services_are_right_in_a_domain() {
+    services_are_right("bridge", "vxlan-bridged");
+}
+
+#[test]
+fn services_are_right_with_veth_in_a_group() {
+    services_are_right("veth", "vxlan+multicast");
+}
+
+#[test]
+fn services_are_right_in_a_domain_in_a_group() {
+    services_are_right("bridge", "vxlan-bridged+multicast");
+}
+
 /// As kube-proxy's iptables mode and portmap do, by either kind of iptables.
 #[test]
 fn services_of_iptables_are_right_whichever_its_kind() {

@@ -100,10 +100,19 @@ fn as_before(node: &Node, dev: &str) {
     sh(&node.netns, &script);
 }
 
+/// Every join, each with an attach that it goes with.
+const MODELS: [(&str, &str); 5] = [
+    ("veth", "vxlan"),
+    ("bridge", "host-gw"),
+    ("bridge", "vxlan-bridged"),
+    ("bridge", "vxlan-bridged+multicast"),
+    ("veth", "vxlan+multicast"),
+];
+
 #[test]
 fn a_device_that_goes_down_and_comes_up_is_followed() {
-    for join in ["vxlan", "host-gw"] {
-        let site = cluster(2, "veth", join);
+    for (attach, join) in MODELS {
+        let site = cluster(2, attach, join);
         let (pods, _echo) = answering(&site);
         let node = &site.nodes[0];
         assert!(reaches(&pods[0], &pods[1]));
@@ -125,8 +134,8 @@ fn a_device_that_goes_down_and_comes_up_is_followed() {
 
 #[test]
 fn an_address_and_the_way_out_that_move_to_another_device_are_followed() {
-    for join in ["vxlan", "host-gw"] {
-        let site = cluster(2, "bridge", join);
+    for (attach, join) in MODELS {
+        let site = cluster(2, attach, join);
         let (pods, _echo) = answering(&site);
         let node = &site.nodes[0];
         let switch = site.wire.switch(0);
@@ -153,9 +162,9 @@ fn an_address_and_the_way_out_that_move_to_another_device_are_followed() {
 
 #[test]
 fn an_ipv6_address_of_the_node_that_changes_is_followed() {
-    for join in ["vxlan", "host-gw"] {
+    for (attach, join) in MODELS {
         let plan = Plan { underlay: Families::V6, families: Families::V6, ..plan(2) };
-        let site = cluster_of(&plan, "veth", join);
+        let site = cluster_of(&plan, attach, join);
         let (pods, _echo) = answering(&site);
         assert!(reaches(&pods[0], &pods[1]));
         sh(
@@ -165,7 +174,7 @@ fn an_ipv6_address_of_the_node_that_changes_is_followed() {
         let netns = &site.nodes[0].netns;
         let paths =
             || sh(netns, "ip -6 route; ip nexthop; bridge fdb; ip -6 neigh show nud permanent");
-        until("on the new address", || {
+        until(&format!("{join}: on the new address"), || {
             let paths = paths();
             paths.contains("2001:db8:1::77") && !paths.contains("db8:1::2 ")
         });
@@ -229,4 +238,15 @@ fn a_device_that_changes_its_mtu_is_followed_by_pods_of_veth_over_vxlan() {
 #[test]
 fn a_device_that_changes_its_mtu_is_followed_by_pods_of_a_bridge_over_host_gw() {
     resized("bridge", "host-gw", 0);
+}
+
+#[test]
+fn a_device_that_changes_its_mtu_is_followed_by_pods_of_a_segment() {
+    resized("bridge", "vxlan-bridged", 50);
+    resized("bridge", "vxlan-bridged+multicast", 50);
+}
+
+#[test]
+fn a_device_that_changes_its_mtu_is_followed_by_pods_in_a_group() {
+    resized("veth", "vxlan+multicast", 50);
 }

@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::{Attaching, Ground};
+use super::{Attaching, Birth, Ground, NextHop};
 use crate::{
     attachment::Attachment,
     name::Mac,
@@ -24,17 +24,21 @@ pub const GATEWAY6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 /// Every host end has it: the pairs are links of their own.
 pub const HOST_MAC: Mac = Mac([0x02, 0x77, 0x65, 0x66, 0x74, 0x01]);
 
+fn host_end(pod: &Attachment, on: &Ground<'_>) -> Link {
+    // As large as the underlay, so that a packet too large for its path reaches the routing
+    // code, which answers it, and is not dropped by the pair without a word.
+    let (dev, mtu) = (pod.host_end(), on.wire.max(on.accept));
+    Link { dev, kind: Kind::Veth, mtu, mac: HOST_MAC, master: None }
+}
+
 impl Attaching for Veth {
-    fn host_end(&self, pod: &Attachment, on: &Ground<'_>) -> Link {
-        // As large as the underlay, so that a packet too large for its path reaches the routing
-        // code, which answers it, and is not dropped by the pair without a word.
-        let (dev, mtu) = (pod.host_end.clone(), on.wire.max(on.accept));
-        Link { dev, kind: Kind::Veth, mtu, mac: HOST_MAC, master: None }
+    fn birth(&self, pod: &Attachment, on: &Ground<'_>) -> Birth {
+        Birth::Pair { host: host_end(pod, on), pod: super::veth_end(pod, on) }
     }
 
     fn outside(&self, pod: &Attachment, on: &Ground<'_>) -> State {
-        let dev = &pod.host_end;
-        let link = [Object::Link(self.host_end(pod, on)), Object::Up { dev: dev.clone() }];
+        let dev = &pod.host_end();
+        let link = [Object::Link(host_end(pod, on)), Object::Up { dev: dev.clone() }];
         let addrs = pod.addrs.iter().flat_map(|ip| {
             let (dst, to) = (IpNet::from(*ip), Hop::Link(dev.clone()));
             [
@@ -45,9 +49,9 @@ impl Attaching for Veth {
         link.into_iter().chain(addrs).collect()
     }
 
-    fn gateway(&self, addr: IpAddr, _on: &Ground<'_>) -> (IpAddr, Mac) {
-        let gateway = if addr.is_ipv4() { GATEWAY4.into() } else { GATEWAY6.into() };
-        (gateway, HOST_MAC)
+    fn next_hop(&self, addr: IpAddr, _on: &Ground<'_>) -> Option<NextHop> {
+        let ip = if addr.is_ipv4() { GATEWAY4.into() } else { GATEWAY6.into() };
+        Some(NextHop { ip, mac: Some(HOST_MAC) })
     }
 
     fn pod_addr(&self, addr: IpAddr, _on: &Ground<'_>) -> IpNet {
@@ -63,5 +67,9 @@ impl Attaching for Veth {
         let nowhere =
             |block: &IpNet| Object::Route(Route { dst: *block, to: Hop::Blackhole, mtu: None });
         on.blocks.iter().map(nowhere).collect()
+    }
+
+    fn described(&self) -> String {
+        "veth".into()
     }
 }

@@ -22,6 +22,12 @@ impl Joining for Auto {
     fn order(&self) -> &'static [Way] {
         &[Way::Direct, Way::Vxlan]
     }
+    fn check(&self) -> Result<(), String> {
+        match self.tunnel.finding.group {
+            Some(_) => Err("discovery: multicast is for joins vxlan and vxlan-bridged".into()),
+            None => self.tunnel.finding.check(),
+        }
+    }
     fn vni(&self) -> Option<Vni> {
         Some(self.tunnel.vni)
     }

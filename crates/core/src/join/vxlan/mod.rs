@@ -3,15 +3,22 @@
 //!
 //! For each peer the kernel needs three facts, and no learning: the route says which tunnel
 //! address is next, the neighbour says which inner MAC that is, the FDB says which node has it.
+//! With `discovery: multicast` the kernel finds all three itself (`learnt.rs`).
 //! A device carries one underlay family, so a node with both has two devices.
+
+mod discovery;
+pub mod learnt;
 
 use std::{net::IpAddr, num::NonZeroU16};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+pub use discovery::{Discovery, Finding, Group};
+
 use super::{Joining, Receive, Receiver, Way};
 use crate::{
+    attach::Ground,
     name::{IfName, Mac, Mtu, Vni},
     paths::{Path, Peer, Refusal, Sender},
     state::{Kind, Knob, Link, Object, State},
@@ -26,17 +33,34 @@ pub struct Vxlan {
     /// UDP port of the VTEPs; 4789 is IANA's, Flannel uses 8472.
     #[serde(default = "iana_port")]
     pub port: NonZeroU16,
+    #[serde(flatten)]
+    pub finding: Finding,
 }
 
 impl Default for Vxlan {
     fn default() -> Self {
-        Self { vni: first_vni(), port: iana_port() }
+        Self { vni: first_vni(), port: iana_port(), finding: Finding::default() }
     }
 }
 
 impl Joining for Vxlan {
     fn receives(&self, me: &Receiver<'_>) -> Vec<Receive> {
-        receives(self.vni, self.port.get(), me)
+        let mac = |underlay: &IpAddr| {
+            let family = if underlay.is_ipv4() { "4" } else { "6" };
+            Mac::derived(&["vtep", me.node.as_str(), me.network.as_str(), family])
+        };
+        let group = self.finding.group();
+        let receive = |at: &IpAddr| {
+            let (underlay, vni, port, mac) = (*at, self.vni, self.port.get(), mac(at));
+            match &group {
+                None => Some(Receive::Vxlan { underlay, vni, port, mac }),
+                Some(group) => (at.is_ipv4() == group.addr.is_ipv4()).then(|| {
+                    let group = group.clone();
+                    Receive::VxlanLearnt { underlay, vni, port, mac, group }
+                }),
+            }
+        };
+        me.underlay.iter().filter_map(receive).collect()
     }
     fn order(&self) -> &'static [Way] {
         &[Way::Vxlan]
@@ -44,19 +68,12 @@ impl Joining for Vxlan {
     fn vni(&self) -> Option<Vni> {
         Some(self.vni)
     }
-}
-
-/// One VTEP for each address on the underlay.
-pub fn receives(vni: Vni, port: u16, me: &Receiver<'_>) -> Vec<Receive> {
-    let mac = |underlay: &IpAddr| {
-        let family = if underlay.is_ipv4() { "4" } else { "6" };
-        Mac::derived(&["vtep", me.node.as_str(), me.network.as_str(), family])
-    };
-    let receive = |underlay: &IpAddr| {
-        let (underlay, mac) = (*underlay, mac(underlay));
-        Receive::Vxlan { underlay, vni, port, mac }
-    };
-    me.underlay.iter().map(receive).collect()
+    fn group(&self) -> Option<IpAddr> {
+        self.finding.group().map(|group| group.addr)
+    }
+    fn check(&self) -> Result<(), String> {
+        self.finding.check()
+    }
 }
 
 /// Outer Ethernet is not counted: it is the link's, not the IP packet's. Outer IP, UDP 8, VXLAN 8,
@@ -70,21 +87,29 @@ pub fn device(vni: Vni, underlay: IpAddr) -> IfName {
     IfName::new(&format!("weftx{family}-{vni}"))
 }
 
-pub fn hold(underlay: IpAddr, vni: Vni, port: u16, mac: Mac, mtu: Mtu, addrs: &[IpAddr]) -> State {
-    let dev = device(vni, underlay);
-    let link = Link {
-        dev: dev.clone(),
+/// A VTEP: its address on the underlay, VNI, port and own MAC.
+pub type Vtep = (IpAddr, Vni, u16, Mac);
+
+pub fn link((underlay, vni, port, mac): Vtep, wire: Mtu) -> Link {
+    Link {
+        dev: device(vni, underlay),
         kind: Kind::Vxlan { vni, port, local: underlay },
-        mtu: mtu.less(overhead(underlay)),
+        mtu: wire.less(overhead(underlay)),
         mac,
         master: None,
-    };
+    }
+}
+
+pub fn hold(vtep: Vtep, on: &Ground<'_>) -> State {
+    let link = link(vtep, on.wire);
+    let dev = link.dev.clone();
     // While a path changes, packets may come by another way than they go.
     let loose = Object::Sysctl { knob: Knob::RpFilter(dev.clone()), value: 2 };
     // The kernel has no IPv6 on a device that is too small for it (`addrconf_notify`).
-    let held = addrs.iter().filter(|addr| addr.is_ipv4() || link.mtu >= Mtu::IPV6_LEAST);
+    let held = on.blocks.iter().map(tunnel_address);
+    let held = held.filter(|addr| addr.is_ipv4() || link.mtu >= Mtu::IPV6_LEAST);
     let addrs: Vec<Object> =
-        held.map(|addr| Object::Addr { dev: dev.clone(), addr: (*addr).into() }).collect();
+        held.map(|addr| Object::Addr { dev: dev.clone(), addr: addr.into() }).collect();
     [Object::Link(link), loose, Object::Up { dev: dev.clone() }].into_iter().chain(addrs).collect()
 }
 

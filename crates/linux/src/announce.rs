@@ -1,0 +1,114 @@
+//! Telling a network which MAC address an address has now: gratuitous ARP (RFC 5227, 3) and
+//! unsolicited neighbour advertisements (RFC 4861, 7.2.6), from inside the pod's namespace.
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    os::fd::{AsRawFd, OwnedFd},
+};
+
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+use weft_core::name::Mac;
+
+use crate::netns::Netns;
+
+const ETH_IPV6: [u8; 2] = [0x86, 0xdd];
+const ETH_ARP: [u8; 2] = [0x08, 0x06];
+
+/// What is told, as often as one likes. It holds the pod's namespace as long as it lives, and its
+/// end waits for the kernel (`packet_release`): not for a thread that somebody waits for.
+pub struct Announcement {
+    socket: OwnedFd,
+    index: u32,
+    frames: Vec<Vec<u8>>,
+}
+
+impl Announcement {
+    pub(crate) fn new(netns: &Netns, index: u32, mac: Mac, addrs: &[IpAddr]) -> io::Result<Self> {
+        let open = || socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, None);
+        let socket = netns.run(open)??;
+        let frames = addrs.iter().map(|addr| match addr {
+            IpAddr::V4(addr) => arp(mac, *addr),
+            IpAddr::V6(addr) => advertisement(mac, *addr),
+        });
+        Ok(Self { socket, index, frames: frames.collect() })
+    }
+
+    pub fn send(&self) -> io::Result<()> {
+        // SAFETY: all-zero bytes are a valid `sockaddr_ll`, a plain struct of the C interface.
+        #[allow(unsafe_code)]
+        let mut to: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+        to.sll_family = u16::try_from(libc::AF_PACKET).unwrap_or(0);
+        to.sll_ifindex = self.index.cast_signed();
+        let length = libc::socklen_t::try_from(size_of::<libc::sockaddr_ll>()).unwrap_or(0);
+        for frame in &self.frames {
+            // SAFETY: the descriptor is open; frame and address are as long as the lengths say.
+            #[allow(unsafe_code)]
+            let sent = unsafe {
+                libc::sendto(
+                    self.socket.as_raw_fd(),
+                    frame.as_ptr().cast(),
+                    frame.len(),
+                    libc::MSG_DONTWAIT,
+                    (&raw const to).cast(),
+                    length,
+                )
+            };
+            if sent < 0 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A request for the address by its owner: whoever has it in his cache takes the sender's MAC.
+fn arp(mac: Mac, addr: Ipv4Addr) -> Vec<u8> {
+    // Ethernet, IPv4, lengths of 6 and 4, request.
+    const HEAD: [u8; 8] = [0, 1, 8, 0, 6, 4, 0, 1];
+    let addr = addr.octets();
+    [&[0xff; 6], &mac.0[..], &ETH_ARP, &HEAD, &mac.0, &addr, &[0; 6], &addr].concat()
+}
+
+/// To all nodes, with the bit that says that what they have in their caches is to be overridden.
+fn advertisement(mac: Mac, addr: Ipv6Addr) -> Vec<u8> {
+    const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+    const ICMPV6: u8 = 58;
+    let target_link_layer = [&[2, 1], &mac.0[..]].concat();
+    let mut icmp =
+        [&[136, 0, 0, 0, 0x20, 0, 0, 0][..], &addr.octets(), &target_link_layer].concat();
+    let length = u16::try_from(icmp.len()).unwrap_or(0).to_be_bytes();
+    let pseudo =
+        [&addr.octets()[..], &ALL_NODES.octets(), &[0, 0], &length, &[0, 0, 0, ICMPV6], &icmp];
+    let sum = checksum(&pseudo.concat());
+    icmp[2..4].copy_from_slice(&sum);
+    let ip = [&[0x60, 0, 0, 0][..], &length, &[ICMPV6, 255], &addr.octets(), &ALL_NODES.octets()];
+    [&[0x33, 0x33, 0, 0, 0, 1][..], &mac.0, &ETH_IPV6, &ip.concat(), &icmp].concat()
+}
+
+/// The Internet checksum (RFC 1071), of an even number of bytes.
+fn checksum(bytes: &[u8]) -> [u8; 2] {
+    let words = bytes.chunks_exact(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])));
+    let mut sum: u32 = words.sum();
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    (!u16::try_from(sum).unwrap_or(0)).to_be_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sum_is_rfc_1071s() {
+        assert_eq!(checksum(&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7]), [0x22, 0x0d]);
+    }
+
+    #[test]
+    fn frames_are_as_long_as_they_should_be() {
+        let mac = Mac([2, 0, 0, 0, 0, 1]);
+        assert_eq!(arp(mac, Ipv4Addr::LOCALHOST).len(), 14 + 28);
+        assert_eq!(advertisement(mac, Ipv6Addr::LOCALHOST).len(), 14 + 40 + 32);
+    }
+}

@@ -1,0 +1,141 @@
+//! Whether the peers of a network that is joined in a multicast group are heard there. Each node
+//! says so into the group from time to time, by a frame that no bridge passes on to pods, and the
+//! kernel learns from whom it heard it: a network whose group nobody is heard in is never well.
+
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
+
+use weft_core::{
+    attachment::Phase,
+    join::Receive,
+    name::{IfName, Mac, NetworkName, NodeName},
+};
+
+use super::{Agent, POISONED, Serving};
+
+/// How often a node says that it is there.
+const EVERY: Duration = Duration::from_secs(5);
+/// The same as long as somebody is missing.
+const MISSING_EVERY: Duration = Duration::from_millis(500);
+/// A peer that was not heard for so long is missing.
+const HEARD_MAX: Duration = Duration::from_secs(20);
+
+/// Bridges keep what is sent to this address to themselves (IEEE 802.1Q, 8.6.3).
+const TO: Mac = Mac([0x01, 0x80, 0xc2, 0x00, 0x00, 0x0f]);
+/// For experiments of whoever runs the network (IEEE 802, 9.2.3).
+const ETHERTYPE: [u8; 2] = [0x88, 0xb5];
+
+/// Who was heard in a network's group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hearing {
+    pub group: IpAddr,
+    pub dev: IfName,
+    pub heard: Vec<NodeName>,
+    pub missing: Vec<NodeName>,
+}
+
+impl Hearing {
+    /// What is wrong, and what may be the cause.
+    pub fn problem(&self) -> Option<String> {
+        let Self { group, dev, .. } = self;
+        let all =
+            |names: &[NodeName]| names.iter().map(NodeName::as_str).collect::<Vec<_>>().join(", ");
+        let why = "the underlay drops multicast to it (a switch that snoops without a querier, a \
+                   router within `ttl`), or their agents do not run";
+        match (self.heard.is_empty(), self.missing.is_empty()) {
+            (false, true) => None,
+            (true, true) => Some(format!("no peer was heard in group {group} by dev {dev}")),
+            (true, false) => Some(format!(
+                "no peer was heard in group {group} by dev {dev}, and the store lists {}: {why}",
+                all(&self.missing)
+            )),
+            (false, false) => Some(format!(
+                "not heard in group {group} by dev {dev}: {}; {} was: {why}",
+                all(&self.missing),
+                all(&self.heard)
+            )),
+        }
+    }
+}
+
+pub(super) fn spawn(agent: &Arc<Agent>) -> anyhow::Result<()> {
+    let agent = agent.clone();
+    std::thread::Builder::new().name("hear".into()).spawn(move || run(&agent))?;
+    Ok(())
+}
+
+fn run(agent: &Agent) {
+    let mut announced: BTreeMap<NetworkName, Receive> = BTreeMap::new();
+    loop {
+        let serving = agent.serving();
+        announced.retain(|name, _| serving.networks.contains_key(name));
+        let hearings: BTreeMap<NetworkName, Hearing> = serving
+            .networks
+            .keys()
+            .filter_map(|name| Some((name.clone(), hear(agent, &serving, name, &mut announced)?)))
+            .collect();
+        let well = hearings.values().all(|hearing| hearing.problem().is_none());
+        *agent.hearings.lock().expect(POISONED) = hearings;
+        std::thread::sleep(if well && serving.rounds > 0 { EVERY } else { MISSING_EVERY });
+    }
+}
+
+/// Says that this node is there, and looks who said so. None: the network has no group.
+fn hear(
+    agent: &Agent,
+    serving: &Serving,
+    name: &NetworkName,
+    announced: &mut BTreeMap<NetworkName, Receive>,
+) -> Option<Hearing> {
+    let here = serving.networks.get(name)?;
+    let group = here.network.join.kind().group()?;
+    let held = here
+        .stage
+        .hold
+        .iter()
+        .find(|held| matches!(held, Receive::VxlanGroup { .. } | Receive::VxlanLearnt { .. }));
+    let (held, dev) = held.and_then(|held| Some((held, held.device()?)))?;
+    let said = say(agent, &dev, voice(name, &agent.node));
+    // Who learnt this node at another address sends there until it hears something else.
+    if said && announced.get(name) != Some(held) {
+        announce(agent, name, held, &dev);
+        announced.insert(name.clone(), held.clone());
+    }
+    let learnt = agent.kernel.heard(&dev).unwrap_or_default();
+    let is_heard = |peer: &NodeName| {
+        let voice = voice(name, peer);
+        learnt.iter().any(|heard| heard.mac == voice && heard.ago < HEARD_MAX)
+    };
+    let (heard, missing) = here.stage.choices.keys().cloned().partition(is_heard);
+    Some(Hearing { group, dev, heard, missing })
+}
+
+/// Says for each MAC that is behind this VTEP that it is here.
+fn announce(agent: &Agent, name: &NetworkName, held: &Receive, dev: &IfName) {
+    let pods: Vec<Mac> = {
+        let ledger = agent.ledger();
+        let ours = ledger.attachments().filter(|pod| pod.network == *name);
+        ours.filter(|pod| pod.phase == Phase::Attached).map(|pod| pod.mac).collect()
+    };
+    let macs = match held {
+        Receive::VxlanLearnt { mac, .. } => vec![*mac],
+        _ => pods,
+    };
+    for mac in macs {
+        say(agent, dev, mac);
+    }
+}
+
+/// True if a frame from this MAC left for the group.
+fn say(agent: &Agent, dev: &IfName, from: Mac) -> bool {
+    let frame = [&TO.0[..], &from.0, &ETHERTYPE, &[0; 46]].concat();
+    let sent = agent.kernel.send_frame(dev, &frame);
+    if let Err(error) = &sent {
+        tracing::debug!(%dev, %error, "could not send into the group");
+    }
+    sent.is_ok()
+}
+
+/// A MAC of its own: what has an entry from the store is not learnt.
+fn voice(network: &NetworkName, node: &NodeName) -> Mac {
+    Mac::derived(&["voice", network.as_str(), node.as_str()])
+}

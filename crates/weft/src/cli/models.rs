@@ -1,0 +1,39 @@
+//! `weft models`: the pages of docs/models, carried along.
+
+use anyhow::bail;
+
+const PAGES: &[(&str, &str)] = &[
+    ("macvlan", include_str!("../../../../docs/models/macvlan.md")),
+    ("vxlan", include_str!("../../../../docs/models/vxlan.md")),
+];
+
+/// One model's page, or what there is.
+pub fn page(model: Option<&str>) -> anyhow::Result<String> {
+    let first_line =
+        |page: &str| page.lines().next().unwrap_or_default().trim_start_matches("# ").to_owned();
+    let Some(model) = model else {
+        return Ok(PAGES.iter().map(|(_, page)| format!("{}\n", first_line(page))).collect());
+    };
+    let found = PAGES.iter().find(|(name, _)| *name == model);
+    match found {
+        Some((_, page)) => Ok((*page).to_owned()),
+        None => {
+            let names: Vec<&str> = PAGES.iter().map(|(name, _)| *name).collect();
+            bail!("there is no page of a model {model:?}; there are: {}", names.join(", "))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_page_is_found_by_its_name_and_begins_with_it() {
+        for (name, _) in PAGES {
+            assert!(page(Some(name)).unwrap().starts_with(&format!("# {name}: ")));
+        }
+        let said = page(Some("macvtap")).unwrap_err().to_string();
+        assert!(said.contains("there are: macvlan"), "{said}");
+    }
+}

@@ -1,0 +1,90 @@
+//! The guided run's part on the nodes' second switch: pods that stand on the physical network
+//! itself, in every mode of macvlan, with what each keeps apart.
+
+use anyhow::ensure;
+use serde_json::{Value, json};
+
+use super::{
+    Cluster, Pod, Responder,
+    guide::{clean, measure},
+    probe::reach,
+    show::Show,
+};
+
+const NETWORK: &str = "lan";
+const MODES: [&str; 4] = ["bridge", "vepa", "private", "passthru"];
+
+pub fn run(cluster: &Cluster, show: &Show) -> anyhow::Result<Vec<Value>> {
+    let mut runs = Vec::new();
+    for mode in MODES {
+        show.step(&format!(
+            "\n== attach macvlan, mode {mode}: network {NETWORK} on eth1, join underlay"
+        ));
+        let attach = json!({"kind": "macvlan", "parent": "eth1", "mode": mode});
+        cluster.apply(NETWORK, &cluster.lan_network(&attach))?;
+        cluster.settled(NETWORK, "underlay")?;
+        let pods = match mode {
+            "passthru" => cluster.add_pods_of(1, NETWORK, "")?,
+            _ => cluster.add_pods(NETWORK, "")?,
+        };
+        show.step(&format!("   {} pods attached through the CNI plugin", pods.len()));
+        let responders: Vec<Responder> =
+            pods.iter().map(Responder::start).collect::<Result<_, _>>()?;
+        let attach = format!("macvlan {mode}");
+        // What one node's pods may do is shown apart.
+        let counted = |from: &Pod, to: &Pod| mode == "bridge" || from.node != to.node;
+        let names = (attach.as_str(), "underlay", NETWORK);
+        runs.extend(measure(cluster, show, &pods, names, counted)?);
+        siblings(cluster, show, &pods, mode)?;
+        drop(responders);
+        cluster.delete_pods(pods)?;
+        clean(cluster, NETWORK)?;
+        show.step("   pods and network deleted; every node's plan is empty, no link is left");
+    }
+    Ok(runs)
+}
+
+/// Who of one node meets, and what the switch has to do with it.
+fn siblings(cluster: &Cluster, show: &Show, pods: &[Pod], mode: &str) -> anyhow::Result<()> {
+    let node = &cluster.nodes[0];
+    if mode == "passthru" {
+        let second = node.add_pod("second", NETWORK);
+        let path = "/run/netns/second";
+        let _ = nix::mount::umount2(path, nix::mount::MntFlags::MNT_DETACH);
+        let _ = std::fs::remove_file(path);
+        let Err(why) = second else { anyhow::bail!("passthru took a second pod") };
+        let why = why.to_string();
+        let told = why.contains("whole to one pod");
+        ensure!(told, "a second pod was refused for another reason: {why}");
+        show.step("   a second pod on a node is refused: the first has the whole NIC");
+        return Ok(());
+    }
+    let mut own = pods.iter().filter(|pod| pod.node == node.name);
+    let (Some(from), Some(to)) = (own.next(), own.next()) else { return Ok(()) };
+    // Without hairpin, and with it.
+    let want = match mode {
+        "bridge" => [true, true],
+        "vepa" => [false, true],
+        _ => [false, false],
+    };
+    for (hairpin, want) in [false, true].into_iter().zip(want) {
+        cluster.wire.hairpin(&node.name, hairpin)?;
+        let met = std::thread::scope(|scope| {
+            let asking: Vec<_> = to
+                .addrs
+                .iter()
+                .map(|addr| scope.spawn(move || reach(&from.netns, *addr).is_some()))
+                .collect();
+            asking.into_iter().map(|asked| asked.join().unwrap_or(false)).collect::<Vec<_>>()
+        });
+        let switch = if hairpin { "sends back (hairpin)" } else { "does not send back" };
+        let (from, to) = (&from.name, &to.name);
+        ensure!(
+            met.iter().all(|met| *met == want),
+            "{mode}: {from} and {to} behind a switch that {switch}: met {met:?}"
+        );
+        let meet = if want { "meet" } else { "do not meet" };
+        show.step(&format!("   {from} and {to} of one node, the switch {switch}: they {meet}"));
+    }
+    cluster.wire.hairpin(&node.name, false)
+}
