@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use crate::{
     attach::Attach,
-    name::{IfName, Mac, NetworkName},
+    name::{IfName, Mac, NetworkName, fnv1a},
 };
 
 /// What names an attachment for the runtime that asked for it (CNI spec, section 2).
@@ -77,6 +77,13 @@ impl Attachment {
         let derived =
             || IfName::host_end(&self.id.cni, &self.id.container, self.id.ifname.as_str());
         self.host_end.clone().unwrap_or_else(derived)
+    }
+
+    /// The index, in the pod's namespace, of a link that is there alone: no other attachment's has it,
+    /// and no number that a kernel gives out by itself is as high.
+    pub fn child_index(&self) -> u32 {
+        let hash = fnv1a(&[&self.id.cni, &self.id.container, self.id.ifname.as_str()]);
+        1 << 30 | u32::try_from(hash >> 34).unwrap_or(0)
     }
 
     /// What the pod sends by this link for destinations of the family of `addr`.

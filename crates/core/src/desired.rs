@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use ipnet::IpNet;
 
 use crate::{
-    attach::Ground,
+    attach::{Ground, Parent, Standing},
     attachment::{Attachment, Phase},
     join::Receive,
     name::{IfName, Mtu, NetworkName, NodeName},
@@ -38,8 +38,8 @@ pub struct Host {
     pub wire: Option<Mtu>,
     /// The underlay's devices and addresses.
     pub nics: Vec<Nic>,
-    /// Devices that pods' links are children of, those that are there, with their MTUs.
-    pub parents: BTreeMap<IfName, Mtu>,
+    /// What pods' links are children of, where its NIC is there.
+    pub parents: BTreeMap<Parent, Standing>,
 }
 
 impl Served<'_> {
@@ -55,6 +55,12 @@ impl Served<'_> {
             accept: self.stage.accept,
             wire: host.wire.unwrap_or(Mtu::ETHERNET),
             nics: &host.nics,
+            parent: self
+                .network
+                .attach
+                .kind()
+                .parent()
+                .and_then(|parent| host.parents.get(parent).copied()),
             answers: self
                 .stage
                 .hold
@@ -83,7 +89,8 @@ pub fn node<'a>(
         }
         state.extend(network.stage.choices.values().flat_map(|peer| peer.objects()));
         let parent = network.network.attach.kind().parent();
-        if parent.is_some_and(|parent| !host.parents.contains_key(parent)) {
+        let ready = |parent: &Parent| host.parents.get(parent).is_some_and(|nic| nic.ready);
+        if parent.is_some_and(|parent| !ready(parent)) {
             // What comes in by a device that is not there needs no guard.
             continue;
         }

@@ -7,10 +7,10 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    attach::{self, Attach, Segment, bridge::first_of},
+    attach::{self, Attach, Footing, Parent, Segment, bridge::first_of},
     ipam::Reserve,
-    join::Join,
-    name::{IfName, Mtu, NetworkName},
+    join::{Join, Way},
+    name::{Mtu, NetworkName},
 };
 
 /// The schema of records that this version writes. A record with a higher one is left alone.
@@ -22,7 +22,7 @@ pub struct Network {
     /// Version of this record's form; written by weft.
     #[serde(default = "schema")]
     pub schema: u32,
-    /// How a pod's link is born: `veth` (routed, no bridge), `bridge` or `macvlan`.
+    /// How a pod's link is born: `veth` (routed, no bridge), `bridge`, `macvlan` or `ipvlan`.
     #[serde(default)]
     pub attach: Attach,
     /// How packets reach the pods of other nodes: `vxlan`, `host-gw`, `auto`, `vxlan-bridged` or
@@ -101,9 +101,24 @@ pub enum BadNetwork {
     NeedsUnderlay { name: NetworkName, attach: String, join: String },
     #[error(
         "network {name}: join underlay is the physical network itself: it goes with attach macvlan \
-         alone, not with {attach}"
+         and ipvlan mode l2 alone, not with {attach}"
     )]
     NotOnUnderlay { name: NetworkName, attach: String },
+    #[error(
+        "network {name}: attach {attach} is routed by the node's own table and NIC: it goes with \
+         join host-gw alone, not with {join}"
+    )]
+    NeedsRoutes { name: NetworkName, attach: String, join: String },
+    #[error(
+        "network {name}: attach {attach} is routed by the node's own NIC, which a VLAN's device is \
+         not: leave `vlan` out, or use mode l2"
+    )]
+    RoutedVlan { name: NetworkName, attach: String },
+    #[error(
+        "network {name}: `masquerade` can't be with attach {attach}: what comes in passes the node's \
+         translation by; use mode l3s"
+    )]
+    NotTranslated { name: NetworkName, attach: String },
     #[error(
         "network {name}: `{field}` has no meaning with join underlay: no packet passes the node"
     )]
@@ -115,7 +130,7 @@ pub enum BadNetwork {
     #[error("network {name}: {range} has no address left for pods")]
     NothingLeft { name: NetworkName, range: IpNet },
     #[error("network {name}: {parent} is network {other}'s parent too: {why}")]
-    SameParent { name: NetworkName, parent: IfName, other: NetworkName, why: String },
+    SameParent { name: NetworkName, parent: Parent, other: NetworkName, why: String },
     #[error("network {name}: MTU {mtu} is too small for IPv6, which needs 1280 (RFC 8200, 5)")]
     Mtu6 { name: NetworkName, mtu: Mtu },
     #[error("network {name}: {range} overlaps {other_range} of network {other}")]
@@ -174,7 +189,12 @@ impl Network {
     }
 
     pub fn masquerades(&self) -> bool {
-        self.host_access && self.masquerade.unwrap_or(self.join.shared().is_none())
+        let passes = match self.attach.kind().footing() {
+            Footing::Node => true,
+            Footing::Network => false,
+            Footing::Routed { translates } => translates,
+        };
+        self.host_access && self.masquerade.unwrap_or(passes)
     }
 
     /// Which addresses of this node's blocks no pod is given; `hosts` have theirs already.
@@ -267,20 +287,21 @@ impl Network {
     fn check_models(&self, name: &NetworkName) -> Result<(), BadNetwork> {
         let name = || name.clone();
         let attach = self.attach.kind();
-        let Some(shared) = self.join.shared() else {
-            return match attach.parent() {
-                None => Ok(()),
-                Some(_) => Err(BadNetwork::NeedsUnderlay {
-                    name: name(),
-                    attach: self.attach.to_string(),
-                    join: self.join.to_string(),
-                }),
-            };
+        let (described, join) = (|| attach.described(), || self.join.to_string());
+        let shared = match (attach.footing(), self.join.shared()) {
+            (Footing::Network, Some(shared)) => shared,
+            (Footing::Node, None) => return Ok(()),
+            (Footing::Routed { translates }, None) => {
+                return self.check_routed(&name(), translates);
+            }
+            (Footing::Network, None) => {
+                let (attach, join) = (described(), join());
+                return Err(BadNetwork::NeedsUnderlay { name: name(), attach, join });
+            }
+            (Footing::Node | Footing::Routed { .. }, Some(_)) => {
+                return Err(BadNetwork::NotOnUnderlay { name: name(), attach: described() });
+            }
         };
-        if attach.parent().is_none() {
-            let attach = self.attach.to_string();
-            return Err(BadNetwork::NotOnUnderlay { name: name(), attach });
-        }
         for (field, said) in [
             ("masquerade", self.masquerade == Some(true)),
             ("untracked", self.untracked != Untracked::Auto),
@@ -303,6 +324,21 @@ impl Network {
             Some(range) => Err(BadNetwork::NothingLeft { name: name(), range: *range }),
             None => Ok(()),
         }
+    }
+
+    /// What the node's own table is to route, by one of its NICs.
+    fn check_routed(&self, name: &NetworkName, translates: bool) -> Result<(), BadNetwork> {
+        let (name, attach) = (name.clone(), self.attach.kind().described());
+        if self.join.kind().order() != [Way::Direct] {
+            return Err(BadNetwork::NeedsRoutes { name, attach, join: self.join.to_string() });
+        }
+        if self.attach.kind().parent().is_some_and(|parent| parent.vlan.is_some()) {
+            return Err(BadNetwork::RoutedVlan { name, attach });
+        }
+        if self.masquerade == Some(true) && !translates {
+            return Err(BadNetwork::NotTranslated { name, attach });
+        }
+        Ok(())
     }
 
     /// Checks it beside another network of the cluster.

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    attach::macvlan::Mode,
+    attach::{VlanId, ipvlan, macvlan::Mode},
     name::{IfName, Mac, Mtu, Vni},
     policy::Ruleset,
 };
@@ -97,6 +97,16 @@ pub enum Kind {
     /// A pod's link. Only `attach` makes it, in the pod's namespace.
     Macvlan {
         mode: Mode,
+    },
+    /// As that.
+    Ipvlan {
+        mode: ipvlan::Mode,
+        flag: ipvlan::Flag,
+    },
+    /// A VLAN of a NIC, on which pods' links stand.
+    Vlan {
+        lower: IfName,
+        id: VlanId,
     },
 }
 
@@ -263,6 +273,8 @@ impl Object {
                 (Kind::Macvlan { mode: new }, Kind::Macvlan { mode: old }) => {
                     new == old || ![new, old].contains(&&Mode::Passthru)
                 }
+                // (drivers/net/ipvlan/ipvlan_main.c, ipvlan_nl_changelink).
+                (Kind::Ipvlan { .. }, Kind::Ipvlan { .. }) => true,
                 (new, old) => new == old,
             },
             _ => true,
@@ -384,6 +396,8 @@ impl fmt::Display for Kind {
             Self::Bridge => f.write_str("bridge"),
             Self::Veth => f.write_str("veth"),
             Self::Macvlan { mode } => write!(f, "macvlan mode {mode}"),
+            Self::Ipvlan { mode, flag } => write!(f, "ipvlan mode {mode} {flag}"),
+            Self::Vlan { lower, id } => write!(f, "vlan link {lower} id {id}"),
         }
     }
 }

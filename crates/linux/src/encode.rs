@@ -4,7 +4,10 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use weft_core::{
-    attach::macvlan::Mode,
+    attach::{
+        ipvlan::{self, Flag},
+        macvlan::Mode,
+    },
     mark,
     name::{IfName, Mac, Mtu},
     state::{Hop, Kind, Link, Route},
@@ -21,12 +24,15 @@ fn born(batch: &mut Batch, link: &Link) {
         .attr_u32(IFLA_GROUP, mark::LINK_GROUP);
 }
 
-/// `lower` is the number of the device by which a group is joined.
+/// `lower` is the number of the device that it stands on, or by which a group is joined.
 pub(crate) fn create_link(batch: &mut Batch, link: &Link, master: u32, lower: u32) {
     batch.begin(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &ifinfomsg(0, 0, 0));
     born(batch, link);
     if master != 0 {
         batch.attr_u32(IFLA_MASTER, master);
+    }
+    if let Kind::Vlan { .. } = &link.kind {
+        batch.attr_u32(IFLA_LINK, lower);
     }
     batch.nest(IFLA_LINKINFO, |batch| match &link.kind {
         Kind::Vxlan { vni, port, local } => {
@@ -57,9 +63,49 @@ pub(crate) fn create_link(batch: &mut Batch, link: &Link, master: u32, lower: u3
         Kind::Veth => {
             batch.attr(IFLA_INFO_KIND, b"veth");
         }
-        Kind::Macvlan { mode } => macvlan(batch, *mode),
+        Kind::Vlan { id, .. } => {
+            batch.attr(IFLA_INFO_KIND, b"vlan").nest(IFLA_INFO_DATA, |batch| {
+                batch.attr_u16(IFLA_VLAN_ID, id.get());
+            });
+        }
+        Kind::Macvlan { .. } | Kind::Ipvlan { .. } => child(batch, &link.kind),
     });
     batch.end();
+}
+
+/// What a pod's link on a NIC is.
+fn child(batch: &mut Batch, kind: &Kind) {
+    match kind {
+        Kind::Macvlan { mode } => macvlan(batch, *mode),
+        Kind::Ipvlan { mode, flag } => ipvlan(batch, *mode, *flag),
+        _ => {}
+    }
+}
+
+fn ipvlan(batch: &mut Batch, mode: ipvlan::Mode, flag: Flag) {
+    batch.attr(IFLA_INFO_KIND, b"ipvlan").nest(IFLA_INFO_DATA, |batch| {
+        batch
+            .attr_u16(IFLA_IPVLAN_MODE, l3_number(mode))
+            .attr_u16(IFLA_IPVLAN_FLAGS, flag_number(flag));
+    });
+}
+
+/// `enum ipvlan_mode`.
+pub(crate) fn l3_number(mode: ipvlan::Mode) -> u16 {
+    match mode {
+        ipvlan::Mode::L2 => 0,
+        ipvlan::Mode::L3 => 1,
+        ipvlan::Mode::L3s => 2,
+    }
+}
+
+/// `IPVLAN_F_PRIVATE` and `IPVLAN_F_VEPA`.
+pub(crate) fn flag_number(flag: Flag) -> u16 {
+    match flag {
+        Flag::Bridge => 0,
+        Flag::Private => 1,
+        Flag::Vepa => 2,
+    }
 }
 
 fn macvlan(batch: &mut Batch, mode: Mode) {
@@ -81,17 +127,11 @@ pub(crate) fn mode_number(mode: Mode) -> u32 {
 /// A child of a device of this namespace, created in the pod's: it is never seen here. Before Linux
 /// 6.15 the kernel looks for its name here too (net/core/rtnetlink.c, `__rtnl_newlink`), where a
 /// stranger may have it, but not where an index is given: then for the index alone.
-pub(crate) fn create_child(batch: &mut Batch, pod: &Link, parent: u32, netns: i32) {
-    let Mac([.., a, b, c, d]) = pod.mac;
-    let index = u32::from_be_bytes([a, b, c, d]) >> 2 | 1 << 30;
+pub(crate) fn create_child(batch: &mut Batch, pod: &Link, index: u32, (parent, netns): (u32, i32)) {
     batch.begin(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &ifinfomsg(index, 0, 0));
     born(batch, pod);
     batch.attr_u32(IFLA_LINK, parent).attr(IFLA_NET_NS_FD, &netns.to_ne_bytes());
-    batch.nest(IFLA_LINKINFO, |batch| {
-        if let Kind::Macvlan { mode } = &pod.kind {
-            macvlan(batch, *mode);
-        }
-    });
+    batch.nest(IFLA_LINKINFO, |batch| child(batch, &pod.kind));
     batch.end();
 }
 
@@ -168,7 +208,7 @@ pub(crate) fn port_settings(kind: &Kind) -> &'static [(u16, u8)] {
         Kind::VxlanGroup { .. } => {
             &[(IFLA_BRPORT_LEARNING, 1), (IFLA_BRPORT_NEIGH_SUPPRESS, 1), (IFLA_BRPORT_ISOLATED, 1)]
         }
-        Kind::Bridge | Kind::Macvlan { .. } => &[],
+        Kind::Bridge | Kind::Macvlan { .. } | Kind::Ipvlan { .. } | Kind::Vlan { .. } => &[],
     }
 }
 
@@ -225,10 +265,10 @@ pub(crate) fn edit_link(
             });
         });
     }
-    if let Kind::Macvlan { mode } = &link.kind
+    if let Kind::Macvlan { .. } | Kind::Ipvlan { .. } = &link.kind
         && link.kind != was.kind
     {
-        batch.nest(IFLA_LINKINFO, |batch| macvlan(batch, *mode));
+        batch.nest(IFLA_LINKINFO, |batch| child(batch, &link.kind));
     }
     batch.end();
 }

@@ -218,7 +218,7 @@ impl Kernel {
         let mut state = self.look_inside(dev)?;
         // Of links to strangers alone: the others have no such address, and hear nobody.
         let knob = Knob::AcceptRa(dev.clone());
-        if state.link(dev).is_some_and(|link| matches!(link.kind, Kind::Macvlan { .. })) {
+        if state.link(dev).is_some_and(|link| is_child(&link.kind)) {
             // Where there is no IPv6, nothing is heard either.
             let value = self.netns.run(|| read_knob(&knob)).map(|value| value.unwrap_or(0));
             state.extend(value.ok().map(|value| Object::Sysctl { knob, value }));
@@ -279,7 +279,9 @@ impl Kernel {
     pub fn birth(&self, birth: &Birth, netns: &Netns) -> Result<(), Refusal> {
         let what = || match birth {
             Birth::Pair { host, pod } => format!("link {} veth peer {}", host.dev, pod.dev),
-            Birth::Child { parent, pod } => format!("link {} on {parent} {}", pod.dev, pod.kind),
+            Birth::Child { parent, pod, .. } => {
+                format!("link {} on {parent} {}", pod.dev, pod.kind)
+            }
         };
         let refused = |error: &io::Error| Refusal {
             what: what(),
@@ -300,8 +302,9 @@ impl Kernel {
                         encode::set_port(&mut batch, &host.dev, &host.kind);
                     }
                 }
-                Birth::Child { parent, pod } => {
-                    encode::create_child(&mut batch, pod, socket.index_of(parent)?, there);
+                Birth::Child { parent, pod, index } => {
+                    let parent = socket.index_of(parent)?;
+                    encode::create_child(&mut batch, pod, *index, (parent, there));
                 }
             }
             socket.send(batch)
@@ -441,4 +444,8 @@ fn observe_routing(socket: &mut socket::Link) -> io::Result<(Observed, Hops)> {
 pub fn read_knob(knob: &Knob) -> Option<u8> {
     let text = fs::read_to_string(format!("/proc/sys/{}", knob.path())).ok()?;
     text.trim().parse().ok()
+}
+
+fn is_child(kind: &Kind) -> bool {
+    matches!(kind, Kind::Macvlan { .. } | Kind::Ipvlan { .. })
 }

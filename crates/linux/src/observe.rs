@@ -5,7 +5,11 @@ use std::{collections::BTreeMap, fmt, io, net::IpAddr};
 use ipnet::IpNet;
 use serde::Serialize;
 use weft_core::{
-    attach::macvlan::Mode,
+    attach::{
+        VlanId,
+        ipvlan::{self, Flag},
+        macvlan::Mode,
+    },
     mark,
     name::{IfName, Mac, Mtu, Vni},
     state::{Hop, Kind, Link, Object, Route, State},
@@ -53,7 +57,7 @@ pub struct HostLink {
 }
 
 /// Kinds of links that are children of a NIC, as the kernel names them.
-pub(crate) const CHILDREN: [&str; 1] = ["macvlan"];
+pub(crate) const CHILDREN: [&str; 2] = ["macvlan", "ipvlan"];
 
 impl HostLink {
     /// A child of a NIC, which may be in another namespace than this.
@@ -92,7 +96,8 @@ pub(crate) fn links(socket: &mut socket::Link) -> io::Result<Vec<HostLink>> {
     let names: BTreeMap<u32, IfName> =
         links.iter().map(|(link, _)| (link.index, link.dev.clone())).collect();
     let named = links.into_iter().map(|(mut link, master)| {
-        if let Some(Kind::VxlanGroup { lower, .. }) = link.ours.as_mut().map(|ours| &mut ours.kind)
+        if let Some(Kind::VxlanGroup { lower, .. } | Kind::Vlan { lower, .. }) =
+            link.ours.as_mut().map(|ours| &mut ours.kind)
             && let Some(name) = link.lower.and_then(|index| names.get(&index))
         {
             lower.clone_from(name);
@@ -132,6 +137,7 @@ pub(crate) fn link(message: &Message<'_>) -> Option<(HostLink, Option<u32>)> {
             IFLA_GROUP => link.group = u32_at(value, 0)?,
             IFLA_ADDRESS => link.mac = value.try_into().map_or(link.mac, Mac),
             IFLA_MASTER => master = u32_at(value, 0),
+            IFLA_LINK => link.lower = u32_at(value, 0),
             IFLA_LINKINFO => {
                 for (kind, value) in wire::attrs(value) {
                     match kind {
@@ -154,6 +160,8 @@ pub(crate) fn link(message: &Message<'_>) -> Option<(HostLink, Option<u32>)> {
         "bridge" => Some(Kind::Bridge),
         "veth" => Some(Kind::Veth),
         "macvlan" => macvlan_kind(data),
+        "ipvlan" => ipvlan_kind(data),
+        "vlan" => vlan_kind(data),
         _ => None,
     };
     let (dev, mtu, mac) = (link.dev.clone(), Mtu::from_kernel(link.mtu), link.mac);
@@ -171,6 +179,26 @@ fn macvlan_kind(data: &[u8]) -> Option<Kind> {
     let modes = [Mode::Private, Mode::Vepa, Mode::Bridge, Mode::Passthru];
     let mode = modes.into_iter().find(|known| encode::mode_number(*known) == mode)?;
     Some(Kind::Macvlan { mode })
+}
+
+fn ipvlan_kind(data: &[u8]) -> Option<Kind> {
+    let of = |attr: u16| {
+        let (_, value) = wire::attrs(data).find(|(kind, _)| *kind == attr)?;
+        u16_at(value, 0)
+    };
+    let (mode, flag) = (of(IFLA_IPVLAN_MODE)?, of(IFLA_IPVLAN_FLAGS)?);
+    let modes = [ipvlan::Mode::L2, ipvlan::Mode::L3, ipvlan::Mode::L3s];
+    let mode = modes.into_iter().find(|known| encode::l3_number(*known) == mode)?;
+    let flags = [Flag::Bridge, Flag::Private, Flag::Vepa];
+    let flag = flags.into_iter().find(|known| encode::flag_number(*known) == flag)?;
+    Some(Kind::Ipvlan { mode, flag })
+}
+
+/// The device below it is named once all links are known.
+fn vlan_kind(data: &[u8]) -> Option<Kind> {
+    let (_, id) = wire::attrs(data).find(|(kind, _)| *kind == IFLA_VLAN_ID)?;
+    let id = VlanId::try_from(u64::from(u16_at(id, 0)?)).ok()?;
+    Some(Kind::Vlan { lower: IfName::new("?"), id })
 }
 
 /// What a VXLAN device is, and the number of the device that it stands on.

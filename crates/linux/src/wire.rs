@@ -58,6 +58,9 @@ impl Batch {
     pub(crate) fn attr_u8(&mut self, kind: u16, value: u8) -> &mut Self {
         self.attr(kind, &[value])
     }
+    pub(crate) fn attr_u16(&mut self, kind: u16, value: u16) -> &mut Self {
+        self.attr(kind, &value.to_ne_bytes())
+    }
     pub(crate) fn attr_u32(&mut self, kind: u16, value: u32) -> &mut Self {
         self.attr(kind, &value.to_ne_bytes())
     }

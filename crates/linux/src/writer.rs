@@ -185,15 +185,19 @@ impl<'a> Writer<'a> {
                 let masters = (master, was_master.unwrap_or(0));
                 encode::edit_link(&mut self.batch, link, &was, index, masters);
             }
-            Err(_) if matches!(link.kind, Kind::Veth | Kind::Macvlan { .. }) => {
+            Err(_)
+                if matches!(link.kind, Kind::Veth | Kind::Macvlan { .. } | Kind::Ipvlan { .. }) =>
+            {
                 return Err(io::Error::other("a pod's link is made by attach alone"));
             }
             Err(_) => {
                 self.moving.insert(link.dev.clone());
                 let lower = match &link.kind {
-                    Kind::VxlanGroup { lower, .. } => self.index(lower).map_err(|error| {
-                        io::Error::new(error.kind(), format!("device {lower}: {error}"))
-                    })?,
+                    Kind::VxlanGroup { lower, .. } | Kind::Vlan { lower, .. } => {
+                        self.index(lower).map_err(|error| {
+                            io::Error::new(error.kind(), format!("device {lower}: {error}"))
+                        })?
+                    }
                     _ => 0,
                 };
                 encode::create_link(&mut self.batch, link, master, lower);

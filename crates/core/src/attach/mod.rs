@@ -2,13 +2,17 @@
 //! A kind says what the pod's side, the host's side and the node should hold. It performs nothing.
 
 pub mod bridge;
+pub mod ipvlan;
 pub mod macvlan;
+pub mod parent;
 pub mod veth;
 
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+
+pub use parent::{Parent, Standing, VlanId};
 
 use crate::{
     attachment::Attachment,
@@ -25,6 +29,7 @@ pub enum Kind {
     Veth(veth::Veth),
     Bridge(bridge::Bridge),
     Macvlan(macvlan::Macvlan),
+    Ipvlan(ipvlan::Ipvlan),
 }
 kind_or_map!(Attach, Kind);
 
@@ -40,8 +45,8 @@ pub enum Birth {
     /// Two ends, one of which stays in the node's namespace: deleting it ends both.
     Pair { host: Link, pod: Link },
     /// A child of a device of the node. It is in the pod's namespace alone, and ends with the
-    /// device.
-    Child { parent: IfName, pod: Link },
+    /// device. Its index there tells whose it is.
+    Child { parent: IfName, pod: Link, index: u32 },
 }
 
 impl Birth {
@@ -66,6 +71,29 @@ pub struct NextHop {
     pub mac: Option<Mac>,
 }
 
+/// What pods stand on, and so which joins there can be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Footing {
+    /// The node: it hands their packets on, by whichever join.
+    Node,
+    /// The network of the parent, as the node itself does.
+    Network,
+    /// The node's routing table alone, by the parent; `translates` if its translation of addresses
+    /// sees both directions.
+    Routed { translates: bool },
+}
+
+/// How pods of one node meet, that are children of one parent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Siblings {
+    Meet,
+    /// If the network sends back what came from the parent.
+    ByNetwork,
+    Never,
+    /// There is one pod at most.
+    None,
+}
+
 /// What a kind of attachment answers.
 pub trait Attaching {
     fn birth(&self, pod: &Attachment, on: &Ground<'_>) -> Birth;
@@ -85,8 +113,18 @@ pub trait Attaching {
     /// What the node holds for the network as long as it has blocks in it, pods or none.
     fn node(&self, on: &Ground<'_>) -> State;
     /// The device of the node that the pods' links are children of.
-    fn parent(&self) -> Option<&IfName> {
+    fn parent(&self) -> Option<&Parent> {
         None
+    }
+    fn footing(&self) -> Footing {
+        Footing::Node
+    }
+    fn siblings(&self) -> Siblings {
+        Siblings::Meet
+    }
+    /// True if pods have no MAC address of their own.
+    fn has_nics_mac(&self) -> bool {
+        false
     }
     /// True if one pod has the whole of the parent.
     fn alone(&self) -> bool {
@@ -106,6 +144,7 @@ impl Attach {
             Kind::Veth(attach) => attach,
             Kind::Bridge(attach) => attach,
             Kind::Macvlan(attach) => attach,
+            Kind::Ipvlan(attach) => attach,
         }
     }
 
@@ -172,6 +211,10 @@ impl Attach {
         addr: IpAddr,
         on: &Ground<'_>,
     ) -> Vec<(IpNet, Option<IpAddr>)> {
+        if let Footing::Routed { .. } = self.kind().footing() {
+            // There is nobody on the link to hand it to.
+            return pod.routes_of(addr, on.ranges).into_iter().map(|dst| (dst, None)).collect();
+        }
         let range = on.segment.is_wide().then(|| on.range_of(addr)).flatten();
         let hop = self.kind().next_hop(addr, on);
         let own = self.kind().pod_addr(addr, on);
@@ -222,6 +265,8 @@ pub struct Ground<'a> {
     /// The underlay device's MTU.
     pub wire: Mtu,
     pub nics: &'a [Nic],
+    /// The NIC on which the pods' links stand, where they do and it is there.
+    pub parent: Option<Standing>,
     /// Tunnels on which the node answers for its pods, since nobody tells the others of them.
     pub answers: Vec<IfName>,
 }

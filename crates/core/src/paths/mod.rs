@@ -42,6 +42,8 @@ pub struct Sender<'a> {
     pub underlay: &'a [Nic],
     /// How each address of a peer is reached; none: not at all.
     pub reach: &'a BTreeMap<IpAddr, Option<Reach>>,
+    /// Pods' packets can leave by this device alone.
+    pub only_by: Option<&'a IfName>,
 }
 
 /// The node that is sent to, in one network.
@@ -88,6 +90,8 @@ pub enum Refusal {
     NoRoute { underlay: IpAddr },
     #[error("this node has no underlay address of the family of {underlay}")]
     NoFamily { underlay: IpAddr },
+    #[error("the way to {underlay} is by {dev}, and pods' packets leave by {parent} alone")]
+    NotByParent { underlay: IpAddr, dev: IfName, parent: IfName },
     #[error("an IPv6 route cannot go through the IPv4 next hop {underlay}")]
     Ipv6OverIpv4 { underlay: IpAddr },
     #[error("the peer has no {} block yet", if *ipv4 { "IPv4" } else { "IPv6" })]

@@ -89,7 +89,11 @@ impl Machine {
             node: &self.name,
             name: &name,
             network: spec,
-            sender: Sender { underlay: std::slice::from_ref(&self.nic), reach: &reach },
+            sender: Sender {
+                underlay: std::slice::from_ref(&self.nic),
+                reach: &reach,
+                only_by: None,
+            },
             blocks: std::slice::from_ref(&self.block),
             parent: None,
             hosts: &[],
@@ -307,7 +311,7 @@ fn what_is_refused_is_said_in_the_order_of_preference() {
     let reach: BTreeMap<IpAddr, Option<Reach>> = reach.into();
     let nic =
         Nic { dev: IfName::new("eth0"), addr: "192.0.2.1/24".parse().unwrap(), mtu: Mtu::ETHERNET };
-    let sender = Sender { underlay: &[nic], reach: &reach };
+    let sender = Sender { underlay: &[nic], reach: &reach, only_by: None };
     let direct = r#"{"way":"direct","underlay":"198.51.100.2"}"#;
     let vxlan = r#"{"way":"vxlan","underlay":"198.51.100.2","vni":7,"port":4789,"mac":"02:00:00:00:00:02"}"#;
     let cases: [(&[&str], &[Way], &str); 3] = [

@@ -10,11 +10,11 @@ use std::{
 use ipnet::IpNet;
 use nix::errno::Errno;
 use weft_core::{
-    attach::{Attach, Birth},
+    attach::{Attach, Birth, Parent, Standing},
     attachment::{Attachment, Phase},
     cni::{CniError, Code},
     mark,
-    name::{IfName, Mtu, NetworkName},
+    name::{Mac, Mtu, NetworkName},
     plan::Change,
     state::Key,
 };
@@ -30,12 +30,17 @@ use super::{
 const LAST_ONE_MAX: Duration = Duration::from_secs(2);
 const LAST_ONE_LOOK: Duration = Duration::from_millis(10);
 
-/// The devices that networks name as parents, as far as they are there.
-pub(super) fn parents(agent: &Agent, links: &[HostLink]) -> BTreeMap<IfName, Mtu> {
+/// What networks name as parents, as far as its NIC is there.
+pub(super) fn parents(agent: &Agent, links: &[HostLink]) -> BTreeMap<Parent, Standing> {
     let shown = agent.shown();
     let named = shown.view.networks.values().filter_map(|net| net.attach.kind().parent());
-    let there = named.filter_map(|dev| links.iter().find(|link| link.dev == *dev));
-    there.map(|link| (link.dev.clone(), Mtu::from_kernel(link.mtu))).collect()
+    let stands = named.filter_map(|parent| {
+        let nic = links.iter().find(|link| link.dev == parent.nic)?;
+        let ready = parent.vlan.is_none() || links.iter().any(|link| link.dev == parent.dev());
+        let mtu = Mtu::from_kernel(nic.mtu);
+        Some((parent.clone(), Standing { mtu, mac: nic.mac, up: nic.up, ready }))
+    });
+    stands.collect()
 }
 
 /// The device for one more child of this attach, or why there can't be one.
@@ -45,19 +50,23 @@ pub(super) fn parent(
     network: &NetworkName,
 ) -> Result<Option<HostLink>, CniError> {
     let kind = attach.kind();
-    let Some(dev) = kind.parent() else { return Ok(None) };
-    let link = agent.kernel.link(dev).map_err(|error| {
+    let Some(parent) = kind.parent() else { return Ok(None) };
+    let dev = parent.dev();
+    let look = || agent.kernel.link(&dev).map(|link| link.filter(|link| link.up));
+    // A VLAN's device is made by the loop, as soon as it hears of the network or of the NIC.
+    let made = parent.vlan.and_then(|_| wait(agent, || look().ok().flatten()));
+    let link = made.map_or_else(look, |link| Ok(Some(link))).map_err(|error| {
         CniError::new(Code::Io, "look at the parent device", format!("{dev}: {error}"))
     })?;
-    let link = link.filter(|link| link.up).ok_or_else(|| {
-        let why = lacking(agent, network, dev).unwrap_or_else(|| format!("{dev} has just come"));
+    let link = link.ok_or_else(|| {
+        let why = lacking(agent, network, parent).unwrap_or_else(|| format!("{dev} has just come"));
         CniError::new(Code::TryAgainLater, "the pod's link has no parent", why)
     })?;
     if kind.alone() {
         let other = |doomed: bool| {
             let ledger = agent.ledger();
             let mut others = ledger.attachments().filter(|pod| {
-                pod.attach.kind().parent() == Some(dev) && (pod.phase == Phase::Doomed) == doomed
+                pod.attach.kind().parent() == Some(parent) && (pod.phase == Phase::Doomed) == doomed
             });
             others.next().map(Attachment::label)
         };
@@ -80,15 +89,22 @@ pub(super) fn parent(
 /// What is wrong with the parents of this node's networks.
 pub(super) fn missing(agent: &Agent, serving: &Serving) -> Vec<String> {
     let parents = serving.networks.iter().filter_map(|(name, here)| {
-        let dev = here.network.attach.kind().parent()?;
-        lacking(agent, name, dev)
+        let parent = here.network.attach.kind().parent()?;
+        lacking(agent, name, parent)
     });
     parents.collect()
 }
 
-pub(super) fn lacking(agent: &Agent, network: &NetworkName, dev: &IfName) -> Option<String> {
+pub(super) fn lacking(agent: &Agent, network: &NetworkName, parent: &Parent) -> Option<String> {
+    let (dev, device) = (&parent.nic, parent.dev());
     match agent.kernel.link(dev) {
-        Ok(Some(link)) if link.up => None,
+        Ok(Some(link)) if link.up => match agent.kernel.link(&device) {
+            Ok(Some(_)) => None,
+            _ => Some(format!(
+                "network {network}: there is no device {device} yet for {parent}: `weft status` \
+                 says what the kernel refuses"
+            )),
+        },
         Ok(Some(_)) => Some(format!(
             "network {network}: its parent {dev} is down: `ip link set {dev} up`, \
              and have the host's network configuration do so"
@@ -122,11 +138,17 @@ pub(super) fn once_more(
 }
 
 /// What the kernel's refusal of a child means.
-pub(super) fn refused(attach: &Attach, dev: &IfName, refusal: &Refusal) -> String {
+pub(super) fn refused(attach: &Attach, refusal: &Refusal) -> String {
+    let dev = attach.kind().parent().map(Parent::dev).map_or(String::new(), |dev| dev.to_string());
     let hint = match Errno::from_raw(refusal.errno) {
+        Errno::EOPNOTSUPP => format!(
+            "; this node's kernel has no {attach}: load its module (`modprobe {attach}`), or use a \
+             kernel built with CONFIG_{}",
+            attach.to_string().to_uppercase()
+        ),
         Errno::EBUSY => format!(
-            "; {dev} serves a bridge, a bond or ipvlan, and a device serves one of these or \
-             macvlan: `ip -d link show` tells which"
+            "; {dev} serves a bridge, a bond or other children, and a device serves one of these or \
+             {attach}: `ip -d link show` tells which"
         ),
         Errno::EINVAL if attach.kind().alone() => {
             format!("; {dev} has another macvlan link, and passthru shares with none")
@@ -141,20 +163,19 @@ pub(super) fn refused(attach: &Attach, dev: &IfName, refusal: &Refusal) -> Strin
     format!("{refusal}{hint}")
 }
 
-/// True of a link that we made for a pod, still wanted or not.
-fn is_ours(link: &HostLink) -> bool {
-    link.is_child() && [mark::LINK_GROUP, mark::DOOMED_GROUP].contains(&link.group)
+/// True of the link that we made for this pod, still wanted or not, whatever was done to its name
+/// or address inside.
+fn is_its(link: &HostLink, pod: &Attachment) -> bool {
+    link.is_child()
+        && [mark::LINK_GROUP, mark::DOOMED_GROUP].contains(&link.group)
+        && link.index == pod.child_index()
 }
 
-/// The pod's link, as seen from the node: also where no path leads to the namespace any more.
+/// The pod's link, as seen from the node: also where no path leads to the namespace any more, and
+/// its number may have come to mean another pod's.
 fn there(agent: &Agent, pod: &Attachment) -> io::Result<Option<HostLink>> {
     let Some(nsid) = pod.nsid else { return Ok(None) };
-    Ok(agent.kernel.link_there(nsid, &pod.id.ifname)?.filter(is_ours))
-}
-
-/// As `there`, of a number that may have come to mean another pod's namespace.
-fn still_there(agent: &Agent, pod: &Attachment) -> io::Result<Option<HostLink>> {
-    Ok(there(agent, pod)?.filter(|link| link.mac == pod.mac))
+    Ok(agent.kernel.link_there(nsid, &pod.id.ifname)?.filter(|link| is_its(link, pod)))
 }
 
 /// Takes the pod's addresses from it and marks the link: it answers nobody any more. Setting it down
@@ -169,7 +190,7 @@ pub(super) fn doom(agent: &Agent, pod: &Attachment) -> Vec<Refusal> {
     let netns = match namespace(pod) {
         Ok(Some(netns)) => netns,
         Ok(None) => {
-            let freed = still_there(agent, pod).and_then(|link| match (link, pod.nsid) {
+            let freed = there(agent, pod).and_then(|link| match (link, pod.nsid) {
                 (Some(link), Some(nsid)) => agent.kernel.free_there(nsid, &link.dev),
                 _ => Ok(()),
             });
@@ -179,9 +200,7 @@ pub(super) fn doom(agent: &Agent, pod: &Attachment) -> Vec<Refusal> {
     };
     let doomed = Kernel::of(&netns).map_err(|error| failed(&error)).and_then(|inside| {
         let link = inside.link(&pod.id.ifname).map_err(|error| failed(&error))?;
-        let may =
-            |link: &HostLink| is_ours(link) && (link.mac == pod.mac || !contested(agent, pod));
-        let Some(link) = link.filter(may) else { return Ok(Vec::new()) };
+        let Some(link) = link.filter(|link| is_its(link, pod)) else { return Ok(Vec::new()) };
         let addrs = addresses(agent, pod);
         let mut refusals = inside.doom(std::slice::from_ref(&link.dev), addrs.is_empty());
         let drops: Vec<Change> =
@@ -190,13 +209,6 @@ pub(super) fn doom(agent: &Agent, pod: &Attachment) -> Vec<Refusal> {
         Ok(refusals)
     });
     doomed.unwrap_or_else(|failure| vec![failure])
-}
-
-/// True if the interface's name is another attachment's too: then its MAC tells whose it is.
-fn contested(agent: &Agent, pod: &Attachment) -> bool {
-    agent.ledger().attachments().any(|other| {
-        other.id != pod.id && other.cookie == pod.cookie && other.id.ifname == pod.id.ifname
-    })
 }
 
 /// The pod's addresses as its link has them; none where its network is not known any more.
@@ -233,22 +245,23 @@ pub(super) fn tend(agent: &Agent, serving: &mut Serving) {
         attached.filter(|pod| pod.host_end.is_none()).cloned().collect()
     };
     for pod in pods {
-        if still_there(agent, &pod).is_ok_and(|link| link.is_some()) {
+        if let Ok(Some(link)) = there(agent, &pod) {
+            if pod.attach.kind().has_nics_mac()
+                && let Err(why) = follow_nic(agent, pod, link.mac)
+            {
+                serving.problems.push(why);
+            }
             continue;
         }
         let parent = pod.attach.kind().parent();
         let netns = namespace(&pod);
         let gone = netns.as_ref().is_ok_and(Option::is_none);
-        // Whoever may inside a pod may give its link another MAC.
-        if !gone && there(agent, &pod).is_ok_and(|link| link.is_some()) {
-            continue;
-        }
         let done = if let Err(why) = netns {
             Err(why)
         } else if gone {
             tracing::info!(id = %pod.id, "the pod's namespace is gone; its address is free");
             bury(agent, &pod)
-        } else if parent.is_some_and(|dev| !serving.host.parents.contains_key(dev)) {
+        } else if !parent.is_some_and(|parent| ready(serving, parent)) {
             // There is nothing to make it of; what is missing is said.
             Ok(())
         } else {
@@ -267,15 +280,25 @@ fn bury(agent: &Agent, pod: &Attachment) -> Result<(), String> {
     agent.ledger().close(&pod.id).map_err(|error| error.to_string())
 }
 
-/// A pod that has a whole NIC has its address, and the NIC may be another now.
+fn ready(serving: &Serving, parent: &Parent) -> bool {
+    serving.host.parents.get(parent).is_some_and(|nic| nic.ready)
+}
+
+/// A pod that has its NIC's MAC address has the one that the NIC has now.
+fn follow_nic(agent: &Agent, mut pod: Attachment, mac: Mac) -> Result<Attachment, String> {
+    if pod.mac != mac {
+        pod.mac = mac;
+        agent.ledger().record(pod.clone()).map_err(|error| error.to_string())?;
+    }
+    Ok(pod)
+}
+
 fn reborn(agent: &Agent, serving: &mut Serving, mut pod: Attachment) -> Result<(), String> {
     let kind = pod.attach.kind();
-    if let Some(dev) = kind.parent().filter(|_| kind.alone())
-        && let Ok(Some(nic)) = agent.kernel.link(dev)
-        && nic.mac != pod.mac
+    if let Some(parent) = kind.parent().filter(|_| kind.has_nics_mac())
+        && let Ok(Some(nic)) = agent.kernel.link(&parent.dev())
     {
-        pod.mac = nic.mac;
-        agent.ledger().record(pod.clone()).map_err(|error| error.to_string())?;
+        pod = follow_nic(agent, pod, nic.mac)?;
     }
     // What was last written inside it went with it.
     serving.applied.remove(&pod.id);
@@ -312,7 +335,7 @@ pub(super) fn uninstall(kernel: &Kernel, pods: &[Attachment]) -> Result<(), weft
     for pod in pods.iter().filter(|pod| pod.host_end.is_none()) {
         let Some(nsid) = pod.nsid else { continue };
         let there = kernel.link_there(nsid, &pod.id.ifname).ok().flatten();
-        if there.is_some_and(|link| is_ours(&link) && link.mac == pod.mac) {
+        if there.is_some_and(|link| is_its(&link, pod)) {
             println!("- link {} of {}", pod.id.ifname, pod.label());
             let _ = kernel.free_there(nsid, &pod.id.ifname);
         }

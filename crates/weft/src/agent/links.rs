@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, path::Path};
 
 use weft_core::{
-    attach::{Birth, Ground},
+    attach::{Birth, Footing, Ground},
     attachment::{Attachment, AttachmentId, Phase},
     cni::{CniError, Code},
     name::{IfName, Mtu},
@@ -24,7 +24,9 @@ pub(super) fn bring_up(
     let refused = |what: &str, why: String| CniError::new(Code::Refused, what.to_owned(), why);
     let birth = pod.attach.kind().birth(pod, ground);
     let born = agent.kernel.birth(&birth, netns).or_else(|refusal| {
-        if refusal.errno != nix::errno::Errno::EEXIST as i32 {
+        // Of a link that has the whole parent the kernel may ask before it looks at the name.
+        let whole = pod.attach.kind().alone() && refusal.errno == nix::errno::Errno::EINVAL as i32;
+        if refusal.errno != nix::errno::Errno::EEXIST as i32 && !whole {
             return Err(refusal);
         }
         clear(agent, pod, &birth, there);
@@ -33,7 +35,7 @@ pub(super) fn bring_up(
     let born = born.or_else(|refusal| children::once_more(agent, pod, refusal, &birth, netns));
     born.map_err(|refusal| {
         let why = match &birth {
-            Birth::Child { parent, .. } => children::refused(&pod.attach, parent, &refusal),
+            Birth::Child { .. } => children::refused(&pod.attach, &refusal),
             Birth::Pair { .. } if refusal.errno == nix::errno::Errno::EEXIST as i32 => {
                 format!("{refusal}; the pod has an interface of this name already")
             }
@@ -52,7 +54,8 @@ pub(super) fn bring_up(
     let missing = missing.iter().find(|change| matches!(change, Change::Put(_)));
     match (missing, inside.link(&pod.id.ifname)) {
         (None, Some(link)) => {
-            if birth.host().is_none() {
+            // Where the node routes there are no neighbours to tell.
+            if pod.attach.kind().footing() == Footing::Network {
                 announce(agent, pod, there);
             }
             Ok(link.clone())

@@ -14,6 +14,7 @@ use std::{
 
 use ipnet::IpNet;
 use weft_core::{
+    attach::Footing,
     attachment::Phase,
     desired::{self, Host},
     join::Receive,
@@ -281,15 +282,21 @@ fn decide(
         }
         let blocks: Vec<_> = shown.view.claims_of(&agent.node, name).collect();
         let hosts = underlay::hosts(links, network);
-        let parent = network.attach.kind().parent();
+        let kind = network.attach.kind();
+        let parent = kind.parent();
+        let routed = matches!(kind.footing(), Footing::Routed { .. });
         let situation = Situation {
             node: &agent.node,
             name,
             network,
-            sender: Sender { underlay: &serving.nics, reach: &memory.reach },
+            sender: Sender {
+                underlay: &serving.nics,
+                reach: &memory.reach,
+                only_by: parent.filter(|_| routed).map(|parent| &parent.nic),
+            },
             blocks: &blocks,
             view: &shown.view,
-            parent: parent.and_then(|parent| serving.host.parents.get(parent).copied()),
+            parent: parent.and_then(|of| serving.host.parents.get(of)).map(|nic| nic.mtu),
             hosts: &hosts,
             known: last
                 .and_then(|last| last.networks.get(name))

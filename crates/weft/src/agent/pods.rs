@@ -252,7 +252,7 @@ fn child_of(
     netns: &Netns,
     nic: &HostLink,
 ) -> Result<Child, CniError> {
-    let mac = attach.kind().alone().then_some(nic.mac);
+    let mac = attach.kind().has_nics_mac().then_some(nic.mac);
     if let (Some(mac), Some(asked)) = (mac, call.mac)
         && mac != asked
     {
@@ -407,8 +407,8 @@ fn status(agent: &Agent, call: &Call) -> Result<(), CniError> {
         return Err(unable("this node has no block yet".into()));
     }
     let parent = here.network.attach.kind().parent();
-    if let (Some(dev), Some(name)) = (parent, name)
-        && let Some(why) = children::lacking(agent, name, dev)
+    if let (Some(parent), Some(name)) = (parent, name)
+        && let Some(why) = children::lacking(agent, name, parent)
     {
         return Err(unable(why));
     }

@@ -4,9 +4,8 @@
 use std::net::IpAddr;
 
 use weft_core::{
-    attach::{Kind, macvlan::Mode},
+    attach::{Attach, Footing, Parent, Siblings},
     attachment::Attachment,
-    name::IfName,
 };
 
 use super::explain::{Hop, hop};
@@ -16,7 +15,7 @@ use crate::agent::{Agent, NetworkHere};
 pub(super) fn follow(
     agent: &Agent,
     here: &NetworkHere,
-    (pod, parent): (&Attachment, &IfName),
+    (pod, parent): (&Attachment, &Parent),
     (addr, local): (IpAddr, Option<&Attachment>),
 ) -> (Vec<Hop>, bool) {
     let node = format!("node {}", agent.node);
@@ -26,16 +25,9 @@ pub(super) fn follow(
         Err(text) => return (vec![hop(node, text)], false),
     };
     hops.push(stands);
-    let mode = match &here.network.attach.0 {
-        Kind::Macvlan(attach) => attach.mode,
-        Kind::Veth(_) | Kind::Bridge(_) => Mode::Bridge,
-    };
     if let Some(local) = local.filter(|local| local.network == pod.network) {
-        let (text, works) = sibling(mode, parent);
-        hops.push(hop(&node, text));
-        if works {
-            hops.push(hop(format!("pod {}", local.label()), "received"));
-        }
+        let (rest, works) = sibling(agent, &here.network.attach, local);
+        hops.extend(rest);
         return (hops, works);
     }
     let inside = here.network.ranges.iter().any(|range| range.contains(&addr));
@@ -66,42 +58,47 @@ pub(super) fn follow(
 }
 
 /// What the kernel says of the link.
-fn stands(agent: &Agent, pod: &Attachment, parent: &IfName) -> Result<String, String> {
+pub(super) fn stands(agent: &Agent, pod: &Attachment, parent: &Parent) -> Result<String, String> {
     let dev = &pod.id.ifname;
-    let nic = agent.kernel.link(parent).ok().flatten();
+    let nic = agent.kernel.link(&parent.dev()).ok().flatten();
     let Some(nic) = nic.filter(|nic| nic.up) else {
         return Err(format!("{parent}, on which {dev} stands, is not there or down: dropped"));
     };
     let link = pod.nsid.and_then(|nsid| agent.kernel.link_there(nsid, dev).ok().flatten());
     match link {
         Some(link) if link.up => Ok(format!(
-            "{dev} is {} at {parent} (mtu {}), address {}: the kernel agrees; no route, rule or \
-             translation of the node is passed",
-            link.kind, nic.mtu, link.mac
+            "{dev} is {} (mtu {}), address {}: the kernel agrees; {}",
+            pod.attach.kind().described(),
+            nic.mtu,
+            link.mac,
+            match pod.attach.kind().footing() {
+                Footing::Routed { .. } => "the node's table routes what leaves it",
+                _ => "no route, rule or translation of the node is passed",
+            }
         )),
         Some(_) => Err(format!("but {dev} is down inside the pod")),
         None => Err(format!("but the pod has no {dev}")),
     }
 }
 
-fn sibling(mode: Mode, parent: &IfName) -> (String, bool) {
-    match mode {
-        Mode::Bridge => (format!("{parent}, mode bridge: handed to the other pod, no wire"), true),
-        Mode::Vepa => (
-            format!(
-                "{parent}, mode vepa: out to the switch, and back only if its port sends back what \
-                 came by it (hairpin, 802.1Qbg)"
-            ),
+/// From a pod to another of the same node and network.
+pub(super) fn sibling(agent: &Agent, attach: &Attach, to: &Attachment) -> (Vec<Hop>, bool) {
+    let (text, works) = match attach.kind().siblings() {
+        Siblings::Meet => ("handed to the other pod, no wire", true),
+        Siblings::ByNetwork => (
+            "out to the switch, and back only if its port sends back what came by it (hairpin, \
+             802.1Qbg)",
             true,
         ),
-        Mode::Private => (
-            format!(
-                "{parent}, mode private: pods of a node are kept apart; dropped as it comes back"
-            ),
-            false,
-        ),
-        Mode::Passthru => (format!("{parent}, mode passthru: there is no other pod"), false),
+        Siblings::Never => ("pods of a node are kept apart; dropped", false),
+        Siblings::None => ("there is no other pod", false),
+    };
+    let text = format!("{}: {text}", attach.kind().described());
+    let mut hops = vec![hop(format!("node {}", agent.node), text)];
+    if works {
+        hops.push(hop(format!("pod {}", to.label()), "received"));
     }
+    (hops, works)
 }
 
 fn owner(agent: &Agent, here: &NetworkHere, pod: &Attachment, addr: IpAddr) -> String {

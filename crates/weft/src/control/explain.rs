@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 use weft_core::{
-    attach::bridge,
+    attach::{Footing, bridge},
     attachment::{Attachment, Phase},
     join::Receive,
     name::{IfName, Mac, NetworkName, NodeName, Vni},
@@ -62,17 +62,28 @@ pub fn explain(agent: &Agent, from: &str, to: &str) -> anyhow::Result<Explained>
     let local = target.or_else(|| at(agent, &pod.network, addr));
     // What has no host access shares addresses with others at most.
     let local = local.filter(|to| to.network == pod.network || here.network.host_access);
-    if let Some(parent) = pod.attach.kind().parent() {
+    let kind = pod.attach.kind();
+    if let Some(parent) = kind.parent().filter(|_| kind.footing() == Footing::Network) {
         let to = (addr, local.as_ref());
         let (rest, works) = super::beside::follow(agent, here, (&pod, parent), to);
         hops.extend(rest);
         let mtu = works.then(|| here.stage.send.get());
         return Ok(Explained { from: pod.label(), to: addr.to_string(), hops, mtu, works });
     }
-    hops.push(hop(format!("node {}", agent.node), format!("arrives on dev {}", pod.host_end())));
-    let local = local.filter(|local| local.host_end.is_some());
+    let arrives = match kind.parent().map(|parent| super::beside::stands(agent, &pod, parent)) {
+        None => format!("arrives on dev {}", pod.host_end()),
+        Some(stands) => stands.unwrap_or_else(|why| why),
+    };
+    hops.push(hop(format!("node {}", agent.node), arrives));
+    let ends_alike = |to: &Attachment| to.host_end.is_some() == pod.host_end.is_some();
+    let local = local.filter(ends_alike);
     let wide = here.network.segment();
     let (mtu, works) = match local {
+        Some(target) if kind.parent().is_some() => {
+            let (rest, works) = super::beside::sibling(agent, &pod.attach, &target);
+            hops.extend(rest);
+            (Some(here.stage.accept.get()), works)
+        }
         Some(target) if wide.is_wide() => {
             let port = format!("bridge port {}, lladdr {}", target.host_end(), target.mac);
             hops.push(hop(

@@ -9,6 +9,7 @@ use anyhow::Context;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use weft_core::{
+    attach::Parent,
     attachment::{AttachmentId, Phase},
     join::Receive,
     name::{IfName, Mac, NetworkName, NodeName},
@@ -155,7 +156,7 @@ pub fn pods(agent: &Agent) -> Vec<Pod> {
             network: pod.network.clone(),
             attach: pod.attach.kind().described(),
             host_end: pod.host_end.clone(),
-            parent: pod.attach.kind().parent().cloned(),
+            parent: pod.attach.kind().parent().map(Parent::dev),
             mac: pod.mac,
             addrs: pod.addrs.clone(),
             phase: pod.phase,
@@ -250,7 +251,8 @@ fn beside<'a>(
     peer: &'a NodeName,
     choice: &'a PeerChoice,
 ) -> impl Iterator<Item = PeerPath> + 'a {
-    let parent = here.network.attach.kind().parent();
+    let shared = here.network.join.shared().is_some();
+    let parent = here.network.attach.kind().parent().filter(|_| shared).map(Parent::dev);
     parent.into_iter().flat_map(move |parent| {
         let has = |ipv4: &bool| choice.blocks.iter().any(|block| block.addr().is_ipv4() == *ipv4);
         [true, false].into_iter().filter(has).map(move |ipv4| PeerPath {

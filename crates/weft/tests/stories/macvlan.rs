@@ -1,42 +1,17 @@
 //! Pods on the physical network itself, as children of a NIC (MACVLAN): who meets whom in which
 //! mode, and what becomes of links that are in the pod's namespace alone.
 
-use crate::story::*;
-
-/// Nodes with a second NIC on a second switch, two pods each unless said otherwise.
-fn lan(nodes: usize) -> Plan {
-    Plan { lan: true, pods: 2, ..plan(nodes) }
-}
+use crate::{
+    lan::{apart, full_size, introduce, lan, links_inside, mac, meet},
+    story::*,
+};
 
 fn attach(mode: &str) -> Value {
     json!({"kind": "macvlan", "parent": "eth1", "mode": mode})
 }
 
-/// A cluster whose network `net` is the second switch's.
 fn on_lan(plan: &Plan, mode: &str) -> Site {
-    let site = built(plan);
-    site.start().unwrap();
-    site.apply("net", &site.lan_network(&attach(mode))).unwrap();
-    site.settled("net", "underlay").unwrap();
-    site
-}
-
-fn mac(netns: &Netns, dev: &str) -> String {
-    let line = sh(netns, &format!("ip -br link show {dev}"));
-    line.split_whitespace().nth(2).unwrap().to_owned()
-}
-
-/// Every pod knows every other's MAC address: what does not arrive then, was not kept by ARP.
-fn introduce(pods: &[Pod]) {
-    let macs: Vec<String> = pods.iter().map(|pod| mac(&pod.netns, "eth0")).collect();
-    for pod in pods {
-        for (other, mac) in pods.iter().zip(&macs).filter(|(other, _)| other.name != pod.name) {
-            for addr in &other.addrs {
-                let neigh = format!("ip neigh replace {addr} lladdr {mac} dev eth0 nud permanent");
-                sh(&pod.netns, &neigh);
-            }
-        }
-    }
+    crate::lan::on_lan(plan, &attach(mode))
 }
 
 #[test]
@@ -50,31 +25,6 @@ fn macvlan_pods_meet_across_nodes_and_reach_the_networks_router() {
     }
     site.delete_pods(pods).unwrap();
     site.nodes.iter().for_each(nothing_left);
-}
-
-fn pair<'a>(pods: &'a [Pod], a: &str, b: &str) -> (&'a Pod, &'a Pod) {
-    let named = |name: &str| pods.iter().find(|pod| pod.name == name).unwrap();
-    (named(a), named(b))
-}
-
-fn meet(pods: &[Pod], a: &str, b: &str) -> bool {
-    let (a, b) = pair(pods, a, b);
-    reaches(a, b) && reaches(b, a)
-}
-
-/// Not one packet, in either direction and of either family.
-fn apart(pods: &[Pod], a: &str, b: &str) -> bool {
-    let (a, b) = pair(pods, a, b);
-    let none =
-        |from: &Pod, to: &Pod| to.addrs.iter().all(|addr| reach(&from.netns, *addr).is_none());
-    none(a, b) && none(b, a)
-}
-
-/// Packets as large as the wire takes, with DF, by both families.
-fn full_size(from: &Pod, to: &Pod) {
-    for addr in &to.addrs {
-        assert_eq!(largest(&from.netns, *addr), Some(1500), "{} to {addr}", from.name);
-    }
 }
 
 #[test]
@@ -170,14 +120,6 @@ fn macvlan_passthru_takes_the_whole_nic_and_a_second_pod_is_refused() {
     assert!(pods[0].addrs.iter().all(|addr| reach(&second, *addr).is_some()));
     assert_eq!(node.cni("DEL", "second", &path, &config, &[]).unwrap().0, 0);
     nothing_left(node);
-}
-
-/// Links of pods in namespaces that have a file, on whichever node.
-fn links_inside(_: &Node) -> usize {
-    let names = std::fs::read_dir("/run/netns").unwrap().flatten();
-    let namespaces = names.filter_map(|name| Netns::open(&name.path()).ok());
-    let links = |netns: Netns| sh(&netns, "ip -o link show type macvlan").lines().count();
-    namespaces.map(links).sum()
 }
 
 #[test]

@@ -1,22 +1,24 @@
 //! A child of a NIC, with a MAC address of its own on the NIC's network (MACVLAN). It exists in the
 //! pod's namespace alone: the node has no end of it, and no route to the pod.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 
-use ipnet::{IpNet, Ipv6Net};
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::{Attaching, Birth, Ground, NextHop};
+use super::{
+    Attaching, Birth, Footing, Ground, NextHop, Parent, Siblings,
+    parent::{link_local, on_network, router},
+};
 use crate::{
     attachment::Attachment,
-    name::{IfName, Mac},
     state::{Kind, Knob, Link, Object, State},
 };
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Macvlan {
-    /// The node's NIC that is on the network; of the same name on every node.
-    pub parent: IfName,
+    #[serde(flatten)]
+    pub parent: Parent,
     /// Who on the node may meet whom.
     #[serde(default)]
     pub mode: Mode,
@@ -65,14 +67,14 @@ impl Attaching for Macvlan {
             mac: pod.mac,
             master: None,
         };
-        Birth::Child { parent: self.parent.clone(), pod: link }
+        Birth::Child { parent: self.parent.dev(), pod: link, index: pod.child_index() }
     }
 
     /// The kernel keeps only broadcast from private siblings: what a switch sends back must be
     /// dropped as it comes in by the NIC.
     fn outside(&self, pod: &Attachment, _on: &Ground<'_>) -> State {
         let apart = (self.mode == Mode::Private)
-            .then(|| Object::Apart { dev: self.parent.clone(), mac: pod.mac });
+            .then(|| Object::Apart { dev: self.parent.dev(), mac: pod.mac });
         apart.into_iter().collect()
     }
 
@@ -86,28 +88,41 @@ impl Attaching for Macvlan {
         own.into_iter().chain([deaf]).collect()
     }
 
-    /// A router of the network, found as strangers are: by asking.
     fn next_hop(&self, addr: IpAddr, on: &Ground<'_>) -> Option<NextHop> {
-        let gateway = on.gateways.iter().find(|gateway| gateway.is_ipv4() == addr.is_ipv4());
-        gateway.map(|gateway| NextHop { ip: *gateway, mac: None })
+        router(addr, on)
     }
 
     fn pod_addr(&self, addr: IpAddr, on: &Ground<'_>) -> IpNet {
-        let prefix = on.ranges.iter().find(|range| range.contains(&addr));
-        let prefix = prefix.map_or_else(|| IpNet::from(addr).prefix_len(), IpNet::prefix_len);
-        IpNet::new(addr, prefix).unwrap_or_else(|_| addr.into())
+        on_network(addr, on)
     }
 
     fn reached_past_routes(&self) -> bool {
         true
     }
 
-    fn node(&self, _on: &Ground<'_>) -> State {
-        State::default()
+    fn node(&self, on: &Ground<'_>) -> State {
+        self.parent.hold(on)
     }
 
-    fn parent(&self) -> Option<&IfName> {
+    fn parent(&self) -> Option<&Parent> {
         Some(&self.parent)
+    }
+
+    fn footing(&self) -> Footing {
+        Footing::Network
+    }
+
+    fn siblings(&self) -> Siblings {
+        match self.mode {
+            Mode::Private => Siblings::Never,
+            Mode::Vepa => Siblings::ByNetwork,
+            Mode::Bridge => Siblings::Meet,
+            Mode::Passthru => Siblings::None,
+        }
+    }
+
+    fn has_nics_mac(&self) -> bool {
+        self.alone()
     }
 
     fn alone(&self) -> bool {
@@ -126,17 +141,13 @@ impl Attaching for Macvlan {
     }
 }
 
-/// As the kernel would derive it (RFC 4291, appendix A).
-fn link_local(Mac([a, b, c, d, e, f]): Mac) -> IpNet {
-    let id = [a ^ 2, b, c, 0xff, 0xfe, d, e, f];
-    let mut octets = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0).octets();
-    octets[8..].copy_from_slice(&id);
-    Ipv6Net::new(octets.into(), 64).expect("64 is a length of prefixes").into()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn eth1() -> Parent {
+        Parent { nic: crate::name::IfName::new("eth1"), vlan: None }
+    }
 
     fn pod(default_route: bool, addrs: &[&str]) -> Attachment {
         serde_json::from_value(serde_json::json!({
@@ -161,12 +172,13 @@ mod tests {
             gateways: &gateways,
             segment: crate::attach::Segment::Node,
             nics: &[],
+            parent: None,
             answers: Vec::new(),
             send: mtu(1400),
             accept: mtu(9000),
             wire: mtu(1500),
         };
-        let kind = Macvlan { parent: IfName::new("eth1"), mode };
+        let kind = Macvlan { parent: eth1(), mode };
         let attach = crate::attach::Attach(crate::attach::Kind::Macvlan(kind.clone()));
         let said = |state: State| state.objects().map(ToString::to_string).collect();
         (said(attach.inside(pod, &on)), said(kind.outside(pod, &on)))
@@ -213,16 +225,10 @@ mod tests {
 
     #[test]
     fn a_parent_is_shared_by_equals_alone() {
-        let kind = |mode| Macvlan { parent: IfName::new("eth1"), mode };
+        let kind = |mode| Macvlan { parent: eth1(), mode };
         let beside = |a, b| kind(a).beside_on_parent(&kind(b)).is_ok();
         assert!(beside(Mode::Bridge, Mode::Bridge) && beside(Mode::Private, Mode::Private));
         assert!(!beside(Mode::Bridge, Mode::Private) && !beside(Mode::Vepa, Mode::Bridge));
         assert!(!beside(Mode::Passthru, Mode::Passthru));
-    }
-
-    #[test]
-    fn a_link_local_address_is_the_kernels() {
-        let mac = "02:77:65:66:74:01".parse().unwrap();
-        assert_eq!(link_local(mac).to_string(), "fe80::77:65ff:fe66:7401/64");
     }
 }

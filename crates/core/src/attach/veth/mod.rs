@@ -62,14 +62,18 @@ impl Attaching for Veth {
         false
     }
 
-    /// An address of the block that no pod has leads nowhere, instead of out by the default route.
     fn node(&self, on: &Ground<'_>) -> State {
-        let nowhere =
-            |block: &IpNet| Object::Route(Route { dst: *block, to: Hop::Blackhole, mtu: None });
-        on.blocks.iter().map(nowhere).collect()
+        nowhere_else(on)
     }
 
     fn described(&self) -> String {
         "veth".into()
     }
+}
+
+/// An address of the block that no pod has leads nowhere, instead of out by the default route.
+pub(super) fn nowhere_else(on: &Ground<'_>) -> State {
+    let nowhere =
+        |block: &IpNet| Object::Route(Route { dst: *block, to: Hop::Blackhole, mtu: None });
+    on.blocks.iter().map(nowhere).collect()
 }

@@ -43,7 +43,7 @@ fn beside_a_peer(network: &str) -> Vec<String> {
         node: &me,
         name: &name,
         network: &network,
-        sender: Sender { underlay: &nics, reach: &reach },
+        sender: Sender { underlay: &nics, reach: &reach, only_by: None },
         blocks: &blocks,
         view: &view,
         known: None,

@@ -38,5 +38,8 @@ pub fn path(
         return Err(Refusal::NotOnLink { underlay, gateway });
     }
     let (dev, mtu) = (reach.dev.clone(), reach.mtu.min(peer.mtu));
+    if let Some(parent) = sender.only_by.filter(|parent| **parent != dev) {
+        return Err(Refusal::NotByParent { underlay, dev, parent: parent.clone() });
+    }
     Ok(Path { receive: receive.clone(), dev, via: underlay, mtu, overhead: 0 })
 }

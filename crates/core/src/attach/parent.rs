@@ -1,0 +1,137 @@
+//! The device of a node that pods' links are children of: a NIC, or a VLAN of one.
+
+use std::fmt;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use super::{Ground, NextHop};
+use crate::{
+    name::{IfName, Mac, Mtu},
+    state::{Kind, Link, Object, State},
+};
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Parent {
+    /// The node's NIC that is on the network; of the same name on every node.
+    #[serde(rename = "parent")]
+    pub nic: IfName,
+    /// A VLAN of the NIC (IEEE 802.1Q); weft makes and removes its device.
+    #[serde(default)]
+    pub vlan: Option<VlanId>,
+}
+
+/// Of a VLAN: 1 to 4094 (IEEE 802.1Q, table 9-2 reserves the others).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "u64", into = "u16")]
+pub struct VlanId(u16);
+
+impl VlanId {
+    pub fn get(self) -> u16 {
+        self.0
+    }
+}
+impl TryFrom<u64> for VlanId {
+    type Error = String;
+    fn try_from(id: u64) -> Result<Self, String> {
+        u16::try_from(id)
+            .ok()
+            .filter(|id| (1..4095).contains(id))
+            .map(Self)
+            .ok_or_else(|| format!("{id} is no VLAN's number: use 1 to 4094"))
+    }
+}
+impl From<VlanId> for u16 {
+    fn from(id: VlanId) -> Self {
+        id.0
+    }
+}
+impl fmt::Display for VlanId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// How a NIC that a network names stands on a node that has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    pub mtu: Mtu,
+    pub mac: Mac,
+    pub up: bool,
+    /// The device that children are made of is there too: of a VLAN, its own.
+    pub ready: bool,
+}
+
+impl Parent {
+    /// The device that children are made of.
+    pub fn dev(&self) -> IfName {
+        match self.vlan {
+            Some(vlan) => IfName::derived("weftv-", &format!("{}.{vlan}", self.nic)),
+            None => self.nic.clone(),
+        }
+    }
+
+    /// What the node holds so that there is such a device.
+    pub fn hold(&self, on: &Ground<'_>) -> State {
+        let (Some(vlan), Some(nic)) = (self.vlan, on.parent) else { return State::default() };
+        let (dev, kind) = (self.dev(), Kind::Vlan { lower: self.nic.clone(), id: vlan });
+        let link = Link { dev: dev.clone(), kind, mtu: nic.mtu, mac: nic.mac, master: None };
+        // It can't be up where its NIC is down (net/8021q/vlan_dev.c, `vlan_dev_open`).
+        let up = nic.up.then_some(Object::Up { dev });
+        [Object::Link(link)].into_iter().chain(up).collect()
+    }
+}
+
+impl fmt::Display for Parent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.nic)?;
+        self.vlan.iter().try_for_each(|vlan| write!(f, " vlan {vlan}"))
+    }
+}
+
+/// The address of a pod that stands on the parent's network, with the network's own prefix.
+pub(super) fn on_network(addr: std::net::IpAddr, on: &Ground<'_>) -> IpNet {
+    let prefix =
+        on.range_of(addr).map_or_else(|| IpNet::from(addr).prefix_len(), IpNet::prefix_len);
+    IpNet::new(addr, prefix).unwrap_or_else(|_| addr.into())
+}
+
+/// A router of the network, found as strangers are: by asking.
+pub(super) fn router(addr: std::net::IpAddr, on: &Ground<'_>) -> Option<NextHop> {
+    let gateway = on.gateways.iter().find(|gateway| gateway.is_ipv4() == addr.is_ipv4());
+    gateway.map(|gateway| NextHop { ip: *gateway, mac: None })
+}
+
+/// As the kernel would derive it (RFC 4291, appendix A).
+pub(super) fn link_local(Mac([a, b, c, d, e, f]): Mac) -> IpNet {
+    let id = [a ^ 2, b, c, 0xff, 0xfe, d, e, f];
+    let mut octets = [0; 16];
+    octets[..2].copy_from_slice(&[0xfe, 0x80]);
+    octets[8..].copy_from_slice(&id);
+    IpNet::new(std::net::Ipv6Addr::from(octets).into(), 64).expect("64 is a length of prefixes")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_vlan_is_a_device_of_its_own() {
+        let parent = |vlan: Option<u64>| Parent {
+            nic: IfName::new("eth1"),
+            vlan: vlan.map(|id| VlanId::try_from(id).unwrap()),
+        };
+        assert_eq!(parent(None).dev().as_str(), "eth1");
+        assert_eq!(parent(Some(100)).dev().as_str(), "weftv-eth1.100");
+        assert_eq!(parent(Some(100)).to_string(), "eth1 vlan 100");
+        for bad in [0, 4095, 65637] {
+            assert!(VlanId::try_from(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_link_local_address_is_the_kernels() {
+        let mac = "02:77:65:66:74:01".parse().unwrap();
+        assert_eq!(link_local(mac).to_string(), "fe80::77:65ff:fe66:7401/64");
+    }
+}

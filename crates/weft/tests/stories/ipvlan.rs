@@ -1,0 +1,178 @@
+//! Pods that are children of a NIC and share its MAC address (IPVLAN). Told where the kernel has it:
+//! in the virtual machine (`cargo xtask test`).
+
+use crate::{
+    lan::{apart, full_size, introduce, lan, links_inside, mac, meet, on_lan},
+    story::*,
+};
+
+fn attach(mode: &str, flag: &str) -> Value {
+    json!({"kind": "ipvlan", "parent": "eth1", "mode": mode, "flag": flag})
+}
+
+/// A network that the nodes route, on the NIC by which they reach each other.
+fn routed(plan: &Plan, mode: &str, flag: &str) -> Site {
+    let site = built(plan);
+    site.start().unwrap();
+    let mut network = site.network("veth", "host-gw", 1);
+    network["attach"] = json!({"kind": "ipvlan", "parent": "eth0", "mode": mode, "flag": flag});
+    site.apply("net", &network).unwrap();
+    site.settled("net", "host-gw").unwrap();
+    site
+}
+
+#[test]
+fn ipvlan_l2_pods_are_hosts_of_the_network_under_the_nics_one_address() {
+    let site = on_lan(&lan(2), &attach("l2", "bridge"));
+    let (pods, _echo) = answering(&site);
+    for from in &pods {
+        for to in pods.iter().filter(|to| to.name != from.name) {
+            assert!(reaches(from, to), "{} to {}", from.name, to.name);
+        }
+    }
+    full_size(&pods[0], &pods[1]);
+    full_size(&pods[0], &pods[2]);
+    let nic = mac(&site.nodes[0].netns, "eth1");
+    assert_eq!([mac(&pods[0].netns, "eth0"), mac(&pods[1].netns, "eth0")], [nic.clone(), nic]);
+    // Without the switch the node's own pods still meet, others no more.
+    sh(site.wire.lan().unwrap(), "ip link set node-a nomaster");
+    assert!(meet(&pods, "a1", "a2"));
+    assert!(apart(&pods, "a1", "b1"));
+    sh(site.wire.lan().unwrap(), "ip link set node-a master br0");
+    drop(_echo);
+    site.delete_pods(pods).unwrap();
+    site.nodes.iter().for_each(nothing_left);
+}
+
+#[test]
+fn ipvlan_l2_pods_of_a_node_meet_as_the_flag_says_even_known_and_behind_a_hairpin() {
+    // Without a switch that sends back, and with one.
+    for (flag, met) in [("private", [false, false]), ("vepa", [false, true])] {
+        let site = on_lan(&lan(2), &attach("l2", flag));
+        let (pods, _echo) = answering(&site);
+        introduce(&pods);
+        for (back, met) in [false, true].into_iter().zip(met) {
+            site.wire.hairpin("node-a", back).unwrap();
+            assert_eq!(meet(&pods, "a1", "a2"), met, "{flag}, hairpin {back}");
+            assert_eq!(apart(&pods, "a1", "a2"), !met, "{flag}, hairpin {back}");
+        }
+        site.wire.hairpin("node-a", false).unwrap();
+        assert!(meet(&pods, "a1", "b1") && meet(&pods, "a2", "b2"), "{flag}: of two nodes");
+    }
+}
+
+#[test]
+fn ipvlan_l3_pods_are_routed_by_their_nodes_and_ask_for_nobody() {
+    for mode in ["l3", "l3s"] {
+        let site = routed(&Plan { pods: 2, ..plan(2) }, mode, "bridge");
+        let (pods, _echo) = answering(&site);
+        for from in &pods {
+            for to in pods.iter().filter(|to| to.name != from.name) {
+                assert!(reaches(from, to), "{mode}: {} to {}", from.name, to.name);
+            }
+        }
+        full_size(&pods[0], &pods[2]);
+        assert_eq!(sh(&pods[0].netns, "ip neigh show dev eth0"), "", "no broadcast, no neighbour");
+        // What carries them is the peer's route, which the store brought.
+        let block = sh(&site.nodes[1].netns, "ip route show proto 119 type blackhole");
+        let block = block.split_whitespace().nth(1).unwrap();
+        sh(
+            &site.nodes[0].netns,
+            &format!("ip route show {block} | grep -q 'via 192.0.2.2 dev eth0'"),
+        );
+        let (said, _) = explained(&site.nodes[0], "a1", &pods[2].addrs[0].to_string());
+        assert!(said.contains(&format!("mode {mode} bridge")) && said.contains("direct"), "{said}");
+        site.nodes[0].kill().unwrap();
+        sh(&site.nodes[0].netns, "ip route flush proto 119");
+        assert!(apart(&pods, "a1", "b1"), "{mode}: without the route");
+        assert!(meet(&pods, "a1", "a2"), "{mode}: no route is asked between siblings");
+    }
+}
+
+fn explained(node: &Node, from: &str, to: &str) -> (String, bool) {
+    let answer = node.ask("GET", &format!("/v1/explain?from={from}&to={to}"), None).unwrap();
+    (answer.to_string(), answer["works"] == true)
+}
+
+#[test]
+fn ipvlan_l3_pods_of_a_node_are_kept_apart_by_the_flag() {
+    for mode in ["l3", "l3s"] {
+        let site = routed(&Plan { pods: 2, ..plan(2) }, mode, "private");
+        let (pods, _echo) = answering(&site);
+        assert!(apart(&pods, "a1", "a2"), "{mode}");
+        assert!(meet(&pods, "a1", "b1"), "{mode}");
+    }
+}
+
+#[test]
+fn ipvlan_l3s_pods_leave_under_the_nodes_address_and_l3_pods_under_their_own() {
+    for (mode, own) in [("l3s", false), ("l3", true)] {
+        let site = routed(&plan(1), mode, "bridge");
+        let (pods, _echo) = answering(&site);
+        let addr = pods[0].addr(true).unwrap();
+        if own {
+            // The world knows the way back where the network is told of it.
+            sh(&site.wire.world, &format!("ip route add {addr} via 192.0.2.1"));
+        }
+        let seen = seen_by(&site.wire.world, "203.0.113.1".parse().unwrap(), &pods[0]);
+        assert_eq!(seen, if own { addr } else { "192.0.2.1".parse().unwrap() }, "{mode}");
+    }
+}
+
+/// The address under which a pod's TCP connection is seen.
+fn seen_by(server: &Netns, addr: IpAddr, pod: &Pod) -> IpAddr {
+    let listener = server.run(|| std::net::TcpListener::bind((addr, 0)).unwrap()).unwrap();
+    let target = listener.local_addr().unwrap();
+    let patience = Duration::from_secs(10);
+    let connect = || std::net::TcpStream::connect_timeout(&target, patience).unwrap();
+    let _client = pod.netns.run(connect).unwrap();
+    listener.accept().unwrap().1.ip()
+}
+
+#[test]
+fn a_parent_has_children_of_one_kind_and_mode() {
+    let site = on_lan(&Plan { pods: 1, ..lan(1) }, &attach("l2", "bridge"));
+    let node = &site.nodes[0];
+    let put = |attach: Value| {
+        let network = json!({"attach": attach, "join": "underlay", "ranges": ["10.78.0.0/24"]});
+        node.ask("PUT", "/v1/networks/b", Some(network)).map_err(|error| error.to_string())
+    };
+    for (attach, says) in [
+        (json!({"kind": "macvlan", "parent": "eth1"}), "macvlan on eth1, mode bridge can't share"),
+        (attach("l2", "private"), "ipvlan on eth1, mode l2 private can't share"),
+    ] {
+        let said = put(attach).unwrap_err();
+        assert!(said.contains(says) && said.contains("ipvlan on eth1, mode l2 bridge"), "{said}");
+    }
+    // A stranger's macvlan.
+    sh(&node.netns, "ip link add stranger link eth1 type macvlan mode bridge");
+    let (netns, path) = namespace("refused");
+    let (exit, answer) = node.cni("ADD", "refused", &path, &node.cni_config("net"), &[]).unwrap();
+    assert_eq!((exit, &answer["code"]), (1, &json!(101)), "{answer}");
+    assert!(answer["details"].to_string().contains("eth1 serves a bridge, a bond"), "{answer}");
+    assert_eq!(sh(&netns, "ip -o link").lines().count(), 1, "nothing is half made");
+    sh(&node.netns, "ip link del stranger");
+    let pod = node.add_pod("a1", "net").unwrap();
+    node.delete_pod(pod).unwrap();
+    nothing_left(node);
+}
+
+#[test]
+fn killed_at_every_step_of_add_and_del_with_ipvlan() {
+    crate::kill::killed_in_add(&on_lan(&lan(1), &attach("l2", "bridge")), links_inside);
+    crate::kill::killed_in_del(&on_lan(&lan(1), &attach("l2", "bridge")), links_inside);
+}
+
+#[test]
+fn an_ipvlan_link_is_made_again_and_follows_its_nics_address() {
+    let site = on_lan(&lan(1), &attach("l2", "bridge"));
+    let (pods, _echo) = answering(&site);
+    let node = &site.nodes[0];
+    sh(&pods[0].netns, "ip link del eth0");
+    until("made again", || meet(&pods, "a1", "a2"));
+    sh(&node.netns, "ip link set eth1 address 02:00:00:00:77:01");
+    let with_it = |pod: &Value| pod["mac"] == "02:00:00:00:77:01";
+    until("known by the new address", || crate::story::pods(node).iter().all(with_it));
+    assert!(meet(&pods, "a1", "a2"));
+    empty_plan(node);
+}

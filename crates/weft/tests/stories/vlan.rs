@@ -1,0 +1,102 @@
+//! Pods on a VLAN of a NIC, whose device weft makes and removes. Told where the kernel has VLANs: in
+//! the virtual machine (`cargo xtask test`).
+
+use crate::{
+    lan::{apart, lan, mac, meet, pair},
+    story::*,
+};
+
+fn on_vlan(vlan: u16, range: &str) -> Value {
+    let attach = json!({"kind": "macvlan", "parent": "eth1", "vlan": vlan});
+    json!({"attach": attach, "join": "underlay", "ranges": [range]})
+}
+
+/// Networks `red` and `pink` on one VLAN, `blue` on another of the same NIC.
+fn two() -> Site {
+    let site = built(&lan(2));
+    site.start().unwrap();
+    for (name, vlan, range) in
+        [("red", 100, "10.78.0.0/24"), ("pink", 100, "10.80.0.0/24"), ("blue", 200, "10.79.0.0/24")]
+    {
+        site.apply(name, &on_vlan(vlan, range)).unwrap();
+    }
+    for name in ["red", "pink", "blue"] {
+        for node in &site.nodes {
+            node.wait_until(name, |node| {
+                let network = &node.status()?["networks"][name];
+                Ok(network["blocks"].as_array().is_some_and(|own| !own.is_empty())
+                    && network["peers"] == 1)
+            })
+            .unwrap();
+        }
+    }
+    site
+}
+
+#[test]
+fn pods_of_two_vlans_of_one_nic_do_not_meet_though_they_know_each_other() {
+    let site = two();
+    let mut pods = Vec::new();
+    for (name, network) in [("r", "red"), ("p", "pink"), ("b", "blue")] {
+        pods.extend(site.add_pods_of(1, network, name).unwrap());
+    }
+    let _echo = responders(&pods);
+    assert!(meet(&pods, "ra1", "rb1") && meet(&pods, "ba1", "bb1"));
+    // Each knows the other, though they have no network in common: on one VLAN that is enough, and
+    // on two it is not.
+    for (pod, other) in [("ra1", "pb1"), ("pb1", "ra1"), ("ra1", "bb1"), ("bb1", "ra1")] {
+        let (pod, other) = pair(&pods, pod, other);
+        let (addr, mac) = (other.addr(true).unwrap(), mac(&other.netns, "eth0"));
+        sh(&pod.netns, &format!("ip route add {addr} dev eth0"));
+        sh(&pod.netns, &format!("ip neigh replace {addr} lladdr {mac} dev eth0 nud permanent"));
+    }
+    assert!(meet(&pods, "ra1", "pb1"));
+    assert!(apart(&pods, "ra1", "bb1"));
+    let tags = sh(&site.nodes[1].netns, "ip -d -o link show type vlan");
+    assert!(tags.contains("weftv-eth1.100@eth1") && tags.contains("id 200"), "{tags}");
+    site.delete_pods(pods).unwrap();
+    for node in &site.nodes {
+        nothing_left(node);
+    }
+}
+
+#[test]
+fn a_vlan_comes_and_goes_with_its_network_and_its_nic() {
+    let site = two();
+    let pods = site.add_pods_of(1, "red", "r").unwrap();
+    let _echo = responders(&pods);
+    let node = &site.nodes[0];
+    let vlans = |node: &Node| sh(&node.netns, "ip -o link show type vlan").lines().count();
+    assert_eq!(vlans(node), 2);
+    let rid_of = |name: &str| {
+        let path = format!("/v1/networks/{name}");
+        node.wait_until("rid of it", |node| node.ask("DELETE", &path, None).map(|_| true)).unwrap();
+    };
+    rid_of("blue");
+    until("without blue's device", || vlans(node) == 1);
+    // Its device is deleted, and the pods' links with it.
+    sh(&node.netns, "ip link del weftv-eth1.100");
+    until("back", || vlans(node) == 1 && meet(&pods, "ra1", "rb1"));
+    // With no agent, too.
+    node.kill().unwrap();
+    sh(&node.netns, "ip link del weftv-eth1.100");
+    node.start(&[]).unwrap();
+    until("back again", || meet(&pods, "ra1", "rb1"));
+    // The NIC is down: said, and mended by itself.
+    sh(&node.netns, "ip link set eth1 down");
+    node.wait_until("sorry", |node| {
+        Ok(node.status()?["problems"].to_string().contains("its parent eth1 is down"))
+    })
+    .unwrap();
+    sh(&node.netns, "ip link set eth1 up");
+    until("up again", || meet(&pods, "ra1", "rb1"));
+    drop(_echo);
+    site.delete_pods(pods).unwrap();
+    rid_of("red");
+    until("still there for pink", || vlans(node) == 1);
+    rid_of("pink");
+    for node in &site.nodes {
+        nothing_left(node);
+        until("without a VLAN", || vlans(node) == 0);
+    }
+}
