@@ -24,7 +24,7 @@ fn routed(plan: &Plan, mode: &str, flag: &str) -> Site {
 #[test]
 fn ipvlan_l2_pods_are_hosts_of_the_network_under_the_nics_one_address() {
     let site = on_lan(&lan(2), &attach("l2", "bridge"));
-    let (pods, _echo) = answering(&site);
+    let (pods, echo) = answering(&site);
     for from in &pods {
         for to in pods.iter().filter(|to| to.name != from.name) {
             assert!(reaches(from, to), "{} to {}", from.name, to.name);
@@ -39,7 +39,7 @@ fn ipvlan_l2_pods_are_hosts_of_the_network_under_the_nics_one_address() {
     assert!(meet(&pods, "a1", "a2"));
     assert!(apart(&pods, "a1", "b1"));
     sh(site.wire.lan().unwrap(), "ip link set node-a master br0");
-    drop(_echo);
+    drop(echo);
     site.delete_pods(pods).unwrap();
     site.nodes.iter().for_each(nothing_left);
 }

@@ -64,7 +64,7 @@ fn pods_of_two_vlans_of_one_nic_do_not_meet_though_they_know_each_other() {
 fn a_vlan_comes_and_goes_with_its_network_and_its_nic() {
     let site = two();
     let pods = site.add_pods_of(1, "red", "r").unwrap();
-    let _echo = responders(&pods);
+    let echo = responders(&pods);
     let node = &site.nodes[0];
     let vlans = |node: &Node| sh(&node.netns, "ip -o link show type vlan").lines().count();
     assert_eq!(vlans(node), 2);
@@ -90,7 +90,7 @@ fn a_vlan_comes_and_goes_with_its_network_and_its_nic() {
     .unwrap();
     sh(&node.netns, "ip link set eth1 up");
     until("up again", || meet(&pods, "ra1", "rb1"));
-    drop(_echo);
+    drop(echo);
     site.delete_pods(pods).unwrap();
     rid_of("red");
     until("still there for pink", || vlans(node) == 1);
