@@ -1,6 +1,8 @@
 //! A type for every string and number that has a rule. Parsed at the edge, trusted inside.
 
-use std::{fmt, str::FromStr, sync::Arc};
+use std::{fmt, net::Ipv6Addr, str::FromStr, sync::Arc};
+
+use ipnet::IpNet;
 
 use serde::{Deserialize, Serialize};
 
@@ -165,6 +167,16 @@ impl Mac {
         Self([(a & 0xfc) | 0x02, b, c, d, e, f])
     }
 
+    /// The link-local address that the kernel would derive (RFC 4291, appendix A).
+    pub fn link_local(&self) -> IpNet {
+        let [a, b, c, d, e, f] = self.0;
+        let id = [a ^ 2, b, c, 0xff, 0xfe, d, e, f];
+        let mut octets = [0; 16];
+        octets[..2].copy_from_slice(&[0xfe, 0x80]);
+        octets[8..].copy_from_slice(&id);
+        IpNet::new(Ipv6Addr::from(octets).into(), 64).expect("64 is a length of prefixes")
+    }
+
     pub fn is_unicast(&self) -> bool {
         self.0[0] & 1 == 0 && self.0 != [0; 6]
     }
@@ -287,6 +299,12 @@ mod tests {
         let (a, b) = ("storage-replication-a", "storage-replication-b");
         let (a, b) = (IfName::derived("weftb-", a), IfName::derived("weftb-", b));
         assert!(a != b && a.as_str().len() == 15 && a.is_ours(), "{a} {b}");
+    }
+
+    #[test]
+    fn a_link_local_address_is_the_kernels() {
+        let mac: Mac = "02:77:65:66:74:01".parse().unwrap();
+        assert_eq!(mac.link_local().to_string(), "fe80::77:65ff:fe66:7401/64");
     }
 
     #[test]

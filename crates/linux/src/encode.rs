@@ -4,16 +4,12 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use weft_core::{
-    attach::{
-        ipvlan::{self, Flag},
-        macvlan::Mode,
-    },
     mark,
     name::{IfName, Mac, Mtu},
     state::{Hop, Kind, Link, Route},
 };
 
-use crate::{uapi::*, wire::Batch};
+use crate::{kinds, uapi::*, wire::Batch};
 
 /// What every link of ours has from its first moment.
 fn born(batch: &mut Batch, link: &Link) {
@@ -31,97 +27,8 @@ pub(crate) fn create_link(batch: &mut Batch, link: &Link, master: u32, lower: u3
     if master != 0 {
         batch.attr_u32(IFLA_MASTER, master);
     }
-    if let Kind::Vlan { .. } = &link.kind {
-        batch.attr_u32(IFLA_LINK, lower);
-    }
-    batch.nest(IFLA_LINKINFO, |batch| match &link.kind {
-        Kind::Vxlan { vni, port, local } => {
-            batch.attr(IFLA_INFO_KIND, b"vxlan").nest(IFLA_INFO_DATA, |batch| {
-                batch
-                    .attr_u32(IFLA_VXLAN_ID, vni.get())
-                    .attr_ip(local_attr(*local), *local)
-                    .attr_be16(IFLA_VXLAN_PORT, *port)
-                    .attr_u8(IFLA_VXLAN_LEARNING, 0);
-            });
-        }
-        Kind::VxlanGroup { vni, port, local, group, ttl, .. } => {
-            let to = if group.is_ipv4() { IFLA_VXLAN_GROUP } else { IFLA_VXLAN_GROUP6 };
-            batch.attr(IFLA_INFO_KIND, b"vxlan").nest(IFLA_INFO_DATA, |batch| {
-                batch
-                    .attr_u32(IFLA_VXLAN_ID, vni.get())
-                    .attr_ip(to, *group)
-                    .attr_u32(IFLA_VXLAN_LINK, lower)
-                    .attr_u8(IFLA_VXLAN_TTL, *ttl)
-                    .attr_ip(local_attr(*local), *local)
-                    .attr_be16(IFLA_VXLAN_PORT, *port)
-                    .attr_u8(IFLA_VXLAN_LEARNING, 1);
-            });
-        }
-        Kind::Bridge => {
-            batch.attr(IFLA_INFO_KIND, b"bridge");
-        }
-        Kind::Veth => {
-            batch.attr(IFLA_INFO_KIND, b"veth");
-        }
-        Kind::Vlan { id, .. } => {
-            batch.attr(IFLA_INFO_KIND, b"vlan").nest(IFLA_INFO_DATA, |batch| {
-                batch.attr_u16(IFLA_VLAN_ID, id.get());
-            });
-        }
-        Kind::Macvlan { .. } | Kind::Ipvlan { .. } => child(batch, &link.kind),
-    });
+    kinds::write(batch, &link.kind, lower);
     batch.end();
-}
-
-/// What a pod's link on a NIC is.
-fn child(batch: &mut Batch, kind: &Kind) {
-    match kind {
-        Kind::Macvlan { mode } => macvlan(batch, *mode),
-        Kind::Ipvlan { mode, flag } => ipvlan(batch, *mode, *flag),
-        _ => {}
-    }
-}
-
-fn ipvlan(batch: &mut Batch, mode: ipvlan::Mode, flag: Flag) {
-    batch.attr(IFLA_INFO_KIND, b"ipvlan").nest(IFLA_INFO_DATA, |batch| {
-        batch
-            .attr_u16(IFLA_IPVLAN_MODE, l3_number(mode))
-            .attr_u16(IFLA_IPVLAN_FLAGS, flag_number(flag));
-    });
-}
-
-/// `enum ipvlan_mode`.
-pub(crate) fn l3_number(mode: ipvlan::Mode) -> u16 {
-    match mode {
-        ipvlan::Mode::L2 => 0,
-        ipvlan::Mode::L3 => 1,
-        ipvlan::Mode::L3s => 2,
-    }
-}
-
-/// `IPVLAN_F_PRIVATE` and `IPVLAN_F_VEPA`.
-pub(crate) fn flag_number(flag: Flag) -> u16 {
-    match flag {
-        Flag::Bridge => 0,
-        Flag::Private => 1,
-        Flag::Vepa => 2,
-    }
-}
-
-fn macvlan(batch: &mut Batch, mode: Mode) {
-    batch.attr(IFLA_INFO_KIND, b"macvlan").nest(IFLA_INFO_DATA, |batch| {
-        batch.attr_u32(IFLA_MACVLAN_MODE, mode_number(mode));
-    });
-}
-
-/// `enum macvlan_mode`.
-pub(crate) fn mode_number(mode: Mode) -> u32 {
-    match mode {
-        Mode::Private => 1,
-        Mode::Vepa => 2,
-        Mode::Bridge => 4,
-        Mode::Passthru => 8,
-    }
 }
 
 /// A child of a device of this namespace, created in the pod's: it is never seen here. Before Linux
@@ -131,7 +38,7 @@ pub(crate) fn create_child(batch: &mut Batch, pod: &Link, index: u32, (parent, n
     batch.begin(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &ifinfomsg(index, 0, 0));
     born(batch, pod);
     batch.attr_u32(IFLA_LINK, parent).attr(IFLA_NET_NS_FD, &netns.to_ne_bytes());
-    batch.nest(IFLA_LINKINFO, |batch| child(batch, &pod.kind));
+    kinds::write(batch, &pod.kind, 0);
     batch.end();
 }
 
@@ -165,7 +72,7 @@ pub(crate) fn delete_there(batch: &mut Batch, dev: &IfName, nsid: u32) {
         .end();
 }
 
-fn local_attr(local: IpAddr) -> u16 {
+pub(crate) fn local_attr(local: IpAddr) -> u16 {
     if local.is_ipv4() { IFLA_VXLAN_LOCAL } else { IFLA_VXLAN_LOCAL6 }
 }
 
@@ -268,7 +175,7 @@ pub(crate) fn edit_link(
     if let Kind::Macvlan { .. } | Kind::Ipvlan { .. } = &link.kind
         && link.kind != was.kind
     {
-        batch.nest(IFLA_LINKINFO, |batch| child(batch, &link.kind));
+        kinds::write(batch, &link.kind, 0);
     }
     batch.end();
 }

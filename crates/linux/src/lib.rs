@@ -5,6 +5,7 @@ mod elsewhere;
 mod encode;
 mod events;
 mod kernel;
+mod kinds;
 pub mod memory;
 mod netns;
 mod nft;

@@ -5,19 +5,14 @@ use std::{collections::BTreeMap, fmt, io, net::IpAddr};
 use ipnet::IpNet;
 use serde::Serialize;
 use weft_core::{
-    attach::{
-        VlanId,
-        ipvlan::{self, Flag},
-        macvlan::Mode,
-    },
     mark,
-    name::{IfName, Mac, Mtu, Vni},
+    name::{IfName, Mac, Mtu},
     state::{Hop, Kind, Link, Object, Route, State},
 };
 
 use crate::{
     encode::{self, Hold},
-    socket,
+    kinds, socket,
     uapi::*,
     wire::{self, Message, u16_at, u32_at},
 };
@@ -151,19 +146,8 @@ pub(crate) fn link(message: &Message<'_>) -> Option<(HostLink, Option<u32>)> {
             _ => {}
         }
     }
-    let kind = match link.kind.as_str() {
-        "vxlan" => {
-            let (kind, lower) = vxlan_kind(data);
-            link.lower = lower;
-            kind
-        }
-        "bridge" => Some(Kind::Bridge),
-        "veth" => Some(Kind::Veth),
-        "macvlan" => macvlan_kind(data),
-        "ipvlan" => ipvlan_kind(data),
-        "vlan" => vlan_kind(data),
-        _ => None,
-    };
+    let (kind, lower) = kinds::read(&link.kind, data);
+    link.lower = lower.or(link.lower);
     let (dev, mtu, mac) = (link.dev.clone(), Mtu::from_kernel(link.mtu), link.mac);
     link.ours = kind.map(|kind| Link { dev, kind, mtu, mac, master: None });
     // A port that is set otherwise is not yet the port that it should be.
@@ -171,63 +155,6 @@ pub(crate) fn link(message: &Message<'_>) -> Option<(HostLink, Option<u32>)> {
     let set = |of: &(u16, u8)| wire::attrs(port).any(|(k, v)| k == of.0 && v == [of.1]);
     let as_it_should = settings.iter().all(set);
     Some((link, master.filter(|_| as_it_should)))
-}
-
-fn macvlan_kind(data: &[u8]) -> Option<Kind> {
-    let (_, mode) = wire::attrs(data).find(|(kind, _)| *kind == IFLA_MACVLAN_MODE)?;
-    let mode = u32_at(mode, 0)?;
-    let modes = [Mode::Private, Mode::Vepa, Mode::Bridge, Mode::Passthru];
-    let mode = modes.into_iter().find(|known| encode::mode_number(*known) == mode)?;
-    Some(Kind::Macvlan { mode })
-}
-
-fn ipvlan_kind(data: &[u8]) -> Option<Kind> {
-    let of = |attr: u16| {
-        let (_, value) = wire::attrs(data).find(|(kind, _)| *kind == attr)?;
-        u16_at(value, 0)
-    };
-    let (mode, flag) = (of(IFLA_IPVLAN_MODE)?, of(IFLA_IPVLAN_FLAGS)?);
-    let modes = [ipvlan::Mode::L2, ipvlan::Mode::L3, ipvlan::Mode::L3s];
-    let mode = modes.into_iter().find(|known| encode::l3_number(*known) == mode)?;
-    let flags = [Flag::Bridge, Flag::Private, Flag::Vepa];
-    let flag = flags.into_iter().find(|known| encode::flag_number(*known) == flag)?;
-    Some(Kind::Ipvlan { mode, flag })
-}
-
-/// The device below it is named once all links are known.
-fn vlan_kind(data: &[u8]) -> Option<Kind> {
-    let (_, id) = wire::attrs(data).find(|(kind, _)| *kind == IFLA_VLAN_ID)?;
-    let id = VlanId::try_from(u64::from(u16_at(id, 0)?)).ok()?;
-    Some(Kind::Vlan { lower: IfName::new("?"), id })
-}
-
-/// What a VXLAN device is, and the number of the device that it stands on.
-fn vxlan_kind(data: &[u8]) -> (Option<Kind>, Option<u32>) {
-    let (mut vni, mut port, mut local) = (None, None, None);
-    let (mut group, mut ttl, mut lower) = (None, 0, None);
-    for (kind, value) in wire::attrs(data) {
-        match kind {
-            IFLA_VXLAN_ID => {
-                vni = u32_at(value, 0).and_then(|vni| Vni::try_from(u64::from(vni)).ok())
-            }
-            IFLA_VXLAN_PORT => port = u16_at(value, 0).map(u16::from_be),
-            IFLA_VXLAN_LOCAL | IFLA_VXLAN_LOCAL6 => local = wire::ip(value),
-            IFLA_VXLAN_GROUP | IFLA_VXLAN_GROUP6 => group = wire::ip(value),
-            IFLA_VXLAN_TTL => ttl = value.first().copied().unwrap_or(0),
-            IFLA_VXLAN_LINK => lower = u32_at(value, 0),
-            _ => {}
-        }
-    }
-    let (Some(vni), Some(port), Some(local)) = (vni, port, local) else { return (None, lower) };
-    let kind = match group {
-        Some(group) => {
-            // Named once all links are known.
-            let lower = IfName::new("?");
-            Kind::VxlanGroup { vni, port, local, group, ttl, lower }
-        }
-        None => Kind::Vxlan { vni, port, local },
-    };
-    (Some(kind), lower)
 }
 
 /// An address, the number of its link, and how it is held.

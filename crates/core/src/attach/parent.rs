@@ -1,6 +1,6 @@
 //! The device of a node that pods' links are children of: a NIC, or a VLAN of one.
 
-use std::fmt;
+use std::{fmt, net::IpAddr};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -90,25 +90,16 @@ impl fmt::Display for Parent {
 }
 
 /// The address of a pod that stands on the parent's network, with the network's own prefix.
-pub(super) fn on_network(addr: std::net::IpAddr, on: &Ground<'_>) -> IpNet {
+pub(super) fn on_network(addr: IpAddr, on: &Ground<'_>) -> IpNet {
     let prefix =
         on.range_of(addr).map_or_else(|| IpNet::from(addr).prefix_len(), IpNet::prefix_len);
     IpNet::new(addr, prefix).unwrap_or_else(|_| addr.into())
 }
 
 /// A router of the network, found as strangers are: by asking.
-pub(super) fn router(addr: std::net::IpAddr, on: &Ground<'_>) -> Option<NextHop> {
+pub(super) fn router(addr: IpAddr, on: &Ground<'_>) -> Option<NextHop> {
     let gateway = on.gateways.iter().find(|gateway| gateway.is_ipv4() == addr.is_ipv4());
     gateway.map(|gateway| NextHop { ip: *gateway, mac: None })
-}
-
-/// As the kernel would derive it (RFC 4291, appendix A).
-pub(super) fn link_local(Mac([a, b, c, d, e, f]): Mac) -> IpNet {
-    let id = [a ^ 2, b, c, 0xff, 0xfe, d, e, f];
-    let mut octets = [0; 16];
-    octets[..2].copy_from_slice(&[0xfe, 0x80]);
-    octets[8..].copy_from_slice(&id);
-    IpNet::new(std::net::Ipv6Addr::from(octets).into(), 64).expect("64 is a length of prefixes")
 }
 
 #[cfg(test)]
@@ -127,11 +118,5 @@ mod tests {
         for bad in [0, 4095, 65637] {
             assert!(VlanId::try_from(bad).is_err(), "{bad}");
         }
-    }
-
-    #[test]
-    fn a_link_local_address_is_the_kernels() {
-        let mac = "02:77:65:66:74:01".parse().unwrap();
-        assert_eq!(link_local(mac).to_string(), "fe80::77:65ff:fe66:7401/64");
     }
 }

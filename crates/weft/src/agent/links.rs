@@ -99,7 +99,7 @@ fn dress(
         refusals
     };
     let outside = || {
-        let wanted = pod.attach.kind().outside(pod, ground);
+        let wanted = pod.attach.outside(pod, ground);
         let refusals = agent.kernel.apply(&plan(&wanted, &born(birth.host())));
         fault::point("add.after-outside");
         refusals

@@ -56,6 +56,12 @@ fn reaches_without_store_or_agent(attach: &str, underlay: Families, dev: &str, m
     // A node answers for the pods that it has, and for nothing else.
     let answered = sh(&node.netns, "ip neigh show proxy");
     assert_eq!(answered.lines().count(), 2, "{answered}");
+    // Of a new one as soon as ADD says that it is there: nothing else wakes the agent then.
+    let second = node.add_pod("a2", "net").unwrap();
+    let answered = sh(&node.netns, "ip neigh show proxy");
+    assert_eq!(answered.lines().count(), 4, "{answered}");
+    node.delete_pod(second).unwrap();
+    until("answered for no more", || sh(&node.netns, "ip neigh show proxy").lines().count() == 2);
     site.nodes.iter().for_each(empty_plan);
     site.nodes.iter().for_each(|node| node.kill().unwrap());
     forget_all(&site, dev);

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Attaching, Birth, Footing, Ground, NextHop, Parent, Siblings,
-    parent::{link_local, on_network, router},
+    parent::{on_network, router},
     veth,
 };
 use crate::{
@@ -110,7 +110,7 @@ impl Attaching for Ipvlan {
         let dev = &pod.id.ifname;
         let deaf = Object::Sysctl { knob: Knob::AcceptRa(dev.clone()), value: 0 };
         let own = pod.addrs.iter().find(|addr| addr.is_ipv6() && self.mode == Mode::L2);
-        let own = own.map(|addr| link_local(Mac::derived(&["ipvlan", &addr.to_string()])));
+        let own = own.map(|addr| Mac::derived(&["ipvlan", &addr.to_string()]).link_local());
         let own = own.map(|addr| Object::Addr { dev: dev.clone(), addr });
         own.into_iter().chain([deaf]).collect()
     }

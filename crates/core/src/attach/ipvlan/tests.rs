@@ -1,3 +1,5 @@
+//! What a pod and its node hold of IPVLAN, as written words.
+
 use super::*;
 use crate::{
     attach::{Attach, Kind as Attaches, Segment, VlanId, macvlan},
@@ -47,7 +49,7 @@ fn held(kind: Ipvlan) -> (Vec<String>, Vec<String>) {
 fn in_mode_l2_a_pod_is_a_host_of_the_network_with_a_link_local_address_of_its_own() {
     let (mut inside, node) = held(ipvlan(Mode::L2, Flag::Private));
     let own = inside.remove(6);
-    let of_nic = link_local("52:54:00:00:00:01".parse().unwrap()).to_string();
+    let of_nic = "52:54:00:00:00:01".parse::<Mac>().unwrap().link_local().to_string();
     assert!(own.starts_with("addr fe80::") && !own.contains(&of_nic), "{own}");
     assert_eq!(
         inside,

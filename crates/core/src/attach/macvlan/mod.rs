@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Attaching, Birth, Footing, Ground, NextHop, Parent, Siblings,
-    parent::{link_local, on_network, router},
+    parent::{on_network, router},
 };
 use crate::{
     attachment::Attachment,
@@ -83,7 +83,7 @@ impl Attaching for Macvlan {
     fn beside(&self, pod: &Attachment) -> State {
         let dev = &pod.id.ifname;
         let deaf = Object::Sysctl { knob: Knob::AcceptRa(dev.clone()), value: 0 };
-        let own = pod.addrs.iter().any(IpAddr::is_ipv6).then(|| link_local(pod.mac));
+        let own = pod.addrs.iter().any(IpAddr::is_ipv6).then(|| pod.mac.link_local());
         let own = own.map(|addr| Object::Addr { dev: dev.clone(), addr });
         own.into_iter().chain([deaf]).collect()
     }

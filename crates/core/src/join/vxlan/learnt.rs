@@ -1,14 +1,9 @@
 //! The routed tunnel without a control plane: the whole range is on-link on the VTEP, each node
 //! answers ARP and ND there for its own pods, and who has which MAC is learnt.
 
-use std::net::{IpAddr, Ipv6Addr};
-
-use ipnet::IpNet;
-
 use super::{Group, Vtep, hold, tunnel_address};
 use crate::{
     attach::Ground,
-    name::Mac,
     state::{Hop, Kind, Knob, Link, Object, Route, State},
 };
 
@@ -37,7 +32,7 @@ pub fn hold_routed(vtep: Vtep, group: &Group, on: &Ground<'_>) -> State {
         (Knob::ProxyDelay6(dev.clone()), 0),
     ];
     state.extend(knobs.map(|(knob, value)| Object::Sysctl { knob, value }));
-    state.put(Object::Addr { dev: dev.clone(), addr: link_local(vtep.3) });
+    state.put(Object::Addr { dev: dev.clone(), addr: vtep.3.link_local() });
     for range in on.ranges {
         let own = on.blocks.iter().find(|block| range.contains(*block)).map(tunnel_address);
         state.extend(own.map(|own| {
@@ -46,12 +41,4 @@ pub fn hold_routed(vtep: Vtep, group: &Group, on: &Ground<'_>) -> State {
         }));
     }
     state
-}
-
-/// As a MAC makes it (RFC 4291, appendix A).
-fn link_local(Mac([a, b, c, d, e, f]): Mac) -> IpNet {
-    let word = |high: u8, low: u8| u16::from_be_bytes([high, low]);
-    let ip =
-        Ipv6Addr::new(0xfe80, 0, 0, 0, word(a ^ 2, b), word(c, 0xff), word(0xfe, d), word(e, f));
-    IpNet::new(IpAddr::V6(ip), 64).unwrap_or_else(|_| IpAddr::V6(ip).into())
 }
