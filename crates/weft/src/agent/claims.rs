@@ -169,13 +169,39 @@ fn missing(agent: &Agent, pending: &mut Vec<Pending>) -> Vec<Missing> {
     missing
 }
 
-async fn claim(agent: &Agent, of: &Missing) -> Result<Pending, Unclaimed> {
+/// Blocks of the range that are free and may be this node's, the best first.
+fn free_blocks(agent: &Agent, of: &Missing) -> Result<Vec<IpNet>, Unclaimed> {
     let Missing { name, network, range, reserve } = of;
-    let failed = |error: StoreError| Unclaimed { why: error.to_string(), full: false };
-    let taken: Vec<IpNet> = {
-        let shown = agent.shown();
-        shown.view.claims.keys().filter(|(of, _)| of == name).map(|(_, block)| *block).collect()
-    };
+    let shown = agent.shown();
+    let taken = || shown.view.claims.iter().filter(|((of, _), _)| of == name);
+    let holder = |block: &IpNet| taken().find(|((_, other), _)| overlap(block, other));
+    let usable = |block: &IpNet| !network.keeps(block) && reserve.usable(block) > 0;
+    if let Some(given) = agent.config.blocks.get(name) {
+        let given: Vec<IpNet> =
+            given.iter().copied().filter(|block| range.contains(block)).collect();
+        let refused = |why: String| Err(Unclaimed { why, full: true });
+        if given.is_empty() {
+            return refused(format!("`blocks` of agent.yaml gives none of {range}"));
+        }
+        if let Some(block) = given.iter().find(|block| !usable(block)) {
+            return refused(format!("{block}, of agent.yaml, has no address for pods"));
+        }
+        let others = given.iter().filter_map(|block| holder(block).map(|of| (block, of)));
+        let mut others = others.filter(|(_, (_, claim))| claim.node != agent.node);
+        if let Some((block, ((_, other), claim))) = others.next() {
+            return refused(format!(
+                "{block}, of agent.yaml, overlaps {other}, which is node {}'s",
+                claim.node
+            ));
+        }
+        let free: Vec<IpNet> = given.into_iter().filter(|block| holder(block).is_none()).collect();
+        if free.is_empty() {
+            return refused(format!(
+                "the blocks of {range} that agent.yaml gives have no address left"
+            ));
+        }
+        return Ok(free);
+    }
     let prefix = network.block_prefix(range);
     // One that was taken from this node under its pods comes first.
     let held: BTreeSet<IpNet> = {
@@ -185,14 +211,14 @@ async fn claim(agent: &Agent, of: &Missing) -> Result<Pending, Unclaimed> {
         addrs.filter_map(|addr| Some(IpNet::new(*addr, prefix).ok()?.trunc())).collect()
     };
     let others = candidates(*range, prefix, &agent.node).filter(|block| !held.contains(block));
-    let free: Vec<IpNet> = held
-        .iter()
-        .copied()
-        .chain(others)
-        .filter(|block| !network.keeps(block) && !taken.iter().any(|other| overlap(block, other)))
-        .filter(|block| reserve.usable(block) > 0)
-        .take(TRIES_MAX)
-        .collect();
+    let all = held.iter().copied().chain(others);
+    Ok(all.filter(|block| usable(block) && holder(block).is_none()).take(TRIES_MAX).collect())
+}
+
+async fn claim(agent: &Agent, of: &Missing) -> Result<Pending, Unclaimed> {
+    let Missing { name, range, .. } = of;
+    let failed = |error: StoreError| Unclaimed { why: error.to_string(), full: false };
+    let free = free_blocks(agent, of)?;
     let claim = Claim {
         schema: SCHEMA,
         node: agent.node.clone(),

@@ -2,14 +2,16 @@
 //! prints it.
 
 use std::{
+    collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context, bail};
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use weft_core::{
-    name::{IfName, NodeName},
+    name::{IfName, NetworkName, NodeName},
     network::unknown_fields,
 };
 
@@ -27,6 +29,10 @@ pub struct Config {
     pub cache_dir: PathBuf,
     #[serde(default)]
     pub underlay: Underlay,
+    #[serde(default)]
+    pub blocks: BTreeMap<NetworkName, Vec<IpNet>>,
+    #[serde(default)]
+    pub peers: Vec<NodeName>,
     #[serde(default)]
     pub metrics: Option<SocketAddr>,
 }
@@ -71,6 +77,15 @@ cacheDir: /var/lib/weft
 underlay:
   device: eth0
   # addresses: [192.0.2.1, '2001:db8::1']
+
+# Blocks that are this node's, by network, where the operator deals them out instead of having nodes
+# claim what is free. A network with `discovery: multicast` then needs no store in common: each node
+# may have a `file` store of its own.
+blocks: {}
+  # default: [10.1.7.0/24, 'fd00:1::7:0/112']
+
+# Nodes that must be heard in multicast groups, though no store may list them.
+peers: []
 
 # Where to serve Prometheus metrics (/metrics) and health (/healthz, /readyz). Default: nowhere
 # but on the control socket.

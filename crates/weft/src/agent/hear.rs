@@ -2,7 +2,12 @@
 //! says so into the group from time to time, by a frame that no bridge passes on to pods, and the
 //! kernel learns from whom it heard it: a network whose group nobody is heard in is never well.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+    time::Duration,
+};
 
 use weft_core::{
     attachment::Phase,
@@ -31,6 +36,8 @@ pub struct Hearing {
     pub dev: IfName,
     pub heard: Vec<NodeName>,
     pub missing: Vec<NodeName>,
+    /// How many VTEPs were heard whose nodes nobody has named.
+    pub strangers: usize,
 }
 
 impl Hearing {
@@ -43,9 +50,11 @@ impl Hearing {
                    router within `ttl`), or their agents do not run";
         match (self.heard.is_empty(), self.missing.is_empty()) {
             (false, true) => None,
+            (true, true) if self.strangers > 0 => None,
             (true, true) => Some(format!("no peer was heard in group {group} by dev {dev}")),
             (true, false) => Some(format!(
-                "no peer was heard in group {group} by dev {dev}, and the store lists {}: {why}",
+                "no peer was heard in group {group} by dev {dev}, and the store or `peers` lists {}: \
+                 {why}",
                 all(&self.missing)
             )),
             (false, false) => Some(format!(
@@ -105,8 +114,13 @@ fn hear(
         let voice = voice(name, peer);
         learnt.iter().any(|heard| heard.mac == voice && heard.ago < HEARD_MAX)
     };
-    let (heard, missing) = here.stage.choices.keys().cloned().partition(is_heard);
-    Some(Hearing { group, dev, heard, missing })
+    // Those that the store lists, and those that it need not know.
+    let named = agent.config.peers.iter().filter(|peer| **peer != agent.node);
+    let named: BTreeSet<NodeName> = here.stage.choices.keys().chain(named).cloned().collect();
+    let (heard, missing) = named.into_iter().partition(is_heard);
+    let lately = learnt.iter().filter(|heard| heard.ago < HEARD_MAX);
+    let strangers = lately.map(|heard| heard.vtep).collect::<BTreeSet<_>>().len();
+    Some(Hearing { group, dev, heard, missing, strangers })
 }
 
 /// Says for each MAC that is behind this VTEP that it is here.

@@ -108,7 +108,7 @@ fn a_wire_that_drops_the_group_cuts_routed_pods_off_and_is_named() {
     );
     forget_all(&site, "weftx4-1");
     assert!(!reaches(&pods[0], &pods[1]), "asked for in the group alone");
-    let said = "the store lists node-b: the underlay drops multicast to it";
+    let said = "the store or `peers` lists node-b: the underlay drops multicast to it";
     until("named", || problems(&site.nodes[0]).contains(said));
     sh(site.wire.switch(0), "nft delete table bridge t");
     no_problems(&site);
@@ -117,4 +117,80 @@ fn a_wire_that_drops_the_group_cuts_routed_pods_off_and_is_named() {
     let seen = seen_by(&pods[0].netns, &site.wire.world, world);
     assert_eq!(seen, site.nodes[0].place.addrs[0].addr(), "to the world as the node");
     site.nodes.iter().for_each(empty_plan);
+}
+
+/// Nodes that have no store in common: their blocks are dealt out, the network is told to each.
+fn strangers_to_each_other(peers: &[&str]) -> Site {
+    let site = built(&plan(2));
+    for (n, node) in site.nodes.iter().enumerate() {
+        configure(node, |config| {
+            config["store"] = json!({"file": {"dir": node.dir().join("store")}});
+            config["blocks"] = json!({"net": [format!("10.1.{}.0/24", n + 1), format!("fd00:1::{}:0/112", n + 1)]});
+            config["peers"] = json!(peers);
+        });
+        node.start(&[]).unwrap();
+    }
+    for node in &site.nodes {
+        let network = site.network("veth", LEARNT, 1);
+        node.wait_until("told", |node| {
+            node.ask("PUT", "/v1/networks/net", Some(network.clone())).map(|_| true)
+        })
+        .unwrap();
+    }
+    site
+}
+
+#[test]
+fn without_any_control_plane_nodes_with_blocks_of_their_own_reach_each_other() {
+    let site = strangers_to_each_other(&[]);
+    no_problems(&site);
+    let (pods, _echo) = answering(&site);
+    for (n, pod) in pods.iter().enumerate() {
+        let addrs: Vec<String> = pod.addrs.iter().map(ToString::to_string).collect();
+        assert_eq!(addrs, [format!("10.1.{}.2", n + 1), format!("fd00:1::{}:2", n + 1)]);
+    }
+    everybody(&pods);
+    let status = site.nodes[0].status().unwrap();
+    assert_eq!(status["networks"]["net"]["peers"], 0, "nobody told of the other");
+}
+
+#[test]
+fn a_peer_that_is_configured_is_missed_by_name_and_alone_is_never_well() {
+    let site = strangers_to_each_other(&["node-a", "node-b"]);
+    no_problems(&site);
+    site.nodes[1].kill().unwrap();
+    let says = "the store or `peers` lists node-b";
+    until("missed", || problems(&site.nodes[0]).contains(says));
+    // Who is told of nobody hears nobody, and says so.
+    let node = &site.nodes[0];
+    node.kill().unwrap();
+    configure(node, |config| config["peers"] = json!([]));
+    sh(
+        &node.netns,
+        "bridge fdb show dev weftx4-1 | grep -v permanent |
+         while read mac rest; do bridge fdb del $mac dev weftx4-1 || true; done",
+    );
+    node.start(&[]).unwrap();
+    let says = "no peer was heard in group 239.1.1.1";
+    node.wait_until(says, |node| Ok(node.status()?["problems"].to_string().contains(says)))
+        .unwrap();
+}
+
+#[test]
+fn a_block_that_was_dealt_out_twice_is_said_and_neither_is_lost() {
+    let site = built(&plan(2));
+    for node in &site.nodes {
+        configure(node, |config| {
+            config["blocks"] = json!({"net": ["10.1.0.0/24", "fd00:1::/112"]})
+        });
+    }
+    begin(&site, "veth", "vxlan");
+    let has = |node: &Node| node.status().unwrap()["networks"]["net"]["blocks"].to_string();
+    let sorry =
+        |node: &Node| problems(node).contains("10.1.0.0/24, of agent.yaml, overlaps 10.1.0.0/24");
+    until("said by one", || site.nodes.iter().any(sorry));
+    let (told, other): (Vec<&Node>, Vec<&Node>) = site.nodes.iter().partition(|node| sorry(node));
+    assert_eq!((told.len(), other.len()), (1, 1));
+    until("had by the other", || has(other[0]).contains("10.1.0.0/24"));
+    assert!(!has(told[0]).contains("10.1.0.0/24"));
 }

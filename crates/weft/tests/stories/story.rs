@@ -74,6 +74,14 @@ pub fn begin(site: &Site, attach: &str, join: &str) {
     site.apply("net", &site.network(attach, join, 1)).unwrap();
 }
 
+/// Rewrites a node's agent.yaml, before its agent starts.
+pub fn configure(node: &Node, change: impl FnOnce(&mut Value)) {
+    let path = node.dir().join("agent.yaml");
+    let mut config = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    change(&mut config);
+    fs::write(path, config.to_string()).unwrap();
+}
+
 /// A cluster whose network `net` serves by this attach and join.
 pub fn cluster_of(plan: &Plan, attach: &str, join: &str) -> Site {
     let site = built(plan);
