@@ -250,6 +250,11 @@ impl Object {
         }
     }
 
+    /// True if it is a link, up, or what must be set before it is.
+    pub fn raises(&self) -> bool {
+        matches!(self, Self::Link(_) | Self::Sysctl { .. } | Self::Up { .. })
+    }
+
     /// How many links must exist before this one: a port comes after its bridge.
     pub fn depth(&self) -> u8 {
         match self {

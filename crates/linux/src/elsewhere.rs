@@ -5,6 +5,7 @@ use std::{
     io,
     net::IpAddr,
     os::fd::{AsFd, AsRawFd},
+    time::{Duration, Instant},
 };
 
 use weft_core::name::IfName;
@@ -16,11 +17,33 @@ use crate::{
     netns::Netns,
     nft::Nft,
     observe::{self, HostLink},
-    uapi::NETNSA_NSID,
+    uapi::{NETNSA_NSID, RTN_LOCAL},
     wire::{self, Message, u32_at},
 };
 
+/// How long the kernel may take to be ready for its own address, which takes it microseconds.
+const OWN_MAX: Duration = Duration::from_millis(50);
+const OWN_LOOK: Duration = Duration::from_micros(50);
+
 impl Kernel {
+    /// Waits until the namespace takes what is sent to its own IPv6 address: the route for that is
+    /// made behind the address (net/ipv6/addrconf.c, `addrconf_dad_work`), and an answer to what was
+    /// sent from the address before would be lost.
+    pub fn until_own(&self, addr: IpAddr) {
+        let start = Instant::now();
+        let own = || {
+            self.with(|socket| {
+                let mut batch = socket.batch();
+                encode::route_lookup(&mut batch, addr);
+                let kinds = socket.ask(&batch, |message| message.body.get(7).copied())?;
+                Ok(kinds.into_iter().flatten().any(|kind| kind == RTN_LOCAL))
+            })
+        };
+        while !own().unwrap_or(false) && start.elapsed() < OWN_MAX {
+            std::thread::sleep(OWN_LOOK);
+        }
+    }
+
     /// A link of this namespace.
     pub fn link(&self, dev: &IfName) -> io::Result<Option<HostLink>> {
         self.named(dev, None)

@@ -105,6 +105,7 @@ pub(crate) const RTA_VIA: u16 = 18;
 pub(crate) const RTA_NH_ID: u16 = 30;
 pub(crate) const RTAX_MTU: u16 = 2;
 pub(crate) const RTN_UNICAST: u8 = 1;
+pub(crate) const RTN_LOCAL: u8 = 2;
 pub(crate) const RTN_BLACKHOLE: u8 = 6;
 pub(crate) const RT_TABLE_MAIN: u8 = 254;
 pub(crate) const RT_SCOPE_LINK: u8 = 253;

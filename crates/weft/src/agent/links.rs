@@ -82,8 +82,10 @@ fn clear(agent: &Agent, pod: &Attachment, birth: &Birth, there: &Kernel) {
     }
 }
 
-/// Everything on a link that was just born. The side on which it comes up is last: until then no
-/// packet meets what is not yet there.
+/// Everything on a link that was just born. What guards others from the pod is in force before it can
+/// be heard. Of a pair the pod's end is up first, then the node's, and then the pod has its addresses
+/// and routes: what it sends as soon as it can is not lost in a link, or at a bridge's port, that is
+/// not up yet (a question for a neighbour is asked again only after a second).
 fn dress(
     agent: &Agent,
     pod: &Attachment,
@@ -92,30 +94,28 @@ fn dress(
     there: &Kernel,
 ) -> Vec<Refusal> {
     let born = |link: Option<&Link>| link.cloned().map(Object::Link).into_iter().collect::<State>();
-    let inside = || {
-        let wanted = pod.attach.inside(pod, ground);
-        let refusals = there.apply(&plan(&wanted, &born(Some(birth.pod()))));
-        fault::point("add.after-inside");
-        refusals
-    };
-    let outside = || {
-        let wanted = pod.attach.outside(pod, ground);
-        let refusals = agent.kernel.apply(&plan(&wanted, &born(birth.host())));
-        fault::point("add.after-outside");
-        refusals
-    };
-    let (mut first, second) = match birth {
-        Birth::Pair { .. } => (inside(), outside()),
-        Birth::Child { .. } => {
-            let guarded = outside();
-            if !guarded.is_empty() {
-                return guarded;
-            }
-            (guarded, inside())
-        }
-    };
-    first.extend(second);
-    first
+    let outside = plan(&pod.attach.outside(pod, ground), &born(birth.host()));
+    let inside = plan(&pod.attach.inside(pod, ground), &born(Some(birth.pod())));
+    let raises = |change: &Change| matches!(change, Change::Put(object) if object.raises());
+    let first = if birth.host().is_some() { inside.partition_point(raises) } else { 0 };
+    let (first, rest) = inside.split_at(first);
+    let mut refusals = there.apply(first);
+    refusals.extend(agent.kernel.apply(&outside));
+    fault::point("add.after-outside");
+    if !refusals.is_empty() {
+        return refusals;
+    }
+    // Somebody may be waiting in a pod whose link is made again.
+    let routes = |change: &Change| !matches!(change, Change::Put(Object::Route(_)));
+    let alive = pod.phase == Phase::Attached;
+    let before = if alive { rest.partition_point(routes) } else { 0 };
+    let (addrs, rest) = rest.split_at(before);
+    refusals.extend(there.apply(addrs));
+    let own = pod.addrs.iter().filter(|addr| alive && addr.is_ipv6());
+    own.for_each(|addr| there.until_own(*addr));
+    refusals.extend(there.apply(rest));
+    fault::point("add.after-inside");
+    refusals
 }
 
 /// The pod can't be reached any more when this returns. Twice is as good as once.

@@ -7,8 +7,8 @@ use crate::story::*;
 pub const ADD_FAULTS: [&str; 5] = [
     "add.after-open",
     "add.after-birth",
-    "add.after-inside",
     "add.after-outside",
+    "add.after-inside",
     "add.after-commit",
 ];
 
