@@ -53,6 +53,13 @@ pub(super) fn parent(
         let why = lacking(agent, network, dev).unwrap_or_else(|| format!("{dev} has just come"));
         CniError::new(Code::TryAgainLater, "the pod's link has no parent", why)
     })?;
+    if let Some(why) = super::switch::refuses(agent, kind) {
+        return Err(CniError::new(
+            Code::Refused,
+            "the physical network would not hear the pod",
+            format!("network {network}: {why}"),
+        ));
+    }
     if kind.alone() {
         let other = |doomed: bool| {
             let ledger = agent.ledger();

@@ -3,7 +3,9 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
+    num::NonZeroU16,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use anyhow::{Context, bail};
@@ -29,6 +31,8 @@ pub struct Config {
     pub underlay: Underlay,
     #[serde(default)]
     pub metrics: Option<SocketAddr>,
+    #[serde(default = "probe_again")]
+    pub probe_again_seconds: NonZeroU16,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -75,8 +79,15 @@ underlay:
 # Where to serve Prometheus metrics (/metrics) and health (/healthz, /readyz). Default: nowhere
 # but on the control socket.
 metrics: 127.0.0.1:9473
+
+# On physical networks (join underlay): how soon an address that a stranger had is asked for again,
+# and the switch's port measured again.
+probeAgainSeconds: 60
 ";
 
+fn probe_again() -> NonZeroU16 {
+    const { NonZeroU16::new(60).expect("60 is not 0") }
+}
 fn run_dir() -> PathBuf {
     "/run/weft".into()
 }
@@ -98,6 +109,9 @@ impl Config {
         })
     }
 
+    pub fn probe_again(&self) -> Duration {
+        Duration::from_secs(self.probe_again_seconds.get().into())
+    }
     pub fn cni_socket(&self) -> PathBuf {
         self.run_dir.join("cni.sock")
     }

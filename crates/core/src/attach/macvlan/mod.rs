@@ -114,6 +114,10 @@ impl Attaching for Macvlan {
         self.mode == Mode::Passthru
     }
 
+    fn has_own_macs(&self) -> bool {
+        !self.alone()
+    }
+
     fn described(&self) -> String {
         format!("macvlan on {}, mode {}", self.parent, self.mode)
     }
@@ -127,7 +131,7 @@ impl Attaching for Macvlan {
 }
 
 /// As the kernel would derive it (RFC 4291, appendix A).
-fn link_local(Mac([a, b, c, d, e, f]): Mac) -> IpNet {
+pub fn link_local(Mac([a, b, c, d, e, f]): Mac) -> IpNet {
     let id = [a ^ 2, b, c, 0xff, 0xfe, d, e, f];
     let mut octets = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0).octets();
     octets[8..].copy_from_slice(&id);

@@ -1,0 +1,199 @@
+//! How many MAC addresses the physical switch admits at a parent's port, measured: somebody who
+//! answers the NIC's own MAC address is asked by another. Nothing but this tells; a switch that
+//! admits one drops the rest without a word. What follows from it is core's (`join/underlay`).
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    net::IpAddr,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use weft_core::{
+    attach::{Attaching, macvlan::link_local},
+    join::underlay::{Switch, Try},
+    name::{IfName, Mac, NodeName},
+};
+use weft_linux::{HostLink, Solicitor};
+
+use super::{
+    Agent, POISONED, Serving,
+    wake::{Gather, Reasons, Wake},
+};
+
+/// Whoever is there answers within this.
+const ANSWER: Duration = Duration::from_millis(300);
+/// Measured no more often than this, whoever asks for it.
+const LEAST: Duration = Duration::from_secs(5);
+/// So many are asked at once.
+const ASKED_MAX: usize = 8;
+const GATHER: Gather = Gather { quiet: Duration::ZERO, most: Duration::ZERO };
+
+#[derive(Default)]
+pub(super) struct Switches {
+    known: Mutex<BTreeMap<IfName, Known>>,
+    wake: Wake,
+}
+
+/// What was measured at a NIC.
+struct Known {
+    index: u32,
+    mac: Mac,
+    switch: Switch,
+    when: Instant,
+}
+
+impl Switches {
+    /// A round of the loop was done: there may be other parents, and where the kernel told of a
+    /// change, another switch.
+    pub(super) fn look(&self, why: Reasons) {
+        self.wake.ring(if why.kernel { Reasons::KERNEL } else { Reasons::OTHER });
+    }
+
+    fn at(&self, dev: &IfName) -> Option<Switch> {
+        self.known.lock().expect(POISONED).get(dev).map(|known| known.switch)
+    }
+}
+
+/// The MAC address that the question is asked by: of this node's NIC, and always the same, so that
+/// switches learn one more and not many.
+pub(super) fn voice(node: &NodeName, dev: &IfName) -> Mac {
+    Mac::derived(&["switch", node.as_str(), dev.as_str()])
+}
+
+/// Why a pod of this attach would be heard by nobody. A refusal has it measured anew.
+pub(super) fn refuses(agent: &Agent, kind: &dyn Attaching) -> Option<String> {
+    let dev = kind.parent().filter(|_| kind.has_own_macs())?;
+    let switch = agent.switches.at(dev)?;
+    if !matches!(switch, Switch::One(_)) {
+        return None;
+    }
+    agent.switches.look(Reasons::KERNEL);
+    Some(format!(
+        "the switch at {dev} {switch}; use attach ipvlan, or mode passthru for one pod, or have the \
+         port admit more"
+    ))
+}
+
+impl Agent {
+    /// What is known of the switch that a network's pods need to admit their MAC addresses.
+    pub fn switch(&self, kind: &dyn Attaching) -> Option<String> {
+        let dev = kind.parent().filter(|_| kind.has_own_macs())?;
+        let said = self.switches.at(dev).map_or("not yet measured".into(), |s| s.to_string());
+        Some(format!("switch at {dev}: {said}"))
+    }
+
+    /// Networks whose pods nobody hears.
+    pub fn unheard_macs(&self) -> Vec<String> {
+        let serving = self.serving();
+        let networks = serving.networks.iter();
+        let refused = networks.filter_map(|(name, here)| {
+            let why = refuses(self, here.network.attach.kind())?;
+            Some(format!("network {name}: {why}"))
+        });
+        refused.collect()
+    }
+}
+
+pub(super) fn spawn(agent: &Arc<Agent>) -> anyhow::Result<()> {
+    let agent = agent.clone();
+    std::thread::Builder::new().name("switch".into()).spawn(move || run(&agent))?;
+    Ok(())
+}
+
+fn run(agent: &Agent) {
+    let again = agent.config.probe_again();
+    let least = LEAST.min(again);
+    // Until then nothing that was measured before counts for sure.
+    let mut anew = None;
+    loop {
+        let parents = parents(agent, &agent.serving());
+        agent.switches.known.lock().expect(POISONED).retain(|dev, _| parents.contains_key(dev));
+        let mut next = Instant::now() + again;
+        for (dev, asked) in parents {
+            let last = agent.switches.known.lock().expect(POISONED).get(&dev).map(|k| k.when);
+            let due = last.map(|last| match anew {
+                Some(anew) if last < anew => last + least,
+                _ => last + again,
+            });
+            match due {
+                Some(due) if due > Instant::now() => next = next.min(due),
+                _ => measure(agent, &dev, &asked),
+            }
+        }
+        let why = agent.switches.wake.wait(next.saturating_duration_since(Instant::now()), |_| GATHER);
+        if why.kernel {
+            anew = Some(Instant::now());
+        }
+    }
+}
+
+/// The parents of pods with MAC addresses of their own, and who may be there to be asked: routers,
+/// other nodes, strangers.
+fn parents(agent: &Agent, serving: &Serving) -> BTreeMap<IfName, BTreeSet<IpAddr>> {
+    let mut parents = BTreeMap::<IfName, BTreeSet<IpAddr>>::new();
+    let shown = agent.shown();
+    let mut ledger = agent.ledger();
+    for (name, here) in &serving.networks {
+        let kind = here.network.attach.kind();
+        let Some(dev) = kind.parent().filter(|_| kind.has_own_macs()) else { continue };
+        let asked = parents.entry(dev.clone()).or_default();
+        asked.extend(here.network.join.kind().gateways());
+        let others = shown.view.nodes.iter().filter(|(node, _)| **node != agent.node);
+        asked.extend(others.filter_map(|(_, node)| node.record.part(name)).flat_map(|p| &p.hosts));
+        if let Some((pool, _)) = ledger.pool(name) {
+            asked.extend(pool.conflicts().map(|(addr, _)| addr));
+        }
+    }
+    parents
+}
+
+fn measure(agent: &Agent, dev: &IfName, asked: &BTreeSet<IpAddr>) {
+    let asked: Vec<IpAddr> = asked.iter().copied().take(ASKED_MAX).collect();
+    let link = agent.kernel.link(dev).ok().flatten();
+    let measured = measured(agent, dev, &asked).unwrap_or_else(|error| {
+        tracing::debug!(%dev, %error, "could not ask by another MAC address");
+        Switch::Unknown
+    });
+    let mut known = agent.switches.known.lock().expect(POISONED);
+    let same = |known: &&Known, link: &HostLink| known.index == link.index && known.mac == link.mac;
+    let last = link.as_ref().and_then(|link| known.get(dev).filter(|known| same(known, link)));
+    let last = last.map_or(Switch::Unknown, |known| known.switch);
+    let switch = measured.after(last);
+    if switch != last {
+        tracing::info!(%dev, "the switch {switch}");
+    }
+    let (index, mac) = link.map_or((0, Mac([0; 6])), |link| (link.index, link.mac));
+    known.insert(dev.clone(), Known { index, mac, switch, when: Instant::now() });
+}
+
+fn measured(agent: &Agent, dev: &IfName, targets: &[IpAddr]) -> io::Result<Switch> {
+    if targets.is_empty() {
+        return Ok(Switch::Unknown);
+    }
+    let Some(lan) = agent.kernel.solicitor(dev)? else { return Ok(Switch::Unknown) };
+    let voice = voice(&agent.node, dev);
+    lan.take_in(voice)?;
+    let mut tries = Vec::new();
+    loop {
+        if let Some(switch) = Switch::judge(&tries) {
+            return Ok(switch);
+        }
+        let own = answer(&lan, lan.mac, targets)?;
+        let foreign = own.map(|by| answer(&lan, voice, &[by])).transpose()?.flatten();
+        tries.push(Try { own, foreign });
+    }
+}
+
+/// Who answers this MAC address, and it alone.
+fn answer(lan: &Solicitor, mac: Mac, targets: &[IpAddr]) -> io::Result<Option<IpAddr>> {
+    let IpAddr::V6(local) = link_local(mac).addr() else { return Ok(None) };
+    for target in targets {
+        lan.ask(mac, local, *target)?;
+    }
+    lan.wait(ANSWER, |from| {
+        let answers = from.says == weft_linux::Says::Answers && from.to == mac;
+        (answers && targets.contains(&from.addr)).then_some(from.addr)
+    })
+}
