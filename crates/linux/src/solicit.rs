@@ -150,18 +150,18 @@ fn read_nd(packet: &[u8], from: Mac) -> Option<(IpAddr, Mac, Says)> {
     if target.is_multicast() {
         return None;
     }
-    let option = |kind: u8| Some(option(&icmp[24..], kind)?.unwrap_or(from));
+    let of = |kind: u8| link_layer(&icmp[24..], kind, from);
     match icmp[0] {
-        ADVERTISEMENT => Some((target.into(), option(TARGET_LINK_LAYER)?, Says::Answers)),
+        ADVERTISEMENT => Some((target.into(), of(TARGET_LINK_LAYER)?, Says::Answers)),
         SOLICITATION if source.is_unspecified() => Some((target.into(), from, Says::Probes)),
-        SOLICITATION => Some((source.into(), option(SOURCE_LINK_LAYER)?, Says::Has)),
+        SOLICITATION => Some((source.into(), of(SOURCE_LINK_LAYER)?, Says::Has)),
         _ => None,
     }
 }
 
-/// The link-layer address among the options, if there is one (RFC 4861, 4.6.1). None: they are
-/// none, and the whole is to be dropped.
-fn option(mut options: &[u8], kind: u8) -> Option<Option<Mac>> {
+/// The link-layer address among the options (RFC 4861, 4.6.1), or `otherwise`. None: they are no
+/// options, and the whole is to be dropped.
+fn link_layer(mut options: &[u8], kind: u8, otherwise: Mac) -> Option<Mac> {
     let mut found = None;
     while let [this, units, ..] = *options {
         let length = usize::from(units) * 8;
@@ -172,7 +172,7 @@ fn option(mut options: &[u8], kind: u8) -> Option<Option<Mac>> {
         }
         options = &options[length..];
     }
-    Some(found)
+    Some(found.unwrap_or(otherwise))
 }
 
 #[cfg(test)]
@@ -289,7 +289,8 @@ mod tests {
             assert_eq!(said(&frame), "nothing", "{frame:x?}");
         }
         // Cut anywhere, it is read to its end and no further.
-        for whole in [arp(1, "10.77.0.9", "10.77.0.1"), nd(135, "::", "fd00::9", "0101 020000000009")]
+        for whole in
+            [arp(1, "10.77.0.9", "10.77.0.1"), nd(135, "::", "fd00::9", "0101 020000000009")]
         {
             assert!((0..whole.len() - 8).all(|end| read(&whole[..end]).is_none()));
         }

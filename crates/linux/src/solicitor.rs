@@ -41,8 +41,9 @@ impl Kernel {
     /// None: there is no such device, or it is down.
     pub fn solicitor(&self, dev: &IfName) -> io::Result<Option<Solicitor>> {
         let Some(link) = self.link(dev)?.filter(|link| link.up) else { return Ok(None) };
-        let (arp, nd) =
-            self.netns.run(|| io::Result::Ok((open(link.index, ETH_P_ARP)?, open(link.index, ETH_P_IPV6)?)))??;
+        let (arp, nd) = self.netns.run(|| {
+            io::Result::Ok((open(link.index, ETH_P_ARP)?, open(link.index, ETH_P_IPV6)?))
+        })??;
         let solicitor = Solicitor { arp, nd, index: link.index, mac: link.mac };
         solicitor.member(libc::PACKET_ADD_MEMBERSHIP, libc::PACKET_MR_MULTICAST, ALL_NODES)?;
         Ok(Some(solicitor))
@@ -192,7 +193,13 @@ fn set<T>(socket: &OwnedFd, level: i32, option: i32, value: &T) -> io::Result<()
     // the length says, and whatever it points to outlives the call.
     #[allow(unsafe_code)]
     let done = unsafe {
-        libc::setsockopt(socket.as_raw_fd(), level, option, std::ptr::from_ref(value).cast(), length)
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            option,
+            std::ptr::from_ref(value).cast(),
+            length,
+        )
     };
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

@@ -119,9 +119,8 @@ impl Pool {
     /// that has it by now answers for it by right.
     fn contested(&mut self, now: Duration, again: Duration) -> Vec<IpAddr> {
         let (blocks, taken) = (&self.blocks, &self.taken);
-        let ours = |addr: &IpAddr| {
-            taken.contains(addr) || blocks.iter().any(|block| block.contains(addr))
-        };
+        let ours =
+            |addr: &IpAddr| taken.contains(addr) || blocks.iter().any(|block| block.contains(addr));
         let due = |conflict: &Conflict| now.saturating_sub(conflict.heard) >= again;
         self.probed.conflicts.retain(|addr, conflict| ours(addr) || !due(conflict));
         let due = self.probed.conflicts.iter_mut().filter(|(_, c)| due(c) && !c.asked);
@@ -190,16 +189,14 @@ impl Pool {
 
     /// One that is known to be nobody's, if any lies ready.
     fn lease_ready(&mut self, ipv4: bool, now: Duration) -> Option<IpAddr> {
-        let addr =
-            self.probed.take_first(|on| on.addr.is_ipv4() == ipv4 && on.is_ready(now))?;
+        let addr = self.probed.take_first(|on| on.addr.is_ipv4() == ipv4 && on.is_ready(now))?;
         self.taken.insert(addr);
         Some(addr)
     }
 
     /// The next best: one that was asked for just now, and for which nobody has answered so far.
     fn lease_likely(&mut self, ipv4: bool, now: Duration) -> Option<IpAddr> {
-        let addr =
-            self.probed.take_first(|on| on.addr.is_ipv4() == ipv4 && on.is_likely(now))?;
+        let addr = self.probed.take_first(|on| on.addr.is_ipv4() == ipv4 && on.is_likely(now))?;
         self.taken.insert(addr);
         Some(addr)
     }

@@ -24,6 +24,7 @@ use super::{
     Agent, Serving, fault,
     lease::wait,
     links::{self, namespace},
+    wake::Reasons,
 };
 
 /// How long a link that had the whole of its parent may take to go with its namespace.
@@ -54,6 +55,8 @@ pub(super) fn parent(
         CniError::new(Code::TryAgainLater, "the pod's link has no parent", why)
     })?;
     if let Some(why) = super::switch::refuses(agent, kind) {
+        // By now it may be another.
+        agent.switches.look(Reasons::KERNEL);
         return Err(CniError::new(
             Code::Refused,
             "the physical network would not hear the pod",

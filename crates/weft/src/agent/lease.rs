@@ -136,7 +136,7 @@ pub(super) fn lease(
     let ranges = serving.networks.get(name).map(|here| here.network.ranges.clone());
     let families: Vec<bool> =
         ranges.unwrap_or_default().iter().map(|range| range.addr().is_ipv4()).collect();
-    strangers::ahead(agent, call, name, &families)?;
+    let shared = strangers::ahead(agent, call, name, &families)?;
     let mut last = None;
     let mut ask = || {
         let leased = agent.ledger().lease(name, &families, &call.ips);
@@ -166,7 +166,10 @@ pub(super) fn lease(
         leased = wait_for(agent, WAIT_MAX, &mut ask);
     }
     agent.hungry.lock().expect(POISONED).remove(name);
-    agent.strangers.ring();
+    if shared {
+        // What was taken from the shelf is replaced.
+        agent.strangers.ring();
+    }
     let failed = match leased {
         Some(Ok(addrs)) => return Ok(addrs),
         Some(Err(no)) => (Code::InvalidConfig, no.to_string()),
@@ -200,7 +203,11 @@ pub(super) fn wait<T>(agent: &Agent, ask: impl FnMut() -> Option<T>) -> Option<T
     wait_for(agent, WAIT_MAX, ask)
 }
 
-pub(super) fn wait_for<T>(agent: &Agent, longest: Duration, mut ask: impl FnMut() -> Option<T>) -> Option<T> {
+pub(super) fn wait_for<T>(
+    agent: &Agent,
+    longest: Duration,
+    mut ask: impl FnMut() -> Option<T>,
+) -> Option<T> {
     let end = Instant::now() + longest;
     loop {
         let seen = *agent.progress.0.lock().expect(POISONED);

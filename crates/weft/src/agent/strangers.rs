@@ -74,19 +74,21 @@ pub(super) fn spawn(agent: &Arc<Agent>, rung: UnixDatagram) -> anyhow::Result<()
 
 fn run(agent: &Agent, rung: &UnixDatagram) {
     let mut asking = Asking::default();
-    let mut looked = None;
+    let mut looked = Instant::now();
+    let mut called = false;
     loop {
         let serving = agent.serving();
-        if looked.is_none_or(|looked: Instant| looked.elapsed() >= LOOK) {
+        if looked.elapsed() >= LOOK || called && !asking.knows(&serving) {
             asking.open(agent, &serving);
-            looked = Some(Instant::now());
+            looked = Instant::now();
         }
         asking.draw(agent, &serving);
         asking.ask(agent);
         asking.wait(rung);
         asking.hear(agent, &serving);
+        called = false;
         while rung.recv(&mut [0]).is_ok() {
-            looked = looked.filter(|_| asking.knows(&serving));
+            called = true;
         }
     }
 }
@@ -273,13 +275,13 @@ impl Question {
 }
 
 /// Waits, never for long, for what is known of the addresses that a call is about: those that it
-/// names are asked for, of the others one that lies ready is the rule.
+/// names are asked for, of the others one that lies ready is the rule. False: no stranger is there.
 pub(super) fn ahead(
     agent: &Agent,
     call: &Call,
     name: &NetworkName,
     families: &[bool],
-) -> Result<(), CniError> {
+) -> Result<bool, CniError> {
     let open = || {
         let mut ledger = agent.ledger();
         let (pool, now) = ledger.pool(name).filter(|(pool, _)| pool.is_shared())?;
@@ -287,7 +289,7 @@ pub(super) fn ahead(
         Some(())
     };
     if open().is_none() {
-        return Ok(());
+        return Ok(false);
     }
     let known = |which: &dyn Fn(&weft_core::ipam::Pool, Duration) -> bool| {
         let mut ledger = agent.ledger();
@@ -298,9 +300,10 @@ pub(super) fn ahead(
         agent.strangers.ring();
         wait_for(agent, NAMED_MAX, named);
     }
-    let stranger = agent.ledger().pool(name).and_then(|(pool, _)| {
-        pool.conflicts().find(|(addr, _)| call.ips.contains(addr))
-    });
+    let stranger = agent
+        .ledger()
+        .pool(name)
+        .and_then(|(pool, _)| pool.conflicts().find(|(addr, _)| call.ips.contains(addr)));
     if let Some((addr, mac)) = stranger {
         let why = NoAddress::Stranger { addr, mac };
         let details = format!("network {name}: {why}");
@@ -308,8 +311,10 @@ pub(super) fn ahead(
     }
     let named = |ipv4: bool| call.ips.iter().any(|addr| addr.is_ipv4() == ipv4);
     let rest: Vec<bool> = families.iter().copied().filter(|ipv4| !named(*ipv4)).collect();
-    wait_for(agent, HASTE, || known(&|pool, now| rest.iter().all(|ipv4| pool.is_ready(*ipv4, now))));
-    Ok(())
+    wait_for(agent, HASTE, || {
+        known(&|pool, now| rest.iter().all(|ipv4| pool.is_ready(*ipv4, now)))
+    });
+    Ok(true)
 }
 
 impl Agent {
@@ -320,9 +325,9 @@ impl Agent {
             let mut pods = ledger.attachments();
             pods.find(|pod| pod.network == *network && pod.addrs.contains(&addr))
         };
-        let all = ledger.pools().flat_map(|(name, pool)| {
-            pool.conflicts().map(move |(addr, mac)| (name, addr, mac))
-        });
+        let all = ledger
+            .pools()
+            .flat_map(|(name, pool)| pool.conflicts().map(move |(addr, mac)| (name, addr, mac)));
         let say = |(name, addr, mac)| match of(name, addr) {
             Some(pod) => format!(
                 "network {name}: conflict: pod {} has {addr}, and {mac} says that it is his: \

@@ -62,14 +62,13 @@ pub(super) fn voice(node: &NodeName, dev: &IfName) -> Mac {
     Mac::derived(&["switch", node.as_str(), dev.as_str()])
 }
 
-/// Why a pod of this attach would be heard by nobody. A refusal has it measured anew.
+/// Why a pod of this attach would be heard by nobody.
 pub(super) fn refuses(agent: &Agent, kind: &dyn Attaching) -> Option<String> {
     let dev = kind.parent().filter(|_| kind.has_own_macs())?;
     let switch = agent.switches.at(dev)?;
     if !matches!(switch, Switch::One(_)) {
         return None;
     }
-    agent.switches.look(Reasons::KERNEL);
     Some(format!(
         "the switch at {dev} {switch}; use attach ipvlan, or mode passthru for one pod, or have the \
          port admit more"
@@ -122,7 +121,8 @@ fn run(agent: &Agent) {
                 _ => measure(agent, &dev, &asked),
             }
         }
-        let why = agent.switches.wake.wait(next.saturating_duration_since(Instant::now()), |_| GATHER);
+        let why =
+            agent.switches.wake.wait(next.saturating_duration_since(Instant::now()), |_| GATHER);
         if why.kernel {
             anew = Some(Instant::now());
         }

@@ -19,5 +19,6 @@ mod services;
 mod store;
 mod story;
 mod strangers;
+mod strangers_lan;
 mod trust;
 mod underlay;

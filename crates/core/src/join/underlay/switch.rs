@@ -72,9 +72,7 @@ mod tests {
 
     /// Each try as two letters: who answered the NIC's own address, and who the other; `-` nobody.
     fn judged(tries: &str) -> Option<Switch> {
-        let who = |letter: u8| {
-            (letter != b'-').then(|| IpAddr::from([10, 0, 0, letter - b'a']))
-        };
+        let who = |letter: u8| (letter != b'-').then(|| IpAddr::from([10, 0, 0, letter - b'a']));
         let read = |tried: &str| {
             let letters = tried.as_bytes();
             Try { own: who(letters[0]), foreign: who(letters[1]) }
