@@ -120,7 +120,9 @@ impl Pool {
         self.blocks = blocks.to_vec();
         self.rested.retain(|addr| blocks.iter().any(|block| block.contains(addr)));
         let ours = |addr: IpAddr| blocks.iter().any(|block| block.contains(&addr));
-        self.probed.retain(|addr| ours(addr) && reserve.keeps(addr).is_none());
+        let taken = &self.taken;
+        let kept = |addr: IpAddr| reserve.keeps(addr).is_some() && !taken.contains(&addr);
+        self.probed.retain(ours, kept);
     }
 
     pub fn blocks(&self) -> &[IpNet] {

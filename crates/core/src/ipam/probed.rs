@@ -19,6 +19,8 @@ pub(super) struct Probed {
     /// In the order in which pods get them.
     shelf: Vec<Shelved>,
     conflicts: BTreeMap<IpAddr, Conflict>,
+    /// Given without having been asked for: asked for now, since there is time.
+    late: Vec<IpAddr>,
 }
 
 #[derive(Clone, Debug)]
@@ -60,9 +62,10 @@ impl Probed {
         self.conflicts.get(&addr)
     }
 
-    /// Forgets what `may` not be given any more.
-    pub(super) fn retain(&mut self, may: impl Fn(IpAddr) -> bool) {
-        self.shelf.retain(|on| on.named || may(on.addr));
+    /// Forgets what is not this node's to give any more, or that nobody expects it to be.
+    pub(super) fn retain(&mut self, ours: impl Fn(IpAddr) -> bool, kept: impl Fn(IpAddr) -> bool) {
+        self.shelf.retain(|on| on.named || ours(on.addr) && !kept(on.addr));
+        self.conflicts.retain(|addr, _| !kept(*addr));
     }
 
     pub(super) fn take(&mut self, addr: IpAddr) {
@@ -106,6 +109,7 @@ impl Pool {
             }
         }
         let mut ask = self.contested(now, again);
+        ask.append(&mut self.probed.late);
         for on in &mut self.probed.shelf {
             if on.asked.is_none() && (on.free.is_none() || old(on)) {
                 on.asked = Some(now);
@@ -154,12 +158,17 @@ impl Pool {
     /// Somebody else says that he has it. True if it matters: the address was to be given, or a pod
     /// has it.
     pub fn answered(&mut self, addr: IpAddr, mac: Mac, now: Duration) -> bool {
-        if !self.taken.contains(&addr) && !self.probed.holds(addr) {
+        if !self.minds(addr) {
             return false;
         }
         self.probed.take(addr);
         self.probed.conflicts.insert(addr, Conflict { mac, heard: now, asked: false });
         true
+    }
+
+    /// True if it matters who has the address.
+    pub fn minds(&self, addr: IpAddr) -> bool {
+        self.taken.contains(&addr) || self.probed.holds(addr)
     }
 
     pub fn conflicts(&self) -> impl Iterator<Item = (IpAddr, Mac)> {
@@ -183,8 +192,14 @@ impl Pool {
         if let Some(addr) = self.lease_ready(ipv4, now) {
             return Ok((addr, true));
         }
-        let likely = self.lease_likely(ipv4, now);
-        Ok((likely.map_or_else(|| self.lease(ipv4), Ok)?, false))
+        if let Some(addr) = self.lease_likely(ipv4, now) {
+            return Ok((addr, false));
+        }
+        let addr = self.lease(ipv4)?;
+        if self.is_shared() {
+            self.probed.late.push(addr);
+        }
+        Ok((addr, false))
     }
 
     /// One that is known to be nobody's, if any lies ready.
@@ -340,6 +355,32 @@ mod tests {
             assert!(pool.lease(true).is_ok());
         }
         assert!(pool.lease(true).is_err());
+    }
+
+    #[test]
+    fn one_that_was_never_asked_for_is_asked_for_once_it_is_given() {
+        let mut pool = pool("10.0.0.0/28");
+        assert_eq!(pool.lease_best(true, at(0)), Ok((ip(0), false)));
+        assert_eq!(hosts(&pool.draw(at(0), AGAIN))[..2], [0, 1]);
+        pool.quiet(ip(0), at(0));
+        assert!(!hosts(&pool.draw(at(0), AGAIN)).contains(&0), "once");
+        assert!(pool.answered(ip(0), STRANGER, at(1)));
+        assert_eq!(pool.conflicts().count(), 1, "and he who has it is known, whenever he speaks");
+        assert_eq!(ask(&mut pool, at(61), &[]), [0]);
+        assert_eq!(pool.conflicts().count(), 0);
+        assert_eq!(pool.lease_this(ip(0)), Err(NoAddress::Taken(ip(0))), "it is the pod's still");
+    }
+
+    #[test]
+    fn a_strangers_address_that_is_excluded_is_no_conflict_any_more() {
+        let mut pool = pool("10.0.0.0/30");
+        ask(&mut pool, at(0), &[1, 2, 3]);
+        pool.lease_best(true, at(0)).unwrap();
+        pool.answered(ip(0), STRANGER, at(0));
+        let kept = ["10.0.0.0/31".parse().unwrap(), "10.0.0.3/32".parse().unwrap()];
+        pool.set_blocks(&["10.0.0.0/30".parse().unwrap()], &Reserve::on_shared(kept));
+        let left: Vec<IpAddr> = pool.conflicts().map(|(addr, _)| addr).collect();
+        assert_eq!(left, [ip(0), ip(2)], "a pod has the first");
     }
 
     #[test]

@@ -103,6 +103,9 @@ impl Ledger {
     pub fn now(&self) -> Duration {
         self.began.elapsed()
     }
+    pub fn note_unprobed(&mut self) {
+        self.unprobed += 1;
+    }
     pub fn unprobed(&self) -> u64 {
         self.unprobed
     }

@@ -30,8 +30,9 @@ const BETWEEN: Duration = Duration::from_millis(100);
 const LAST: Duration = Duration::from_millis(200);
 /// How long ADD waits for what is known of an address that it was asked for by name.
 const NAMED_MAX: Duration = Duration::from_millis(600);
-/// Looked at anew even if nobody rang.
+/// Looked at anew even if nobody rang, where anybody is asked.
 const LOOK: Duration = Duration::from_secs(1);
+const EVER: Duration = Duration::from_secs(3600);
 
 /// Wakes the thread, which waits for frames too.
 pub(super) struct Bell(UnixDatagram);
@@ -187,11 +188,12 @@ impl Asking {
 
     fn wait(&self, rung: &UnixDatagram) {
         let due = self.questions.iter().map(|question| question.due).min();
-        let left = due.map_or(LOOK, |due| due.saturating_duration_since(Instant::now()));
+        let longest = if self.lans.is_empty() { EVER } else { LOOK };
+        let left = due.map_or(longest, |due| due.saturating_duration_since(Instant::now()));
         let mut ears = vec![PollFd::new(rung.as_fd(), PollFlags::POLLIN)];
         let lans = self.lans.values().flat_map(Solicitor::ears);
         ears.extend(lans.map(|ear| PollFd::new(ear, PollFlags::POLLIN)));
-        let left = left.min(LOOK) + Duration::from_millis(1);
+        let left = left.min(longest) + Duration::from_millis(1);
         let _ = poll(&mut ears, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX));
     }
 
@@ -229,6 +231,9 @@ impl Asking {
             return;
         }
         let mut ledger = agent.ledger();
+        if ledger.pool(name).is_none_or(|(pool, _)| !pool.minds(from.addr)) {
+            return;
+        }
         let own_pod = ledger.attachments().any(|pod| {
             pod.network == *name && pod.mac == from.mac && pod.addrs.contains(&from.addr)
         });
@@ -298,7 +303,9 @@ pub(super) fn ahead(
     let named = || known(&|pool, now| call.ips.iter().all(|addr| pool.known(*addr, now)));
     if named().is_none() {
         agent.strangers.ring();
-        wait_for(agent, NAMED_MAX, named);
+        if wait_for(agent, NAMED_MAX, named).is_none() {
+            agent.ledger().note_unprobed();
+        }
     }
     let stranger = agent
         .ledger()
