@@ -88,8 +88,13 @@ impl Solicitor {
         let mut frame = [0; FRAME_MAX];
         for ear in [&self.arp, &self.nd] {
             for _ in 0..BURST {
-                let Some(length) = receive(ear, &mut frame)? else { break };
-                heard.extend(solicit::read(&frame[..length]));
+                let Some((length, others)) = receive(ear, &mut frame)? else { break };
+                let said = solicit::read(&frame[..length]);
+                // Of a VLAN that nobody here is in nothing else is left (net/core/dev.c,
+                // `check_vlan_id`).
+                let here =
+                    |said: &Neighbour| !others || said.to.is_unicast() && said.to != self.mac;
+                heard.extend(said.filter(here));
             }
         }
         Ok(heard)
@@ -163,18 +168,13 @@ fn open(index: u32, protocol: u16) -> io::Result<OwnedFd> {
     if bound < 0 { Err(io::Error::last_os_error()) } else { Ok(socket) }
 }
 
-const VLAN_TAG_PRESENT: u32 = 0xffff_f000 + 48;
-const LOAD: u16 = 0x20;
 const LOAD_HALF: u16 = 0x28;
 const LOAD_BYTE: u16 = 0x30;
 const IF_EQUAL: u16 = 0x15;
 const RETURN: u16 = 0x06;
 
-/// ARP and neighbour discovery without a VLAN tag (linux/filter.h): untagged; ARP, or IPv6 with
-/// ICMPv6 as its first header and type 135 or 136.
-const FILTER: [(u16, u8, u8, u32); 12] = [
-    (LOAD, 0, 0, VLAN_TAG_PRESENT),
-    (IF_EQUAL, 0, 9, 0),
+/// ARP, or IPv6 with ICMPv6 as its first header and type 135 or 136 (linux/filter.h).
+const FILTER: [(u16, u8, u8, u32); 10] = [
     (LOAD_HALF, 0, 0, 12),
     (IF_EQUAL, 6, 0, ETH_P_ARP as u32),
     (IF_EQUAL, 0, 6, ETH_P_IPV6 as u32),
@@ -204,16 +204,27 @@ fn set<T>(socket: &OwnedFd, level: i32, option: i32, value: &T) -> io::Result<()
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Returns the frame's length; none if there is no frame.
-fn receive(socket: &OwnedFd, frame: &mut [u8]) -> io::Result<Option<usize>> {
-    // SAFETY: the descriptor is open; the kernel writes no more than the length says.
+/// Returns the frame's length, and whether the kernel takes it for another host's; none if there is
+/// no frame.
+fn receive(socket: &OwnedFd, frame: &mut [u8]) -> io::Result<Option<(usize, bool)>> {
+    let mut length = libc::socklen_t::try_from(size_of::<libc::sockaddr_ll>()).unwrap_or(0);
+    // SAFETY: the descriptor is open; all zeros is a valid `sockaddr_ll`; the kernel writes no more
+    // than the lengths say.
     #[allow(unsafe_code)]
-    let length = unsafe {
-        let flags = libc::MSG_DONTWAIT;
-        libc::recv(socket.as_raw_fd(), frame.as_mut_ptr().cast(), frame.len(), flags)
+    let (received, from) = unsafe {
+        let mut from: libc::sockaddr_ll = std::mem::zeroed();
+        let received = libc::recvfrom(
+            socket.as_raw_fd(),
+            frame.as_mut_ptr().cast(),
+            frame.len(),
+            libc::MSG_DONTWAIT,
+            (&raw mut from).cast(),
+            &raw mut length,
+        );
+        (received, from)
     };
-    match usize::try_from(length) {
-        Ok(length) => Ok(Some(length)),
+    match usize::try_from(received) {
+        Ok(length) => Ok(Some((length, from.sll_pkttype == libc::PACKET_OTHERHOST))),
         Err(_) => match io::Error::last_os_error() {
             error if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
             error => Err(error),

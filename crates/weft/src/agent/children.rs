@@ -24,6 +24,7 @@ use super::{
     Agent, Serving, fault,
     lease::wait,
     links::{self, namespace},
+    switch,
     wake::Reasons,
 };
 
@@ -54,7 +55,8 @@ pub(super) fn parent(
         let why = lacking(agent, network, dev).unwrap_or_else(|| format!("{dev} has just come"));
         CniError::new(Code::TryAgainLater, "the pod's link has no parent", why)
     })?;
-    if let Some(why) = super::switch::refuses(agent, kind) {
+    switch::measured_once(agent, kind);
+    if let Some(why) = switch::refuses(agent, kind) {
         // By now it may be another.
         agent.switches.look(Reasons::KERNEL);
         return Err(CniError::new(

@@ -19,11 +19,14 @@ use weft_linux::{HostLink, Solicitor};
 
 use super::{
     Agent, POISONED, Serving,
+    lease::wait_for,
     wake::{Gather, Reasons, Wake},
 };
 
 /// Whoever is there answers within this.
-const ANSWER: Duration = Duration::from_millis(300);
+const ANSWER: Duration = Duration::from_millis(200);
+/// How long ADD waits for what was never measured yet, once after the agent began.
+const FIRST_MAX: Duration = Duration::from_secs(1);
 /// Measured no more often than this, whoever asks for it.
 const LEAST: Duration = Duration::from_secs(5);
 /// So many are asked at once.
@@ -73,6 +76,13 @@ pub(super) fn refuses(agent: &Agent, kind: &dyn Attaching) -> Option<String> {
         "the switch at {dev} {switch}; use attach ipvlan, or mode passthru for one pod, or have the \
          port admit more"
     ))
+}
+
+/// Waits for the first measurement. It takes milliseconds where somebody answers.
+pub(super) fn measured_once(agent: &Agent, kind: &dyn Attaching) {
+    if let Some(dev) = kind.parent().filter(|_| kind.has_own_macs()) {
+        wait_for(agent, FIRST_MAX, || agent.switches.at(dev));
+    }
 }
 
 impl Agent {
@@ -152,7 +162,7 @@ fn parents(agent: &Agent, serving: &Serving) -> BTreeMap<IfName, BTreeSet<IpAddr
 fn measure(agent: &Agent, dev: &IfName, asked: &BTreeSet<IpAddr>) {
     let asked: Vec<IpAddr> = asked.iter().copied().take(ASKED_MAX).collect();
     let link = agent.kernel.link(dev).ok().flatten();
-    let measured = measured(agent, dev, &asked).unwrap_or_else(|error| {
+    let measured = self::asked(agent, dev, &asked).unwrap_or_else(|error| {
         tracing::debug!(%dev, %error, "could not ask by another MAC address");
         Switch::Unknown
     });
@@ -166,9 +176,11 @@ fn measure(agent: &Agent, dev: &IfName, asked: &BTreeSet<IpAddr>) {
     }
     let (index, mac) = link.map_or((0, Mac([0; 6])), |link| (link.index, link.mac));
     known.insert(dev.clone(), Known { index, mac, switch, when: Instant::now() });
+    drop(known);
+    agent.tell_progress();
 }
 
-fn measured(agent: &Agent, dev: &IfName, targets: &[IpAddr]) -> io::Result<Switch> {
+fn asked(agent: &Agent, dev: &IfName, targets: &[IpAddr]) -> io::Result<Switch> {
     if targets.is_empty() {
         return Ok(Switch::Unknown);
     }

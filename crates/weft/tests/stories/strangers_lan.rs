@@ -195,24 +195,6 @@ fn a_stranger_who_takes_a_pods_address_is_said_as_long_as_he_has_it() {
     }
 }
 
-/// Waits until ADD is answered so.
-fn until_add(node: &Node, name: &str, exit: i32) -> Value {
-    let path = PathBuf::from("/run/netns").join(name);
-    let mut answered = Value::Null;
-    until(&format!("ADD answered with {exit}"), || {
-        let (netns, _) = namespace(name);
-        let done = node.cni("ADD", name, &path, &node.cni_config("net"), &[]).unwrap();
-        answered = done.1;
-        if done.0 != exit {
-            node.cni("DEL", name, &path, &node.cni_config("net"), &[]).unwrap();
-            forget(&path);
-            drop(netns);
-        }
-        done.0 == exit
-    });
-    answered
-}
-
 #[test]
 fn behind_a_switch_that_admits_one_mac_address_macvlan_is_refused_with_the_reason() {
     for mode in ["bridge", "private"] {
@@ -220,14 +202,16 @@ fn behind_a_switch_that_admits_one_mac_address_macvlan_is_refused_with_the_reaso
         let node = &site.nodes[0];
         site.settled("net", "underlay").unwrap();
         let says = "the switch at eth1 admits only the NIC's own MAC address (measured: ";
-        node.wait_until("measured", |node| Ok(problems(node).contains(says))).unwrap();
-        let answer = until_add(node, "a1", 1);
-        assert_eq!(answer["code"], json!(101), "{answer}");
+        // The first pod waits for the first measurement.
+        let (path, config) = (namespace("a1").1, node.cni_config("net"));
+        let (exit, answer) = node.cni("ADD", "a1", &path, &config, &[]).unwrap();
+        assert_eq!((exit, &answer["code"]), (1, &json!(101)), "{answer}");
+        assert!(problems(node).contains(says), "{}", problems(node));
         let said = answer["details"].as_str().unwrap();
         for word in [says, "answers it and no other", "use attach ipvlan", "mode passthru"] {
             assert!(said.contains(word), "{word} is not in {said}");
         }
-        forget(Path::new("/run/netns/a1"));
+        forget(&path);
         let (exit, answer) =
             node.cni("STATUS", "x", Path::new("/"), &node.cni_config("net"), &[]).unwrap();
         assert_eq!((exit, &answer["code"]), (1, &json!(50)), "{answer}");
@@ -285,4 +269,37 @@ fn where_nobody_answers_nothing_is_known_and_add_goes_on() {
     // He is back: now it is known.
     sh(&site.wire.world, "ip link set lan up");
     until("known", || problems(node).contains("admits only the NIC's own"));
+}
+
+#[test]
+fn pods_that_come_faster_than_addresses_can_be_asked_for_are_served_in_time() {
+    let site = built(&Plan { lan: true, ..plan(1) });
+    let node = &site.nodes[0];
+    let host = stranger(&site);
+    // One in eight is his.
+    let his: Vec<u8> = (1..8).map(|n| n * 8).collect();
+    has(&host, &his);
+    site.start().unwrap();
+    let mut network = site.lan_network(&json!({"kind": "macvlan", "parent": "eth1"}));
+    network["ranges"] = json!(["10.77.0.0/25", "fd00:77::/121"]);
+    (network["blockPrefix4"], network["blockPrefix6"]) = (json!(25), json!(121));
+    site.apply("net", &network).unwrap();
+    site.settled("net", "underlay").unwrap();
+    let (mut pods, mut took) = (Vec::new(), Vec::new());
+    for n in 0..60 {
+        let start = Instant::now();
+        pods.push(node.add_pod(&format!("p{n}"), "net").unwrap());
+        took.push(start.elapsed());
+    }
+    took.sort();
+    println!("60 ADDs one after another: {:?}, {:?}, {:?}", took[0], took[30], took[59]);
+    assert!(took[54] < Duration::from_millis(300), "a probe takes 400 ms: {took:?}");
+    let given = pods.iter().flat_map(|pod| &pod.addrs);
+    let bad: Vec<_> = given.filter(|addr| his.contains(&number(addr))).collect();
+    assert!(bad.is_empty(), "{bad:?}");
+    assert!(metric(node, "weft_addresses_unprobed_total") > 0, "there was no time for all");
+    until("known to be nobody's", || metric(node, "weft_addresses_ready") == 16);
+    assert!(!problems(node).contains("conflict: pod"), "{}", problems(node));
+    site.delete_pods(pods).unwrap();
+    nothing_left(node);
 }
