@@ -64,6 +64,8 @@ struct Question {
 struct Asking {
     /// By parent.
     lans: BTreeMap<IfName, Solicitor>,
+    /// Where it can't be asked, and why.
+    deaf: BTreeMap<IfName, String>,
     questions: Vec<Question>,
 }
 
@@ -123,7 +125,7 @@ impl Asking {
             let same = |lan: &Solicitor| lan.index == link.index && lan.mac == link.mac;
             let lan = match lans.remove(dev).or_else(|| self.lans.remove(dev)).filter(same) {
                 Some(lan) => Some(lan),
-                None => opened(agent, dev),
+                None => self.opened(agent, dev),
             };
             lans.extend(lan.map(|lan| (dev.clone(), lan)));
         }
@@ -136,6 +138,23 @@ impl Asking {
             }
             goes_on
         });
+    }
+
+    fn opened(&mut self, agent: &Agent, dev: &IfName) -> Option<Solicitor> {
+        match agent.kernel.solicitor(dev) {
+            Ok(lan) => {
+                self.deaf.remove(dev);
+                lan
+            }
+            Err(error) => {
+                let why = error.to_string();
+                // Said once is enough.
+                if self.deaf.insert(dev.clone(), why.clone()).is_none_or(|last| last != why) {
+                    tracing::warn!(%dev, why, "strangers' addresses can't be asked for");
+                }
+                None
+            }
+        }
     }
 
     fn draw(&mut self, agent: &Agent, serving: &Serving) {
@@ -255,13 +274,6 @@ impl Asking {
         self.questions.retain(|question| !meant(question));
         agent.tell_progress();
     }
-}
-
-fn opened(agent: &Agent, dev: &IfName) -> Option<Solicitor> {
-    agent.kernel.solicitor(dev).unwrap_or_else(|error| {
-        tracing::warn!(%dev, %error, "could not open a packet socket");
-        None
-    })
 }
 
 impl Question {

@@ -15,7 +15,7 @@ use weft_core::{
     join::underlay::{Switch, Try},
     name::{IfName, Mac, NodeName},
 };
-use weft_linux::{HostLink, Solicitor};
+use weft_linux::{HostLink, Says, Solicitor};
 
 use super::{
     Agent, POISONED, Serving,
@@ -192,20 +192,32 @@ fn asked(agent: &Agent, dev: &IfName, targets: &[IpAddr]) -> io::Result<Switch> 
         if let Some(switch) = Switch::judge(&tries) {
             return Ok(switch);
         }
-        let own = answer(&lan, lan.mac, targets)?;
-        let foreign = own.map(|by| answer(&lan, voice, &[by])).transpose()?.flatten();
-        tries.push(Try { own, foreign });
+        let own = answer(&lan, lan.mac, targets, &[lan.mac, voice])?;
+        tries.push(match own {
+            // Late, from the try before.
+            Some((by, to)) if to == voice => Try { own: None, foreign: Some(by) },
+            Some((by, _)) => {
+                let foreign = answer(&lan, voice, &[by], &[voice])?.map(|(by, _)| by);
+                Try { own: Some(by), foreign }
+            }
+            None => Try::default(),
+        });
     }
 }
 
-/// Who answers this MAC address, and it alone.
-fn answer(lan: &Solicitor, mac: Mac, targets: &[IpAddr]) -> io::Result<Option<IpAddr>> {
+/// Asks by a MAC address. Returns who answered, and to which of those that count.
+fn answer(
+    lan: &Solicitor,
+    mac: Mac,
+    targets: &[IpAddr],
+    to: &[Mac],
+) -> io::Result<Option<(IpAddr, Mac)>> {
     let IpAddr::V6(local) = link_local(mac).addr() else { return Ok(None) };
     for target in targets {
         lan.ask(mac, local, *target)?;
     }
     lan.wait(ANSWER, |from| {
-        let answers = from.says == weft_linux::Says::Answers && from.to == mac;
-        (answers && targets.contains(&from.addr)).then_some(from.addr)
+        let answers = from.says == Says::Answers && to.contains(&from.to);
+        (answers && targets.contains(&from.addr)).then_some((from.addr, from.to))
     })
 }
