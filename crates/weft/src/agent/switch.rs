@@ -43,8 +43,16 @@ pub(super) struct Switches {
 struct Known {
     index: u32,
     mac: Mac,
+    /// Who could be asked.
+    asked: BTreeSet<IpAddr>,
     switch: Switch,
     when: Instant,
+}
+
+impl Known {
+    fn is_of(&self, nic: &HostLink) -> bool {
+        self.index == nic.index && self.mac == nic.mac
+    }
 }
 
 impl Switches {
@@ -52,6 +60,24 @@ impl Switches {
     /// change, another switch.
     pub(super) fn look(&self, why: Reasons) {
         self.wake.ring(if why.kernel { Reasons::KERNEL } else { Reasons::OTHER });
+    }
+
+    /// When a NIC is to be measured; none: now.
+    fn due(
+        &self,
+        nic: &HostLink,
+        asked: &BTreeSet<IpAddr>,
+        changed: Instant,
+        again: Duration,
+    ) -> Option<Instant> {
+        let known = self.known.lock().expect(POISONED);
+        let known = known.get(&nic.dev).filter(|known| known.is_of(nic))?;
+        match known.switch {
+            // There are others to be asked.
+            Switch::Unknown if known.asked != *asked => None,
+            _ if known.when < changed => Some(known.when + LEAST.min(again)),
+            _ => Some(known.when + again),
+        }
     }
 
     fn at(&self, dev: &IfName) -> Option<Switch> {
@@ -113,28 +139,26 @@ pub(super) fn spawn(agent: &Arc<Agent>) -> anyhow::Result<()> {
 
 fn run(agent: &Agent) {
     let again = agent.config.probe_again();
-    let least = LEAST.min(again);
-    // Until then nothing that was measured before counts for sure.
-    let mut anew = None;
+    // When the kernel last told of a change.
+    let mut changed = Instant::now();
     loop {
         let parents = parents(agent, &agent.serving());
         agent.switches.known.lock().expect(POISONED).retain(|dev, _| parents.contains_key(dev));
         let mut next = Instant::now() + again;
         for (dev, asked) in parents {
-            let last = agent.switches.known.lock().expect(POISONED).get(&dev).map(|k| k.when);
-            let due = last.map(|last| match anew {
-                Some(anew) if last < anew => last + least,
-                _ => last + again,
-            });
-            match due {
+            // What is not there is not measured, and is told of when it comes.
+            let Some(nic) = agent.kernel.link(&dev).ok().flatten().filter(|nic| nic.up) else {
+                agent.switches.known.lock().expect(POISONED).remove(&dev);
+                continue;
+            };
+            match agent.switches.due(&nic, &asked, changed, again) {
                 Some(due) if due > Instant::now() => next = next.min(due),
-                _ => measure(agent, &dev, &asked),
+                _ => measure(agent, &nic, asked),
             }
         }
-        let why =
-            agent.switches.wake.wait(next.saturating_duration_since(Instant::now()), |_| GATHER);
-        if why.kernel {
-            anew = Some(Instant::now());
+        let left = next.saturating_duration_since(Instant::now());
+        if agent.switches.wake.wait(left, |_| GATHER).kernel {
+            changed = Instant::now();
         }
     }
 }
@@ -159,23 +183,21 @@ fn parents(agent: &Agent, serving: &Serving) -> BTreeMap<IfName, BTreeSet<IpAddr
     parents
 }
 
-fn measure(agent: &Agent, dev: &IfName, asked: &BTreeSet<IpAddr>) {
-    let asked: Vec<IpAddr> = asked.iter().copied().take(ASKED_MAX).collect();
-    let link = agent.kernel.link(dev).ok().flatten();
-    let measured = self::asked(agent, dev, &asked).unwrap_or_else(|error| {
-        tracing::debug!(%dev, %error, "could not ask by another MAC address");
+fn measure(agent: &Agent, nic: &HostLink, asked: BTreeSet<IpAddr>) {
+    let targets: Vec<IpAddr> = asked.iter().copied().take(ASKED_MAX).collect();
+    let measured = self::asked(agent, &nic.dev, &targets).unwrap_or_else(|error| {
+        tracing::debug!(dev = %nic.dev, %error, "could not ask by another MAC address");
         Switch::Unknown
     });
     let mut known = agent.switches.known.lock().expect(POISONED);
-    let same = |known: &&Known, link: &HostLink| known.index == link.index && known.mac == link.mac;
-    let last = link.as_ref().and_then(|link| known.get(dev).filter(|known| same(known, link)));
-    let last = last.map_or(Switch::Unknown, |known| known.switch);
+    let last = known.get(&nic.dev).filter(|known| known.is_of(nic)).map(|known| known.switch);
+    let last = last.unwrap_or_default();
     let switch = measured.after(last);
     if switch != last {
-        tracing::info!(%dev, "the switch {switch}");
+        tracing::info!(dev = %nic.dev, "the switch {switch}");
     }
-    let (index, mac) = link.map_or((0, Mac([0; 6])), |link| (link.index, link.mac));
-    known.insert(dev.clone(), Known { index, mac, switch, when: Instant::now() });
+    let (index, mac, when) = (nic.index, nic.mac, Instant::now());
+    known.insert(nic.dev.clone(), Known { index, mac, asked, switch, when });
     drop(known);
     agent.tell_progress();
 }
