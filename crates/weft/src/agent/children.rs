@@ -133,6 +133,24 @@ pub(super) fn once_more(
     Err(refusal)
 }
 
+/// Sets a link up that was just born. Another with its MAC address, such as the last of a pod of the
+/// same name, may be going with its namespace likewise.
+pub(super) fn dressed(birth: &Birth, dress: impl Fn() -> Vec<Refusal>) -> Option<Refusal> {
+    let start = Instant::now();
+    loop {
+        let mut refusal = dress().into_iter().next()?;
+        let Birth::Child { parent, pod } = birth else { return Some(refusal) };
+        if refusal.errno != Errno::EADDRINUSE as i32 {
+            return Some(refusal);
+        }
+        if start.elapsed() >= LAST_ONE_MAX {
+            refusal.text = format!("another link on {parent} has the MAC address {}", pod.mac);
+            return Some(refusal);
+        }
+        std::thread::sleep(LAST_ONE_LOOK);
+    }
+}
+
 /// What the kernel's refusal of a child means.
 pub(super) fn refused(attach: &Attach, dev: &IfName, refusal: &Refusal) -> String {
     let hint = match Errno::from_raw(refusal.errno) {
