@@ -12,8 +12,8 @@ use weft_core::name::Mac;
 
 use crate::netns::Netns;
 
-const ETH_IPV6: [u8; 2] = [0x86, 0xdd];
-const ETH_ARP: [u8; 2] = [0x08, 0x06];
+pub(crate) const ETH_IPV6: [u8; 2] = [0x86, 0xdd];
+pub(crate) const ETH_ARP: [u8; 2] = [0x08, 0x06];
 
 /// What is told, as often as one likes. It holds the pod's namespace as long as it lives, and its
 /// end waits for the kernel (`packet_release`): not for a thread that somebody waits for.
@@ -87,7 +87,7 @@ fn advertisement(mac: Mac, addr: Ipv6Addr) -> Vec<u8> {
 }
 
 /// The Internet checksum (RFC 1071), of an even number of bytes.
-fn checksum(bytes: &[u8]) -> [u8; 2] {
+pub(crate) fn checksum(bytes: &[u8]) -> [u8; 2] {
     let words = bytes.chunks_exact(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])));
     let mut sum: u32 = words.sum();
     while sum > 0xffff {

@@ -100,6 +100,27 @@ pub fn hairpin(netns: &Netns, dev: &str, back: bool) -> io::Result<()> {
     })?
 }
 
+/// Has a switch's port take in this MAC address alone and send nothing to others, as clouds do; or
+/// whatever comes.
+pub fn admit(netns: &Netns, dev: &str, only: Option<Mac>) -> io::Result<()> {
+    let one = u8::from(only.is_some());
+    let settings = [
+        (IFLA_BRPORT_LOCKED, one),
+        (IFLA_BRPORT_LEARNING, 1 - one),
+        (IFLA_BRPORT_UNICAST_FLOOD, 1 - one),
+        // Forgets who was behind it.
+        (IFLA_BRPORT_FLUSH, 1),
+    ];
+    netns.run(|| {
+        ask(|batch, socket| {
+            let index = socket.index_of(&name(dev)?)?;
+            encode::set_port_to(batch, &name(dev)?, &settings);
+            only.iter().for_each(|mac| encode::behind(batch, true, index, mac));
+            Ok(())
+        })
+    })?
+}
+
 pub fn addr(netns: &Netns, dev: &str, addr: IpNet) -> io::Result<()> {
     netns.run(|| {
         ask(|batch, socket| {

@@ -130,6 +130,10 @@ pub trait Attaching {
     fn alone(&self) -> bool {
         false
     }
+    /// True if pods are heard on the physical network under MAC addresses of their own.
+    fn has_own_macs(&self) -> bool {
+        self.footing() == Footing::Network && !self.has_nics_mac()
+    }
     /// For people: the kind and what matters of its settings.
     fn described(&self) -> String;
     /// Whether both may have children on one parent; if not, why.

@@ -2,6 +2,7 @@
 //! Which blocks a node has is in the store; which addresses are taken is in the ledger.
 
 mod block;
+mod probed;
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -11,6 +12,9 @@ use std::{
 use ipnet::IpNet;
 
 pub use block::candidates;
+pub use probed::{Conflict, FRESH, HASTE, READY};
+
+use crate::name::Mac;
 
 /// The addresses of one node in one network.
 #[derive(Clone, Debug, Default)]
@@ -22,6 +26,7 @@ pub struct Pool {
     /// Per block, the first offset that was never given since this pool was made.
     fresh: Vec<u128>,
     reserve: Reserve,
+    probed: probed::Probed,
 }
 
 /// Addresses that no pod is given.
@@ -79,6 +84,8 @@ pub enum NoAddress {
     Taken(IpAddr),
     #[error("{addr} is not in this node's blocks ({})", list(blocks))]
     Elsewhere { addr: IpAddr, blocks: Vec<IpNet> },
+    #[error("{addr} is somebody else's: {mac} answers for it")]
+    Stranger { addr: IpAddr, mac: Mac },
     #[error("{0} is kept for the tunnel, the gateway, broadcast or a node, or excluded")]
     Reserved(IpAddr),
 }
@@ -112,6 +119,10 @@ impl Pool {
         }
         self.blocks = blocks.to_vec();
         self.rested.retain(|addr| blocks.iter().any(|block| block.contains(addr)));
+        let ours = |addr: IpAddr| blocks.iter().any(|block| block.contains(&addr));
+        let taken = &self.taken;
+        let kept = |addr: IpAddr| reserve.keeps(addr).is_some() && !taken.contains(&addr);
+        self.probed.retain(ours, kept);
     }
 
     pub fn blocks(&self) -> &[IpNet] {
@@ -130,6 +141,7 @@ impl Pool {
 
     pub fn lease(&mut self, ipv4: bool) -> Result<IpAddr, NoAddress> {
         let addr = self.fresh_address(ipv4).or_else(|| self.rested_address(ipv4));
+        let addr = addr.or_else(|| self.probed.take_any(ipv4));
         let addr = addr.ok_or_else(|| {
             if self.blocks.iter().any(|block| block.addr().is_ipv4() == ipv4) {
                 NoAddress::Exhausted { ipv4, size: self.size(ipv4) }
@@ -151,16 +163,28 @@ impl Pool {
         if !inside || self.reserve.keeps(addr).is_some() {
             return Err(NoAddress::Reserved(addr));
         }
+        if let Some(conflict) = self.probed.conflict(addr) {
+            return Err(NoAddress::Stranger { addr, mac: conflict.mac });
+        }
         if !self.taken.insert(addr) {
             return Err(NoAddress::Taken(addr));
         }
         self.rested.retain(|rested| *rested != addr);
+        self.probed.take(addr);
         Ok(())
     }
 
     /// To be called once the link that had the address is gone.
     pub fn release(&mut self, addr: IpAddr) {
-        if self.taken.remove(&addr) && self.blocks.iter().any(|block| block.contains(&addr)) {
+        if self.taken.remove(&addr) {
+            self.rest(addr);
+        }
+    }
+
+    /// It may be given, after all that were free before it.
+    fn rest(&mut self, addr: IpAddr) {
+        let ours = self.blocks.iter().any(|block| block.contains(&addr));
+        if ours && !self.taken.contains(&addr) && !self.probed.holds(addr) {
             self.rested.push_back(addr);
         }
     }
@@ -178,7 +202,8 @@ impl Pool {
                     continue;
                 }
                 // One that was leased by name and given back stands among the rested.
-                if !self.taken.contains(&addr) && !self.rested.contains(&addr) {
+                let known = self.rested.contains(&addr) || self.probed.holds(addr);
+                if !self.taken.contains(&addr) && !known {
                     return Some(addr);
                 }
             }

@@ -24,6 +24,8 @@ use super::{
     Agent, Serving, fault,
     lease::wait,
     links::{self, namespace},
+    switch,
+    wake::Reasons,
 };
 
 /// How long a link that had the whole of its parent may take to go with its namespace.
@@ -62,6 +64,16 @@ pub(super) fn parent(
         let why = lacking(agent, network, parent).unwrap_or_else(|| format!("{dev} has just come"));
         CniError::new(Code::TryAgainLater, "the pod's link has no parent", why)
     })?;
+    switch::measured_once(agent, kind);
+    if let Some(why) = switch::refuses(agent, kind) {
+        // By now it may be another.
+        agent.switches.look(Reasons::KERNEL);
+        return Err(CniError::new(
+            Code::Refused,
+            "the physical network would not hear the pod",
+            format!("network {network}: {why}"),
+        ));
+    }
     if kind.alone() {
         let other = |doomed: bool| {
             let ledger = agent.ledger();
@@ -135,6 +147,24 @@ pub(super) fn once_more(
         }
     }
     Err(refusal)
+}
+
+/// Sets a link up that was just born. Another with its MAC address, such as the last of a pod of the
+/// same name, may be going with its namespace likewise.
+pub(super) fn dressed(birth: &Birth, dress: impl Fn() -> Vec<Refusal>) -> Option<Refusal> {
+    let start = Instant::now();
+    loop {
+        let mut refusal = dress().into_iter().next()?;
+        let Birth::Child { parent, pod, .. } = birth else { return Some(refusal) };
+        if refusal.errno != Errno::EADDRINUSE as i32 {
+            return Some(refusal);
+        }
+        if start.elapsed() >= LAST_ONE_MAX {
+            refusal.text = format!("another link on {parent} has the MAC address {}", pod.mac);
+            return Some(refusal);
+        }
+        std::thread::sleep(LAST_ONE_LOOK);
+    }
 }
 
 /// What the kernel's refusal of a child means.

@@ -4,7 +4,9 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
+    num::NonZeroU16,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use anyhow::{Context, bail};
@@ -35,6 +37,8 @@ pub struct Config {
     pub peers: Vec<NodeName>,
     #[serde(default)]
     pub metrics: Option<SocketAddr>,
+    #[serde(default = "probe_again")]
+    pub probe_again_seconds: NonZeroU16,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -90,8 +94,15 @@ peers: []
 # Where to serve Prometheus metrics (/metrics) and health (/healthz, /readyz). Default: nowhere
 # but on the control socket.
 metrics: 127.0.0.1:9473
+
+# On physical networks (join underlay): how soon an address that a stranger had is asked for again,
+# and the switch's port measured again.
+probeAgainSeconds: 60
 ";
 
+fn probe_again() -> NonZeroU16 {
+    const { NonZeroU16::new(60).expect("60 is not 0") }
+}
 fn run_dir() -> PathBuf {
     "/run/weft".into()
 }
@@ -113,6 +124,9 @@ impl Config {
         })
     }
 
+    pub fn probe_again(&self) -> Duration {
+        Duration::from_secs(self.probe_again_seconds.get().into())
+    }
     pub fn cni_socket(&self) -> PathBuf {
         self.run_dir.join("cni.sock")
     }

@@ -12,7 +12,7 @@ use weft_core::{
     name::NetworkName,
 };
 
-use super::{Agent, POISONED, Serving};
+use super::{Agent, POISONED, Serving, strangers};
 
 /// How long ADD waits for what is on its way: the first view, a block, an address being freed.
 const WAIT_MAX: Duration = Duration::from_secs(10);
@@ -136,6 +136,7 @@ pub(super) fn lease(
     let ranges = serving.networks.get(name).map(|here| here.network.ranges.clone());
     let families: Vec<bool> =
         ranges.unwrap_or_default().iter().map(|range| range.addr().is_ipv4()).collect();
+    let shared = strangers::ahead(agent, call, name, &families)?;
     let mut last = None;
     let mut ask = || {
         let leased = agent.ledger().lease(name, &families, &call.ips);
@@ -144,7 +145,11 @@ pub(super) fn lease(
             Err(NoAddress::Taken(addr)) if !being_freed(agent, addr) => {
                 Some(Err(NoAddress::Taken(addr)))
             }
-            Err(no @ (NoAddress::Elsewhere { .. } | NoAddress::Reserved(_))) => Some(Err(no)),
+            Err(
+                no @ (NoAddress::Elsewhere { .. }
+                | NoAddress::Reserved(_)
+                | NoAddress::Stranger { .. }),
+            ) => Some(Err(no)),
             Err(no) => {
                 if let NoAddress::Exhausted { ipv4, .. } = no {
                     agent.hungry.lock().expect(POISONED).insert(name.clone(), ipv4);
@@ -161,6 +166,10 @@ pub(super) fn lease(
         leased = wait_for(agent, WAIT_MAX, &mut ask);
     }
     agent.hungry.lock().expect(POISONED).remove(name);
+    if shared {
+        // What was taken from the shelf is replaced.
+        agent.strangers.ring();
+    }
     let failed = match leased {
         Some(Ok(addrs)) => return Ok(addrs),
         Some(Err(no)) => (Code::InvalidConfig, no.to_string()),
@@ -194,7 +203,11 @@ pub(super) fn wait<T>(agent: &Agent, ask: impl FnMut() -> Option<T>) -> Option<T
     wait_for(agent, WAIT_MAX, ask)
 }
 
-fn wait_for<T>(agent: &Agent, longest: Duration, mut ask: impl FnMut() -> Option<T>) -> Option<T> {
+pub(super) fn wait_for<T>(
+    agent: &Agent,
+    longest: Duration,
+    mut ask: impl FnMut() -> Option<T>,
+) -> Option<T> {
     let end = Instant::now() + longest;
     loop {
         let seen = *agent.progress.0.lock().expect(POISONED);

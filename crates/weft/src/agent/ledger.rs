@@ -7,6 +7,7 @@ use std::{
     io::{self, Write},
     net::IpAddr,
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 use ipnet::IpNet;
@@ -29,6 +30,10 @@ pub struct Ledger {
     dir: PathBuf,
     attachments: BTreeMap<AttachmentId, Attachment>,
     pools: BTreeMap<NetworkName, Pool>,
+    /// The pools' clock begins here.
+    began: Instant,
+    /// Addresses of shared networks that were given before it was known that nobody has them.
+    unprobed: u64,
     /// Records that this version can't read: kept, and said.
     unread: BTreeMap<PathBuf, String>,
 }
@@ -42,6 +47,8 @@ impl Ledger {
             dir: dir.clone(),
             attachments: BTreeMap::new(),
             pools: BTreeMap::new(),
+            began: Instant::now(),
+            unprobed: 0,
             unread: BTreeMap::new(),
         };
         for entry in fs::read_dir(&dir).map_err(failed)? {
@@ -88,6 +95,21 @@ impl Ledger {
         self.pools.iter()
     }
 
+    /// A network's addresses, and what time it is for them.
+    pub fn pool(&mut self, network: &NetworkName) -> Option<(&mut Pool, Duration)> {
+        let now = self.began.elapsed();
+        self.pools.get_mut(network).map(|pool| (pool, now))
+    }
+    pub fn now(&self) -> Duration {
+        self.began.elapsed()
+    }
+    pub fn note_unprobed(&mut self) {
+        self.unprobed += 1;
+    }
+    pub fn unprobed(&self) -> u64 {
+        self.unprobed
+    }
+
     pub fn set_blocks(&mut self, network: &NetworkName, blocks: &[IpNet], reserve: &Reserve) {
         self.pools.entry(network.clone()).or_default().set_blocks(blocks, reserve);
     }
@@ -111,7 +133,10 @@ impl Ledger {
         families: &[bool],
         asked: &[IpAddr],
     ) -> Result<Vec<IpAddr>, NoAddress> {
+        let now = self.began.elapsed();
         let pool = self.pools.entry(network.clone()).or_default();
+        let shared = pool.is_shared();
+        let mut unprobed = 0;
         let mut leased = Vec::new();
         let mut one = |lease: &mut dyn FnMut(&mut Pool) -> Result<IpAddr, NoAddress>| {
             lease(pool).map(|addr| leased.push(addr)).inspect_err(|_| {
@@ -123,8 +148,13 @@ impl Ledger {
         }
         let unasked = families.iter().filter(|v4| !asked.iter().any(|a| a.is_ipv4() == **v4));
         for ipv4 in unasked {
-            one(&mut |pool| pool.lease(*ipv4))?;
+            one(&mut |pool| {
+                let (addr, known) = pool.lease_best(*ipv4, now)?;
+                unprobed += u64::from(shared && !known);
+                Ok(addr)
+            })?;
         }
+        self.unprobed += unprobed;
         Ok(leased)
     }
 

@@ -44,7 +44,8 @@ pub(super) fn bring_up(
         refused("make the pod's link", why)
     })?;
     fault::point("add.after-birth");
-    if let Some(refusal) = dress(agent, pod, ground, &birth, there).into_iter().next() {
+    let dress = || dress(agent, pod, ground, &birth, there);
+    if let Some(refusal) = children::dressed(&birth, dress) {
         return Err(refused("set the pod's link up", refusal.to_string()));
     }
     let inside = there

@@ -22,6 +22,8 @@ mod publish;
 mod reap;
 mod serve;
 mod sight;
+mod strangers;
+mod switch;
 mod sysctls;
 mod underlay;
 mod uninstall;
@@ -89,6 +91,10 @@ pub struct Agent {
     busy: Mutex<BTreeSet<AttachmentId>>,
     /// Of networks that are joined in a multicast group: who was heard there.
     hearings: Mutex<BTreeMap<NetworkName, hear::Hearing>>,
+    /// Whoever else has addresses on networks that pods share with him.
+    strangers: strangers::Bell,
+    /// How many MAC addresses physical switches admit.
+    switches: switch::Switches,
     pub counters: Counters,
 }
 
@@ -209,6 +215,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
         .context("start the asynchronous runtime")?;
     let store = runtime.block_on(Store::open(&config.store)).context("open the store")?;
     let view = cache::view(&config.cache_dir);
+    let (strangers, rung) = strangers::Bell::hang().context("make a pair of sockets")?;
     let (announcer, heard) = std::sync::mpsc::channel();
     let agent = Arc::new(Agent {
         node,
@@ -231,6 +238,8 @@ pub fn run(config: Config) -> anyhow::Result<()> {
         announcer,
         busy: Mutex::default(),
         hearings: Mutex::default(),
+        strangers,
+        switches: switch::Switches::default(),
         counters: Counters::default(),
         config,
     });
@@ -242,6 +251,8 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     reap::spawn(&agent)?;
     hear::spawn(&agent)?;
     announce::spawn(heard)?;
+    strangers::spawn(&agent, rung)?;
+    switch::spawn(&agent)?;
     serve::spawn(&agent)?;
     crate::control::spawn(&agent, &runtime)?;
     runtime.block_on(ended());

@@ -141,6 +141,8 @@ fn turn(agent: &Agent, memory: &mut Memory, why: Reasons) -> bool {
     let all_well = serving.converged && !to_retry && memory.waiting.is_empty();
     agent.set_serving(serving);
     agent.tell_residents();
+    agent.strangers.ring();
+    agent.switches.look(why);
     all_well
 }
 

@@ -20,6 +20,7 @@ use super::{
     lease::{Lease, Turn, lease, network, not_served, serving, wait},
     links::{bring_up, detach, inside},
     serve::Caller,
+    switch,
     wake::Reasons,
 };
 
@@ -409,6 +410,7 @@ fn status(agent: &Agent, call: &Call) -> Result<(), CniError> {
     let parent = here.network.attach.kind().parent();
     if let (Some(parent), Some(name)) = (parent, name)
         && let Some(why) = children::lacking(agent, name, parent)
+            .or_else(|| switch::refuses(agent, here.network.attach.kind()))
     {
         return Err(unable(why));
     }

@@ -37,6 +37,9 @@ pub fn status(status: &Status) -> String {
         for (peer, why) in &network.unreachable {
             let _ = writeln!(out, "  no path to {peer}: {why}");
         }
+        if let Some(switch) = &network.switch {
+            let _ = writeln!(out, "  {switch}");
+        }
         if !network.withdrawing.is_empty() {
             let waiting: Vec<&str> =
                 network.waiting.iter().map(weft_core::name::NodeName::as_str).collect();

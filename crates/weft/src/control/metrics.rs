@@ -54,6 +54,33 @@ pub(super) async fn metrics(State(agent): State<Arc<Agent>>) -> String {
     drop(shown);
     let pods = agent.ledger().attachments().count() as u64;
     metric("weft_pods", "gauge", "Attachments of this node", &one(pods));
+    let (conflicts, ready) = (agent.conflicts().len() as u64, agent.ready().into_iter());
+    let ready: Vec<_> =
+        ready.map(|(name, n)| (format!("{{network=\"{name}\"}}"), n as u64)).collect();
+    metric(
+        "weft_address_conflicts",
+        "gauge",
+        "Addresses of pods' networks that strangers have",
+        &one(conflicts),
+    );
+    metric(
+        "weft_addresses_ready",
+        "gauge",
+        "Addresses that were asked for and are nobody's, ready to be given",
+        &ready,
+    );
+    metric(
+        "weft_addresses_unprobed_total",
+        "counter",
+        "Addresses given before it was known that nobody has them",
+        &one(agent.ledger().unprobed()),
+    );
+    metric(
+        "weft_switches_of_one_mac",
+        "gauge",
+        "Networks whose switch admits no MAC address of a pod",
+        &one(agent.unheard_macs().len() as u64),
+    );
     let calls = [
         ("{verb=\"add\"}".to_owned(), count(&counters.adds)),
         ("{verb=\"del\"}".to_owned(), count(&counters.dels)),

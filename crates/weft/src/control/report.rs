@@ -63,6 +63,9 @@ pub struct NetworkStatus {
     /// Ways withdrawn, held until the peers named in `waiting` have acknowledged.
     pub withdrawing: Vec<String>,
     pub waiting: Vec<NodeName>,
+    /// What is known of the physical switch, where pods have MAC addresses of their own on it.
+    #[serde(default)]
+    pub switch: Option<String>,
 }
 
 fn ways(receives: &[Receive]) -> Vec<String> {
@@ -90,6 +93,7 @@ pub fn status(agent: &Agent) -> Status {
             unreachable: unreachable.collect(),
             withdrawing: ways(&here.stage.part.withdrawing),
             waiting: here.stage.waiting.clone(),
+            switch: agent.switch(here.network.attach.kind()),
         };
         (name.clone(), status)
     });
@@ -98,7 +102,14 @@ pub fn status(agent: &Agent) -> Status {
         node: agent.node.clone(),
         version: env!("CARGO_PKG_VERSION").into(),
         converged: serving.converged,
-        problems: serving.problems.iter().cloned().chain(agent.unheard()).collect(),
+        problems: serving
+            .problems
+            .iter()
+            .cloned()
+            .chain(agent.unheard())
+            .chain(agent.unheard_macs())
+            .chain(agent.conflicts())
+            .collect(),
         store: StoreStatus {
             synced: shown.synced,
             away: shown.away.clone(),

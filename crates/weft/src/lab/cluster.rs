@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use weft_linux::Netns;
 
 use super::{
-    Families, Node, Pod, Topology, Wire,
+    Families, Node, Pod, Switch, Topology, Wire,
     wire::{LAN4, LAN6},
 };
 
@@ -21,6 +21,8 @@ pub struct Plan {
     pub underlay: Families,
     /// Every node has a second NIC, `eth1`, on a switch of its own.
     pub lan: bool,
+    /// What that switch takes in.
+    pub switch: Switch,
     pub dir: PathBuf,
     /// Environment of the agents.
     pub env: Vec<(String, String)>,
@@ -35,6 +37,7 @@ impl Default for Plan {
             families: Families::Dual,
             underlay: Families::Dual,
             lan: false,
+            switch: Switch::Any,
             dir: super::DIR.into(),
             env: Vec::new(),
         }
@@ -62,7 +65,7 @@ impl Cluster {
         for name in ["weft", "weft-cni"] {
             symlink(program, bin.join(name)).with_context(|| format!("link {name}"))?;
         }
-        let wire = Wire::build(plan.topology, plan.lan)?;
+        let wire = Wire::build(plan.topology, plan.lan.then_some(plan.switch))?;
         let mut nodes = Vec::new();
         for n in 0..plan.nodes {
             let name = format!("node-{}", letter(n));

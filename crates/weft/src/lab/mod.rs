@@ -20,7 +20,7 @@ pub use cluster::{Cluster, Plan};
 pub use node::{Node, Pod};
 pub use probe::{Flow, FlowKind, Report, Responder, largest, reach, too_big};
 pub use shell::address;
-pub use wire::{LAN4, LAN6, Topology, WORLD4, Wire};
+pub use wire::{LAN4, LAN6, Switch, Topology, WORLD4, Wire};
 
 /// Where the lab keeps everything, inside its own `/run`.
 pub const DIR: &str = "/run/lab";
@@ -47,6 +47,9 @@ pub struct LabPlan {
     /// One L2 segment, or two with a router between
     #[arg(long, value_enum, default_value_t = Topology::Segment)]
     topology: Topology,
+    /// What the switch of the nodes' second NICs takes in by a port
+    #[arg(long, value_enum, default_value_t = Switch::Any)]
+    switch: Switch,
     /// Address families of the pods
     #[arg(long, value_enum, default_value_t = Families::Dual)]
     families: Families,
@@ -141,6 +144,7 @@ impl From<&LabPlan> for Plan {
             families: plan.families,
             underlay: plan.underlay,
             lan: true,
+            switch: plan.switch,
             dir: PathBuf::from(DIR),
             env: Vec::new(),
         }

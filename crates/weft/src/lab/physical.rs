@@ -5,7 +5,7 @@ use anyhow::ensure;
 use serde_json::{Value, json};
 
 use super::{
-    Cluster, Pod, Responder,
+    Cluster, Pod, Responder, Switch,
     guide::{clean, measure},
     probe::reach,
     show::Show,
@@ -23,6 +23,11 @@ pub fn run(cluster: &Cluster, show: &Show) -> anyhow::Result<Vec<Value>> {
         let attach = json!({"kind": "macvlan", "parent": "eth1", "mode": mode});
         cluster.apply(NETWORK, &cluster.lan_network(&attach))?;
         cluster.settled(NETWORK, "underlay")?;
+        if cluster.plan.switch == Switch::OneMac && mode != "passthru" {
+            refused(cluster, show)?;
+            clean(cluster, NETWORK)?;
+            continue;
+        }
         let pods = match mode {
             "passthru" => cluster.add_pods_of(1, NETWORK, "")?,
             _ => cluster.add_pods(NETWORK, "")?,
@@ -41,7 +46,60 @@ pub fn run(cluster: &Cluster, show: &Show) -> anyhow::Result<Vec<Value>> {
         clean(cluster, NETWORK)?;
         show.step("   pods and network deleted; every node's plan is empty, no link is left");
     }
+    if cluster.plan.switch == Switch::Any {
+        one_mac(cluster, show)?;
+    }
     Ok(runs)
+}
+
+/// What clouds do: the switch admits one MAC address by a port.
+fn one_mac(cluster: &Cluster, show: &Show) -> anyhow::Result<()> {
+    show.step("\n== a switch that admits one MAC address by a port, as clouds' do");
+    let admit = |what: Switch| {
+        cluster.nodes.iter().try_for_each(|node| cluster.wire.admit(&node.netns, &node.name, what))
+    };
+    admit(Switch::OneMac)?;
+    let attach = json!({"kind": "macvlan", "parent": "eth1"});
+    cluster.apply(NETWORK, &cluster.lan_network(&attach))?;
+    cluster.settled(NETWORK, "underlay")?;
+    refused(cluster, show)?;
+    admit(Switch::Any)?;
+    for node in &cluster.nodes {
+        node.wait_until("measured anew", |node| {
+            // A call that is refused has it measured.
+            let pod = node.add_pod(&format!("{}-late", node.name), NETWORK);
+            if pod.is_err() {
+                unbind(&format!("{}-late", node.name));
+            }
+            pod.and_then(|pod| node.delete_pod(pod)).map(|()| true)
+        })?;
+    }
+    show.step("   the ports opened: measured anew, and pods attach");
+    clean(cluster, NETWORK)
+}
+
+/// Every node says what its switch does, and no pod is sent where nobody would hear it.
+fn refused(cluster: &Cluster, show: &Show) -> anyhow::Result<()> {
+    for node in &cluster.nodes {
+        node.wait_until("knowing its switch", |node| {
+            Ok(node.status()?["problems"].to_string().contains("admits only the NIC's own"))
+        })?;
+        let pod = node.add_pod("unheard", NETWORK);
+        unbind("unheard");
+        let Err(why) = pod else { anyhow::bail!("{} took a pod that nobody hears", node.name) };
+        ensure!(why.to_string().contains("admits only the NIC's own"), "refused otherwise: {why}");
+    }
+    let status = cluster.nodes[0].status()?;
+    let why = status["networks"][NETWORK]["switch"].as_str().unwrap_or_default();
+    show.step(&format!("   macvlan is refused on every node: {why}"));
+    Ok(())
+}
+
+/// Takes away the file of a namespace whose pod was refused.
+fn unbind(name: &str) {
+    let path = std::path::Path::new("/run/netns").join(name);
+    let _ = nix::mount::umount2(&path, nix::mount::MntFlags::MNT_DETACH);
+    let _ = std::fs::remove_file(&path);
 }
 
 /// Who of one node meets, and what the switch has to do with it.
@@ -49,9 +107,7 @@ fn siblings(cluster: &Cluster, show: &Show, pods: &[Pod], mode: &str) -> anyhow:
     let node = &cluster.nodes[0];
     if mode == "passthru" {
         let second = node.add_pod("second", NETWORK);
-        let path = "/run/netns/second";
-        let _ = nix::mount::umount2(path, nix::mount::MntFlags::MNT_DETACH);
-        let _ = std::fs::remove_file(path);
+        unbind("second");
         let Err(why) = second else { anyhow::bail!("passthru took a second pod") };
         let why = why.to_string();
         let told = why.contains("whole to one pod");

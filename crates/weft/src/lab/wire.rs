@@ -6,7 +6,8 @@ use std::net::IpAddr;
 use anyhow::Context;
 use clap::ValueEnum;
 use ipnet::IpNet;
-use weft_linux::{Netns, rig};
+use weft_core::name::IfName;
+use weft_linux::{Kernel, Netns, rig};
 
 use super::Families;
 
@@ -18,6 +19,16 @@ pub enum Topology {
     Routed,
 }
 
+/// What the switch of the nodes' second NICs takes in by a node's port
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Switch {
+    /// Any MAC address
+    #[default]
+    Any,
+    /// The NIC's own alone, as clouds do
+    OneMac,
+}
+
 pub const MTU: u32 = 1500;
 
 /// The switches, and the host that is everybody's way out.
@@ -25,6 +36,7 @@ pub struct Wire {
     switches: Vec<Netns>,
     /// The switch of the nodes' second NICs, where there are any.
     lan: Option<Netns>,
+    admits: Switch,
     /// Router between the segments, and a host with an address of its own, 203.0.113.1.
     pub world: Netns,
     topology: Topology,
@@ -75,7 +87,7 @@ fn second(world: &Netns) -> anyhow::Result<Netns> {
 }
 
 impl Wire {
-    pub fn build(topology: Topology, lan: bool) -> anyhow::Result<Self> {
+    pub fn build(topology: Topology, lan: Option<Switch>) -> anyhow::Result<Self> {
         let world = Netns::create()?;
         no_dad(&world)?;
         world.run(|| rig::up_here("lo"))??;
@@ -95,8 +107,9 @@ impl Wire {
         }
         rig::addr(&world, "lo", net(&format!("{WORLD4}/32"))?)?;
         rig::addr(&world, "lo", net("2001:db8:ffff::1/128")?)?;
-        let lan = lan.then(|| second(&world)).transpose()?;
-        Ok(Self { switches, lan, world, topology })
+        let admits = lan.unwrap_or_default();
+        let lan = lan.map(|_| second(&world)).transpose()?;
+        Ok(Self { switches, lan, admits, world, topology })
     }
 
     /// Where the `n`-th of `all` nodes stands.
@@ -136,7 +149,15 @@ impl Wire {
     pub fn plug_second(&self, node: &Netns, name: &str) -> anyhow::Result<()> {
         let Some(switch) = &self.lan else { return Ok(()) };
         rig::pair(node, "eth1", switch, name, MTU)?;
-        Ok(rig::port(switch, name, "br0")?)
+        rig::port(switch, name, "br0")?;
+        self.admit(node, name, self.admits)
+    }
+
+    /// What the second switch takes in by a node's port, from now on.
+    pub fn admit(&self, node: &Netns, name: &str, admits: Switch) -> anyhow::Result<()> {
+        let nic = Kernel::of(node)?.link(&IfName::new("eth1"))?.context("a node without eth1")?;
+        let only = (admits == Switch::OneMac).then_some(nic.mac);
+        Ok(rig::admit(self.lan()?, name, only)?)
     }
 
     /// The second switch.

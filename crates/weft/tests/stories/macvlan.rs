@@ -737,3 +737,31 @@ fn what_a_router_advertises_is_not_taken_by_pods_of_either_family() {
         nothing_left(node);
     }
 }
+
+#[test]
+fn a_link_with_the_same_mac_address_that_is_just_going_is_waited_for() {
+    let site = on_lan(&lan(1), "bridge");
+    let node = &site.nodes[0];
+    let theirs = "ip link add theirs address 02:00:00:00:00:07 link eth1 type macvlan mode bridge
+                  ip link set theirs up";
+    sh(&node.netns, theirs);
+    let (netns, path) = namespace("a1");
+    let mut config = node.cni_config("net");
+    config["runtimeConfig"] = json!({"mac": "02:00:00:00:00:07"});
+    let (exit, answer) = node.cni("ADD", "a1", &path, &config, &[]).unwrap();
+    assert_eq!((exit, &answer["code"]), (1, &json!(101)), "{answer}");
+    let says = "another link on eth1 has the MAC address 02:00:00:00:00:07";
+    assert!(answer["details"].to_string().contains(says), "{answer}");
+    let (exit, answer) = std::thread::scope(|scope| {
+        let adding = scope.spawn(|| node.cni("ADD", "a1", &path, &config, &[]).unwrap());
+        until("born", || sh(&netns, "ip -o link").contains("eth0@"));
+        sh(&node.netns, "ip link del theirs");
+        adding.join().unwrap()
+    });
+    assert_eq!(exit, 0, "{answer}");
+    assert_eq!(mac(&netns, "eth0"), "02:00:00:00:00:07");
+    assert!(sh(&netns, "ip -o route").contains("default via 10.77.0.1"), "whole");
+    assert_eq!(node.cni("DEL", "a1", &path, &config, &[]).unwrap().0, 0);
+    forget(&path);
+    nothing_left(node);
+}

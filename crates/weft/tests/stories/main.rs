@@ -21,6 +21,7 @@ mod services;
 mod store;
 mod story;
 mod strangers;
+mod strangers_lan;
 mod trust;
 mod underlay;
 mod vlan;

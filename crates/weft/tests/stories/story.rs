@@ -12,8 +12,8 @@ pub use std::{
 pub use nix::sys::signal::Signal;
 pub use serde_json::{Value, json};
 pub use weft::lab::{
-    Cluster, Families, Flow, FlowKind, Node, Plan, Pod, Report, Responder, Topology, largest,
-    reach, too_big,
+    Cluster, Families, Flow, FlowKind, Node, Plan, Pod, Report, Responder, Switch, Topology,
+    largest, reach, too_big,
 };
 pub use weft_linux::{Netns, rig};
 

@@ -1,10 +1,14 @@
 //! The physical network itself: pods stand on it beside the nodes, as their NIC's children. No
 //! path leads to a peer, nothing is held; what the network has besides is said here.
 
+mod switch;
+
 use std::{fmt, net::IpAddr, str::FromStr};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+
+pub use switch::{Switch, TRIES, Try};
 
 use super::{Joining, Receive, Receiver, Way};
 
