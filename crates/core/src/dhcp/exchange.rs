@@ -93,9 +93,15 @@ impl Exchange {
         }
     }
 
+    pub fn purpose(&self) -> &Purpose {
+        &self.purpose
+    }
+
+    fn longest(&self) -> Duration {
+        if matches!(self.purpose, Purpose::Keep(_)) { KEEP_MAX } else { OBTAIN_MAX }
+    }
     fn end(&self) -> Duration {
-        let longest = if matches!(self.purpose, Purpose::Keep(_)) { KEEP_MAX } else { OBTAIN_MAX };
-        self.start + longest
+        self.start + self.longest()
     }
 
     /// What to do now. `dice` is any number, so that pods that start together do not go on so.
@@ -118,7 +124,7 @@ impl Exchange {
             State::Requesting(terms) => Ask::Select { addr: terms.addr, server: terms.server },
             State::Keeping(ask) => *ask,
         };
-        let secs = u16::try_from((now - self.start).as_secs()).unwrap_or(u16::MAX);
+        let secs = u16::try_from(now.saturating_sub(self.start).as_secs()).unwrap_or(u16::MAX);
         Step::Send(self.client.say(&ask, self.xid, secs), ask.to())
     }
 
@@ -141,7 +147,7 @@ impl Exchange {
             (State::Selecting, Answer::Offer(terms)) => self.offered(terms, now),
             (State::Requesting(asked), Answer::Ack(terms)) => {
                 let same = (asked.addr, asked.server) == (terms.addr, terms.server);
-                same.then(|| News::Leased(terms, self.asked.as_secs()))
+                same.then_some(News::Leased(terms, self.asked.as_secs()))
             }
             (State::Requesting(asked), Answer::Nak { server, text }) => {
                 if server != Some(asked.server) {
@@ -202,7 +208,7 @@ impl Exchange {
     }
 
     fn outcome(&self) -> String {
-        let longest = (self.end() - self.start).as_secs();
+        let longest = self.longest().as_secs();
         let silence = match &self.state {
             State::Selecting if !self.remarks.is_empty() => None,
             State::Selecting => Some(format!("no DHCP server answered within {longest} s")),

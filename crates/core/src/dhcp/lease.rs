@@ -80,7 +80,7 @@ impl Lease {
         let limits = [Some(self.after(self.terms.t2)), self.end()];
         let limit = limits.into_iter().flatten().find(|limit| *limit > now && !self.is_lost());
         match limit {
-            Some(limit) => (now + pause.max((limit - now) / 2)).min(limit),
+            Some(limit) => (now + pause.max(limit.saturating_sub(now) / 2)).min(limit),
             None => now + pause,
         }
     }

@@ -9,14 +9,15 @@ use anyhow::Context;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use weft_core::{
-    attachment::{AttachmentId, Phase},
+    attachment::{Attachment, AttachmentId, Phase},
+    dhcp::{Standing, Terms},
     join::Receive,
     name::{IfName, Mac, NetworkName, NodeName},
     network::Network,
     paths::PeerChoice,
 };
 
-use crate::agent::{Agent, NetworkHere};
+use crate::agent::{Agent, NetworkHere, left};
 
 #[derive(Serialize, Deserialize)]
 pub struct Status {
@@ -55,6 +56,8 @@ pub struct NetworkStatus {
     pub attach: String,
     pub join: String,
     pub blocks: Vec<IpNet>,
+    /// Of pods whose addresses a DHCP server gives; nothing in other networks.
+    pub leases: Option<Vec<LeaseStatus>>,
     pub mtu: u16,
     pub peers: usize,
     /// Peers to which there is no path, with the reasons.
@@ -62,6 +65,32 @@ pub struct NetworkStatus {
     /// Ways withdrawn, held until the peers named in `waiting` have acknowledged.
     pub withdrawing: Vec<String>,
     pub waiting: Vec<NodeName>,
+}
+
+/// What a DHCP server has given a pod.
+#[derive(Serialize, Deserialize)]
+pub struct LeaseStatus {
+    pub pod: String,
+    #[serde(flatten)]
+    pub terms: Terms,
+    pub standing: Standing,
+    /// Seconds until it ends; none, of one for ever.
+    pub left: Option<u64>,
+}
+
+fn lease(pod: &Attachment) -> Option<LeaseStatus> {
+    let lease = pod.lease.as_ref()?;
+    Some(LeaseStatus {
+        pod: pod.label(),
+        terms: lease.terms,
+        standing: lease.standing.clone(),
+        left: left(lease).map(|left| left.as_secs()),
+    })
+}
+
+fn leases(agent: &Agent, name: &NetworkName) -> Vec<LeaseStatus> {
+    let ledger = agent.ledger();
+    ledger.attachments().filter(|pod| pod.network == *name).filter_map(lease).collect()
 }
 
 fn ways(receives: &[Receive]) -> Vec<String> {
@@ -84,6 +113,7 @@ pub fn status(agent: &Agent) -> Status {
             attach: here.network.attach.kind().described(),
             join: here.network.join.to_string(),
             blocks: here.blocks.clone(),
+            leases: here.network.by_dhcp().then(|| leases(agent, name)),
             mtu: here.stage.send.get(),
             peers: here.stage.choices.len(),
             unreachable: unreachable.collect(),
@@ -97,7 +127,13 @@ pub fn status(agent: &Agent) -> Status {
         node: agent.node.clone(),
         version: env!("CARGO_PKG_VERSION").into(),
         converged: serving.converged,
-        problems: serving.problems.iter().cloned().chain(agent.unheard()).collect(),
+        problems: serving
+            .problems
+            .iter()
+            .cloned()
+            .chain(agent.unheard())
+            .chain(agent.leases_in_danger())
+            .collect(),
         store: StoreStatus {
             synced: shown.synced,
             away: shown.away.clone(),
@@ -141,6 +177,7 @@ pub struct Pod {
     pub parent: Option<IfName>,
     pub mac: Mac,
     pub addrs: Vec<std::net::IpAddr>,
+    pub lease: Option<LeaseStatus>,
     pub phase: Phase,
     pub netns: String,
 }
@@ -158,6 +195,7 @@ pub fn pods(agent: &Agent) -> Vec<Pod> {
             parent: pod.attach.kind().parent().cloned(),
             mac: pod.mac,
             addrs: pod.addrs.clone(),
+            lease: lease(pod),
             phase: pod.phase,
             netns: pod.netns.clone(),
         })

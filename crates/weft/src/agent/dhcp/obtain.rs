@@ -1,0 +1,195 @@
+//! ADD's part: the pod's link is up without an address, and its network is asked for one.
+
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    sync::RwLockReadGuard,
+    time::Duration,
+};
+
+use ipnet::IpNet;
+use weft_core::{
+    attachment::{Attachment, Phase},
+    cni::{Call, CniError, Code},
+    dhcp::{Exchange, Lease, News, Purpose, Standing, Step, Terms},
+    name::Mac,
+    network::Network,
+};
+use weft_linux::{DhcpSocket, Kernel, random, since_boot};
+
+use super::{
+    super::{Agent, POISONED, fault, pods::awaited, serve::Caller},
+    client,
+};
+
+/// How soon it is noticed that nobody waits for the answer any more.
+const GLANCE: Duration = Duration::from_millis(100);
+const EVERYBODY: Mac = Mac([0xff; 6]);
+
+/// One of the pods that wait for an address. The loop leaves them alone.
+struct Asking<'a> {
+    agent: &'a Agent,
+    pod: &'a Attachment,
+}
+impl<'a> Asking<'a> {
+    fn begin(agent: &'a Agent, pod: &'a Attachment) -> Self {
+        agent.leases.asking.lock().expect(POISONED).insert(pod.id.clone());
+        // What was said of an earlier pod of the name is over.
+        agent.leases.released.lock().expect(POISONED).remove(&pod.id);
+        Self { agent, pod }
+    }
+}
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        self.agent.leases.asking.lock().expect(POISONED).remove(&self.pod.id);
+    }
+}
+
+/// Has the pod leased an address. That takes as long as the network does: meanwhile the gate is open
+/// for the loop, and it is held again whatever comes of it.
+pub(in crate::agent) fn obtain<'a>(
+    agent: &'a Agent,
+    gate: &mut Option<RwLockReadGuard<'a, ()>>,
+    (pod, network): (&Attachment, &Network),
+    (call, caller): (&Call, &Caller<'_>),
+    there: &Kernel,
+) -> Result<Attachment, CniError> {
+    let _asking = Asking::begin(agent, pod);
+    *gate = None;
+    let leased = lease(agent, (pod, network), (call, caller), there);
+    *gate = Some(agent.gate.read().expect(POISONED));
+    leased
+}
+
+fn lease(
+    agent: &Agent,
+    (pod, network): (&Attachment, &Network),
+    (call, caller): (&Call, &Caller<'_>),
+    there: &Kernel,
+) -> Result<Attachment, CniError> {
+    let unserved = |why: String| {
+        CniError::new(
+            Code::TryAgainLater,
+            "no address for the pod",
+            format!("network {}: {why}", pod.network),
+        )
+    };
+    let dev = &pod.id.ifname;
+    let failed = |error: std::io::Error| unserved(format!("ask its DHCP server by {dev}: {error}"));
+    let want = wanted(call)?;
+    let Some(IpNet::V4(range)) = network.ranges.iter().find(|range| range.addr().is_ipv4()) else {
+        return Err(unserved("it has no IPv4 range".into()));
+    };
+    let socket = there.dhcp_socket(dev).map_err(failed)?;
+    let socket = Closing { agent, socket: Some(socket) };
+    let xid = random().map_err(failed)?;
+    let mut exchange = Exchange::new(client(pod), *range, Purpose::Obtain(want), xid, since_boot());
+    let mut pod = pod.clone();
+    loop {
+        awaited(caller)?;
+        let now = since_boot();
+        let until = match exchange.step(now, random().map_err(failed)?) {
+            Step::Send(packet, _) => {
+                socket.open().send(&packet, EVERYBODY).map_err(failed)?;
+                continue;
+            }
+            Step::Over(why) => return Err(unserved(unanswered(&pod, &why))),
+            Step::Wait(until) => until,
+        };
+        let longest = until.saturating_sub(now).min(GLANCE);
+        DhcpSocket::wait([socket.open()], longest).map_err(failed)?;
+        let Some((packet, via)) = socket.open().receive().map_err(failed)? else { continue };
+        match exchange.hear(&packet, since_boot()) {
+            Some(News::Offered(terms)) => {
+                anothers(agent, &pod, &terms).map_err(unserved)?;
+                let since = since_boot().as_secs();
+                pod.lease = Some(Lease { terms, since, via, standing: Standing::Offered });
+                // Known before it is asked for: it is given back, whatever becomes of us.
+                record(agent, &pod)?;
+                fault::point("add.after-offer");
+            }
+            Some(News::Leased(terms, since)) => {
+                fault::point("add.after-ack");
+                pod.lease = Some(Lease { terms, since, via, standing: Standing::Held });
+                pod.addrs = vec![terms.addr.into()];
+                pod.default_route &= terms.router.is_some();
+                record(agent, &pod)?;
+                fault::point("add.after-lease");
+                return Ok(pod);
+            }
+            Some(News::Refused(why)) => return Err(unserved(why)),
+            None => {}
+        }
+    }
+}
+
+fn unanswered(pod: &Attachment, why: &str) -> String {
+    let parent = pod.attach.kind().parent();
+    let on = parent.map_or_else(String::new, |parent| format!(" on the network of {parent}"));
+    format!(
+        "{why}{on}; look with `tcpdump -eni {} port 67 or port 68`, and whether the switch lets {} \
+         through",
+        parent.map_or("any", |parent| parent.as_str()),
+        pod.mac
+    )
+}
+
+/// The address that the caller asks for by name.
+fn wanted(call: &Call) -> Result<Option<Ipv4Addr>, CniError> {
+    let mut wanted = None;
+    for addr in &call.ips {
+        match (addr, wanted) {
+            (IpAddr::V4(addr), None) => wanted = Some(*addr),
+            _ => {
+                return Err(CniError::new(
+                    Code::InvalidConfig,
+                    "no address for the pod",
+                    format!("{addr} is asked for: a DHCP server gives one IPv4 address a pod"),
+                ));
+            }
+        }
+    }
+    Ok(wanted)
+}
+
+/// An address that another pod has already is no offer for this one: such a server goes by the MAC
+/// address, which pods may share.
+fn anothers(agent: &Agent, pod: &Attachment, terms: &Terms) -> Result<(), String> {
+    let ledger = agent.ledger();
+    let has = |other: &&Attachment| {
+        other.id != pod.id
+            && other.network == pod.network
+            && other.phase != Phase::Doomed
+            && other.lease_of(terms.addr.into()).is_some()
+    };
+    let Some(other) = ledger.attachments().find(has) else { return Ok(()) };
+    Err(format!(
+        "server {} offers {}, which pod {} has: it must tell clients apart by their identifier \
+         (RFC 4361), not by their MAC address",
+        terms.server,
+        terms.addr,
+        other.label()
+    ))
+}
+
+fn record(agent: &Agent, pod: &Attachment) -> Result<(), CniError> {
+    let written = agent.ledger().record(pod.clone());
+    written.map_err(|error| CniError::new(Code::Io, "write the ledger", error.to_string()))
+}
+
+/// A socket that another closes: that waits for the kernel.
+struct Closing<'a> {
+    agent: &'a Agent,
+    socket: Option<DhcpSocket>,
+}
+impl Closing<'_> {
+    fn open(&self) -> &DhcpSocket {
+        self.socket.as_ref().expect("taken out only as this ends")
+    }
+}
+impl Drop for Closing<'_> {
+    fn drop(&mut self) {
+        if let Some(socket) = self.socket.take() {
+            self.agent.leases.close(socket);
+        }
+    }
+}
