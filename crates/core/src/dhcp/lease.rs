@@ -67,10 +67,10 @@ impl Lease {
             return Due::Now(Purpose::Regain(addr));
         }
         match () {
+            () if now >= end => Due::Expired,
             () if now < self.after(t1) => Due::Not(self.after(t1)),
             () if now < self.after(t2) => Due::Now(Purpose::Keep(Ask::Renew { addr, server })),
-            () if now < end => Due::Now(Purpose::Keep(Ask::Rebind { addr })),
-            () => Due::Expired,
+            () => Due::Now(Purpose::Keep(Ask::Rebind { addr })),
         }
     }
 
