@@ -344,7 +344,7 @@ fn exchange(purpose: Purpose, answers: &[(u64, Vec<u8>)]) -> Vec<String> {
     let mut answer = answers.next();
     let (mut now, mut log) = (START, Vec::new());
     loop {
-        let at = |now: Duration| (now - START).as_millis();
+        let at = |now: Duration| now.saturating_sub(START).as_millis();
         // The middle of the dice: neither sooner nor later.
         match exchange.step(now, 256) {
             Step::Send(packet, to) => {
@@ -469,16 +469,16 @@ fn a_lease_is_renewed_then_rebound_then_over() {
     let (held, addr, server) = (lease(Standing::Held, 120), ip(ADDR), ip(SERVER));
     let at = |seconds: u64| Duration::from_secs(1000 + seconds);
     for (now, due, again) in [
-        (0, Due::Not(at(60)), 52.5),
-        (59, Due::Not(at(60)), 82.0),
-        (60, Due::Now(Purpose::Keep(Ask::Renew { addr, server })), 82.5),
-        (100, Due::Now(Purpose::Keep(Ask::Renew { addr, server })), 105.0),
-        (105, Due::Now(Purpose::Keep(Ask::Rebind { addr })), 120.0),
-        (119, Due::Now(Purpose::Keep(Ask::Rebind { addr })), 120.0),
-        (120, Due::Expired, 135.0),
+        (0, Due::Not(at(60)), 52_500),
+        (59, Due::Not(at(60)), 82_000),
+        (60, Due::Now(Purpose::Keep(Ask::Renew { addr, server })), 82_500),
+        (100, Due::Now(Purpose::Keep(Ask::Renew { addr, server })), 105_000),
+        (105, Due::Now(Purpose::Keep(Ask::Rebind { addr })), 120_000),
+        (119, Due::Now(Purpose::Keep(Ask::Rebind { addr })), 120_000),
+        (120, Due::Expired, 135_000),
     ] {
         assert_eq!(held.due(at(now)), due, "{now}");
-        assert_eq!((held.again(at(now)) - at(0)).as_secs_f64(), again, "{now}");
+        assert_eq!(held.again(at(now)).saturating_sub(at(0)).as_millis(), again, "{now}");
     }
     let lost = lease(Standing::Lost("expired".into()), 120);
     assert_eq!(lost.due(at(1)), Due::Now(Purpose::Regain(addr)));

@@ -103,19 +103,25 @@ fn add(
     }
     // From here on a DEL finds it: it waits for its turn.
     awaited(caller)?;
-    agent
-        .ledger()
-        .set_phase(&id, Phase::Attached)
-        .map_err(|error| CniError::new(Code::Io, "write the ledger", error.to_string()))?;
-    fault::point("add.after-commit");
+    commit(agent, &id)?;
     born.committed();
-    agent.leases.keep();
-    agent.tell_residents();
     if first {
         // The others are told that there are pods here.
         agent.wake.ring(Reasons::OTHER);
     }
     Ok(result(&made.0, &ground, &made.1, call))
+}
+
+/// The pod is attached: from here on everybody has to do with it.
+fn commit(agent: &Agent, id: &AttachmentId) -> Result<(), CniError> {
+    agent
+        .ledger()
+        .set_phase(id, Phase::Attached)
+        .map_err(|error| CniError::new(Code::Io, "write the ledger", error.to_string()))?;
+    fault::point("add.after-commit");
+    agent.leases.keep();
+    agent.tell_residents();
+    Ok(())
 }
 
 /// What is done for a caller that is gone would never be undone: its DEL may have been served

@@ -359,25 +359,27 @@ fn dhcp_an_address_that_is_refused_is_taken_away_and_given_again() {
     nothing_left(node);
 }
 
-/// Makes the pods' leases older by so many seconds, while no agent runs.
-fn age(node: &Node, seconds: u64) {
+/// Has the pods' leases end so many seconds from now, or before; while no agent runs.
+fn shorten(node: &Node, left: i64) {
+    let uptime = fs::read_to_string("/proc/uptime").unwrap();
+    let now: i64 = uptime.split('.').next().unwrap().parse().unwrap();
+    // Of ten seconds, of which the server was to be asked in the second and in the third.
+    let terms = [("since", now + left - 10), ("time", 10), ("t1", 1), ("t2", 2)];
     for record in fs::read_dir(node.dir().join("attachments")).unwrap().flatten() {
         let mut pod: Value = serde_json::from_slice(&fs::read(record.path()).unwrap()).unwrap();
-        let since = pod["lease"]["since"].as_u64().unwrap();
-        pod["lease"]["since"] = json!(since.saturating_sub(seconds));
-        pod["lease"]["time"] = json!(1);
+        terms.iter().for_each(|(field, value)| pod["lease"][*field] = json!(value));
         fs::write(record.path(), pod.to_string()).unwrap();
     }
 }
 
 #[test]
-fn dhcp_a_lease_that_ran_out_while_no_agent_ran_is_asked_for_first() {
+fn dhcp_a_lease_that_ran_out_is_asked_for_again() {
     let (site, mut server) = served(1, "bridge");
     let node = &site.nodes[0];
     let pod = node.add_pod("a1", "net").unwrap();
     let had = addr(&pod);
     node.kill().unwrap();
-    age(node, 5);
+    shorten(node, -1);
     // Who asks so has no address yet, and is answered as such.
     let asked = server.said("broadcast response");
     node.start(&[]).unwrap();
@@ -392,7 +394,7 @@ fn dhcp_a_lease_that_ran_out_while_no_agent_ran_is_asked_for_first() {
     assert!(inside(&pod).contains(&had));
     // Nobody there to ask: it may not be used any more.
     node.kill().unwrap();
-    age(node, 5);
+    shorten(node, -1);
     server.end();
     node.start(&[]).unwrap();
     until("taken away", || !inside(&pod).contains(&had));
@@ -402,6 +404,22 @@ fn dhcp_a_lease_that_ran_out_while_no_agent_ran_is_asked_for_first() {
     .unwrap();
     server.serve("10.77.0.100,10.77.0.119", (3, 100));
     until("there again", || inside(&pod).contains(&had));
+    // It runs out while there is an agent, which asks everybody until then.
+    node.kill().unwrap();
+    shorten(node, 7);
+    server.end();
+    node.start(&[]).unwrap();
+    node.wait_until("in danger", |node| {
+        let said = node.status()?["problems"].to_string();
+        Ok(said.contains("is not renewed and ends in") && said.contains("no DHCP server answered"))
+    })
+    .unwrap();
+    assert!(inside(&pod).contains(&had), "it may be used until it ends");
+    until("taken away", || !inside(&pod).contains(&had));
+    assert!(problems(node).contains("its lease ran out: no DHCP server answered"));
+    server.serve("10.77.0.100,10.77.0.119", (3, 100));
+    until("there again", || inside(&pod).contains(&had));
+    passes(&pod, &site);
     node.delete_pod(pod).unwrap();
     nothing_left(node);
 }
@@ -536,5 +554,35 @@ fn dhcp_a_network_that_makes_no_sense_is_refused() {
     assert!(said.contains("make another network for addresses that are given by weft"), "{said}");
     put(network("bridge")).unwrap();
     node.delete_pod(pod).unwrap();
+    nothing_left(node);
+}
+
+#[test]
+fn dhcp_pods_have_their_leases_again_when_their_parent_is_back() {
+    let (site, server) = served(1, "private");
+    let node = &site.nodes[0];
+    // Many at once, one server: no two have an address.
+    let pods: Vec<Pod> = std::thread::scope(|scope| {
+        let adding: Vec<_> = (1..=8)
+            .map(|n| scope.spawn(move || node.add_pod(&format!("a{n}"), "net").unwrap()))
+            .collect();
+        adding.into_iter().map(|adding| adding.join().unwrap()).collect()
+    });
+    assert_eq!(leases(node).len(), 8);
+    assert_eq!(server.given().len(), 8);
+    sh(&node.netns, "ip link del eth1");
+    node.wait_until("saying it", |_| Ok(problems(node).contains("no device eth1"))).unwrap();
+    site.wire.plug_second(&node.netns, &node.name).unwrap();
+    for pod in &pods {
+        until("there again", || {
+            sh(&pod.netns, "ip -o link").contains("eth0@") && inside(pod).contains(&addr(pod))
+        });
+        passes(pod, &site);
+    }
+    let acks = server.said("DHCPACK");
+    until("all are renewed", || server.said("DHCPACK") >= acks + 8);
+    node.wait_until("quiet", |node| Ok(node.status()?["problems"] == json!([]))).unwrap();
+    site.delete_pods(pods).unwrap();
+    until("given back", || server.given().is_empty());
     nothing_left(node);
 }

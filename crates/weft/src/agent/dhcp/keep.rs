@@ -22,7 +22,7 @@ use super::{
         announce::announce,
         links::{inside, namespace},
     },
-    Told, client,
+    EVERYBODY, Told, client,
 };
 
 /// Leases that are renewed at once; the others wait a moment.
@@ -31,7 +31,6 @@ const AT_ONCE: usize = 64;
 const LOOK_ANEW: Duration = Duration::from_secs(30);
 /// How long what the thread is told may lie while answers are waited for.
 const GLANCE: Duration = Duration::from_millis(100);
-const EVERYBODY: Mac = Mac([0xff; 6]);
 
 #[derive(Default)]
 struct Keeper {
@@ -93,28 +92,18 @@ impl Keeper {
 
     /// Does what is due, and says when to come again.
     fn round(&mut self, agent: &Agent) -> Duration {
-        let leases: BTreeMap<AttachmentId, Lease> = {
-            let ledger = agent.ledger();
-            let attached = ledger.attachments().filter(|pod| pod.phase == Phase::Attached);
-            attached.filter_map(|pod| Some((pod.id.clone(), pod.lease.clone()?))).collect()
-        };
-        let (keep, gone) =
-            std::mem::take(&mut self.held).into_iter().partition(|(id, _)| leases.contains_key(id));
-        self.held = keep;
-        let gone: BTreeMap<AttachmentId, Held> = gone;
-        self.spent.extend(gone.into_values().filter_map(|held| held.exchange).map(|(_, s)| s));
-        agent.leases.hindered.lock().expect(POISONED).retain(|id, _| leases.contains_key(id));
+        let leases = leases(agent);
+        self.forget(agent, &leases);
         let mut busy = self.held.values().filter(|held| held.exchange.is_some()).count();
         let mut next = since_boot() + LOOK_ANEW;
         for (id, lease) in leases {
             let held = self.held.entry(id.clone()).or_default();
             if held.exchange.is_none() {
-                let due = held.due(agent, &id, &lease);
-                let room = busy < AT_ONCE;
-                let begun = due.and_then(|purpose| match room {
-                    true => held.begin(agent, &id, &lease, purpose),
-                    false => Err(since_boot() + GLANCE),
-                });
+                let begun = match held.due(agent, &id, &lease) {
+                    Ok(_) if busy >= AT_ONCE => Err(since_boot() + GLANCE),
+                    Ok(purpose) => held.begin(agent, &id, &lease, purpose),
+                    Err(later) => Err(later),
+                };
                 if let Err(later) = begun {
                     next = next.min(later);
                     continue;
@@ -125,6 +114,26 @@ impl Keeper {
         }
         next
     }
+
+    /// What was to be done for pods that are gone.
+    fn forget(&mut self, agent: &Agent, leases: &BTreeMap<AttachmentId, Lease>) {
+        let spent = &mut self.spent;
+        self.held.retain(|id, held| {
+            let stays = leases.contains_key(id);
+            if !stays {
+                spent.extend(held.exchange.take().map(|(_, socket)| socket));
+            }
+            stays
+        });
+        agent.leases.hindered.lock().expect(POISONED).retain(|id, _| leases.contains_key(id));
+    }
+}
+
+/// Of pods that stay.
+fn leases(agent: &Agent) -> BTreeMap<AttachmentId, Lease> {
+    let ledger = agent.ledger();
+    let attached = ledger.attachments().filter(|pod| pod.phase == Phase::Attached);
+    attached.filter_map(|pod| Some((pod.id.clone(), pod.lease.clone()?))).collect()
 }
 
 impl Held {

@@ -14,6 +14,7 @@ use std::{
 use weft_core::{
     attachment::{Attachment, AttachmentId, Phase},
     dhcp::{Client, Lease, Standing},
+    name::Mac,
 };
 use weft_linux::{DhcpSocket, Kernel, random, since_boot};
 
@@ -21,6 +22,9 @@ pub(super) use keep::spawn;
 pub(super) use obtain::obtain;
 
 use super::{Agent, POISONED, links::namespace};
+
+/// Where broadcasts go.
+const EVERYBODY: Mac = Mac([0xff; 6]);
 
 /// What is known of leases besides their pods' records.
 pub(super) struct Leases {

@@ -18,12 +18,11 @@ use weft_linux::{DhcpSocket, Kernel, random, since_boot};
 
 use super::{
     super::{Agent, POISONED, fault, pods::awaited, serve::Caller},
-    client,
+    EVERYBODY, client,
 };
 
 /// How soon it is noticed that nobody waits for the answer any more.
 const GLANCE: Duration = Duration::from_millis(100);
-const EVERYBODY: Mac = Mac([0xff; 6]);
 
 /// One of the pods that wait for an address. The loop leaves them alone.
 struct Asking<'a> {
@@ -98,28 +97,38 @@ fn lease(
         let longest = until.saturating_sub(now).min(GLANCE);
         DhcpSocket::wait([socket.open()], longest).map_err(failed)?;
         let Some((packet, via)) = socket.open().receive().map_err(failed)? else { continue };
-        match exchange.hear(&packet, since_boot()) {
-            Some(News::Offered(terms)) => {
-                anothers(agent, &pod, &terms).map_err(unserved)?;
-                let since = since_boot().as_secs();
-                pod.lease = Some(Lease { terms, since, via, standing: Standing::Offered });
-                // Known before it is asked for: it is given back, whatever becomes of us.
-                record(agent, &pod)?;
-                fault::point("add.after-offer");
-            }
-            Some(News::Leased(terms, since)) => {
-                fault::point("add.after-ack");
-                pod.lease = Some(Lease { terms, since, via, standing: Standing::Held });
-                pod.addrs = vec![terms.addr.into()];
-                pod.default_route &= terms.router.is_some();
-                record(agent, &pod)?;
-                fault::point("add.after-lease");
-                return Ok(pod);
-            }
-            Some(News::Refused(why)) => return Err(unserved(why)),
-            None => {}
+        let Some(news) = exchange.hear(&packet, since_boot()) else { continue };
+        if let News::Offered(terms) = news {
+            anothers(agent, &pod, &terms).map_err(unserved)?;
+        }
+        if take(agent, &mut pod, news, via)? {
+            return Ok(pod);
         }
     }
+}
+
+/// Writes down what the server said. True if that is all that was wanted of it.
+fn take(agent: &Agent, pod: &mut Attachment, news: News, via: Mac) -> Result<bool, CniError> {
+    let (terms, since, standing) = match news {
+        // Known before it is asked for: it is given back, whatever becomes of us.
+        News::Offered(terms) => (terms, since_boot().as_secs(), Standing::Offered),
+        News::Leased(terms, since) => {
+            fault::point("add.after-ack");
+            (terms, since, Standing::Held)
+        }
+        // Said of leases that there are.
+        News::Refused(_) => return Ok(false),
+    };
+    let held = standing == Standing::Held;
+    if held {
+        pod.addrs = vec![terms.addr.into()];
+        pod.default_route &= terms.router.is_some();
+    }
+    pod.lease = Some(Lease { terms, since, via, standing });
+    let written = agent.ledger().record(pod.clone());
+    written.map_err(|error| CniError::new(Code::Io, "write the ledger", error.to_string()))?;
+    fault::point(if held { "add.after-lease" } else { "add.after-offer" });
+    Ok(held)
 }
 
 fn unanswered(pod: &Attachment, why: &str) -> String {
@@ -169,11 +178,6 @@ fn anothers(agent: &Agent, pod: &Attachment, terms: &Terms) -> Result<(), String
         terms.addr,
         other.label()
     ))
-}
-
-fn record(agent: &Agent, pod: &Attachment) -> Result<(), CniError> {
-    let written = agent.ledger().record(pod.clone());
-    written.map_err(|error| CniError::new(Code::Io, "write the ledger", error.to_string()))
 }
 
 /// A socket that another closes: that waits for the kernel.
