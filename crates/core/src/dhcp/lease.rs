@@ -62,10 +62,10 @@ impl Lease {
 
     pub fn due(&self, now: Duration) -> Due {
         let Terms { addr, server, t1, t2, .. } = self.terms;
-        let Some(end) = self.end() else { return Due::Not(Duration::MAX) };
         if self.is_lost() {
             return Due::Now(Purpose::Regain(addr));
         }
+        let Some(end) = self.end() else { return Due::Not(Duration::MAX) };
         match () {
             () if now >= end => Due::Expired,
             () if now < self.after(t1) => Due::Not(self.after(t1)),

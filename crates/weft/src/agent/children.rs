@@ -317,6 +317,7 @@ pub(super) fn uninstall(kernel: &Kernel, pods: &[Attachment]) -> Result<(), weft
         let there = kernel.link_there(nsid, &pod.id.ifname).ok().flatten();
         if there.is_some_and(|link| is_ours(&link) && link.mac == pod.mac) {
             println!("- link {} of {}", pod.id.ifname, pod.label());
+            dhcp::release_alone(pod);
             let _ = kernel.free_there(nsid, &pod.id.ifname);
         }
     }

@@ -2,6 +2,7 @@
 //! switch. It gives for two minutes at least, so it asks for renewal after seconds.
 
 use std::{
+    collections::BTreeSet,
     fs,
     process::{Child, Command, Stdio},
 };
@@ -513,6 +514,13 @@ fn dhcp_a_pod_whose_namespace_died_is_gone_and_its_lease_is_said_to_end_by_itsel
     nothing_left(node);
     assert!(node.log().contains("is not given back; it ends by itself"), "{}", node.log());
     assert_eq!((server.said("DHCPRELEASE"), server.given().len()), (0, 1));
+    // What is taken away for good is given back.
+    let pod = node.add_pod("a2", "net").unwrap();
+    assert_eq!(server.given().len(), 2);
+    node.kill().unwrap();
+    uninstall(node);
+    until("given back", || server.given().len() == 1);
+    assert!(!server.given().contains(&addr(&pod)));
 }
 
 #[test]
@@ -585,4 +593,55 @@ fn dhcp_pods_have_their_leases_again_when_their_parent_is_back() {
     site.delete_pods(pods).unwrap();
     until("given back", || server.given().is_empty());
     nothing_left(node);
+}
+
+/// One client's exchange on a link that it may share.
+fn leased_by(container: &str, link: &weft_linux::HostLink, there: &weft_linux::Kernel) -> IpAddr {
+    use weft_core::{
+        attachment::AttachmentId,
+        dhcp::{Client, Exchange, News, Purpose, Step},
+        name::Mac,
+    };
+    let id =
+        AttachmentId { cni: "net".into(), container: container.into(), ifname: link.dev.clone() };
+    let client = Client::new(&id, link.mac, Some(container));
+    let socket = there.dhcp_socket(&link.dev).unwrap();
+    let (range, xid) = ("10.77.0.0/24".parse().unwrap(), weft_linux::random().unwrap());
+    let now = weft_linux::since_boot;
+    let mut exchange = Exchange::new(client, range, Purpose::Obtain(None), xid, now());
+    loop {
+        match exchange.step(now(), xid) {
+            Step::Send(packet, _) => socket.send(&packet, Mac([0xff; 6])).unwrap(),
+            Step::Over(why) => panic!("{container}: {why}"),
+            Step::Wait(until) => {
+                let longest = until.saturating_sub(now());
+                weft_linux::DhcpSocket::wait([&socket], longest).unwrap();
+                let heard = socket.receive().unwrap();
+                let news = heard.and_then(|(packet, _)| exchange.hear(&packet, now()));
+                if let Some(News::Leased(terms, _)) = news {
+                    return terms.addr.into();
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn dhcp_clients_that_share_a_mac_address_have_an_address_each() {
+    let (site, server) = served(1, "bridge");
+    // As pods do on one NIC that admits one MAC address: all hear all answers.
+    let host = Server::plug(&site, "shared", "10.77.0.5");
+    let there = weft_linux::Kernel::of(&host.netns).unwrap();
+    let link = there.link(&"eth0".parse().unwrap()).unwrap().unwrap();
+    let names = ["c1", "c2", "c3", "c4"];
+    let addrs: BTreeSet<IpAddr> = std::thread::scope(|scope| {
+        let (there, link) = (&there, &link);
+        let asking = names.map(|name| scope.spawn(move || leased_by(name, link, there)));
+        asking.into_iter().map(|asking| asking.join().unwrap()).collect()
+    });
+    assert_eq!((addrs.len(), server.given().len()), (names.len(), names.len()));
+    // The same client again has what it had.
+    let again = names.map(|name| leased_by(name, &link, &there));
+    assert_eq!(addrs, again.into_iter().collect());
+    assert_eq!(server.given().len(), names.len());
 }

@@ -29,6 +29,10 @@ use super::{
 const AT_ONCE: usize = 64;
 /// Looked at anew even if nothing is due: a machine may have slept.
 const LOOK_ANEW: Duration = Duration::from_secs(30);
+/// Packets of one link that are looked at before others have their turn.
+const PACKETS_MAX: usize = 64;
+/// Between renewals, however short a lease is.
+const PAUSE: Duration = Duration::from_secs(1);
 /// How long what the thread is told may lie while answers are waited for.
 const GLANCE: Duration = Duration::from_millis(100);
 
@@ -126,6 +130,9 @@ impl Keeper {
             stays
         });
         agent.leases.hindered.lock().expect(POISONED).retain(|id, _| leases.contains_key(id));
+        let ledger = agent.ledger();
+        let goes = |id: &AttachmentId| ledger.get(id).is_some();
+        agent.leases.released.lock().expect(POISONED).retain(goes);
     }
 }
 
@@ -195,7 +202,7 @@ impl Held {
         spent: &mut Vec<DhcpSocket>,
     ) -> Duration {
         let Some((mut exchange, socket)) = self.exchange.take() else { return since_boot() };
-        while let Ok(Some((packet, via))) = socket.receive() {
+        for (packet, via) in std::iter::from_fn(|| socket.receive().ok()?).take(PACKETS_MAX) {
             match exchange.hear(&packet, since_boot()) {
                 Some(News::Leased(terms, since)) => {
                     spent.push(socket);
@@ -251,7 +258,7 @@ impl Held {
         let terms = lease.terms;
         let Some(was) = stand(agent, id, lease) else { return };
         agent.leases.hindered.lock().expect(POISONED).remove(id);
-        self.not_before = Duration::ZERO;
+        self.not_before = since_boot() + PAUSE;
         tracing::debug!(%id, %terms, time = terms.time, "leased again");
         let as_it_was = |old: &Lease| {
             !old.is_lost()

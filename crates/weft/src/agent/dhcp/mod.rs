@@ -76,23 +76,32 @@ pub(super) fn release(agent: &Agent, pod: &Attachment) {
     if !agent.leases.released.lock().expect(POISONED).insert(pod.id.clone()) {
         return;
     }
-    if let Err(why) = say_release(agent, pod, lease) {
-        let (addr, server) = (lease.terms.addr, lease.terms.server);
-        tracing::warn!(id = %pod.id, %addr, %server, why, "a lease is not given back; it ends by itself");
+    match say_release(pod, lease) {
+        Ok(socket) => agent.leases.close(socket),
+        Err(why) => {
+            let (addr, server) = (lease.terms.addr, lease.terms.server);
+            tracing::warn!(id = %pod.id, %addr, %server, why, "a lease is not given back; it ends by itself");
+        }
     }
 }
 
-fn say_release(agent: &Agent, pod: &Attachment, lease: &Lease) -> Result<(), String> {
+/// As `release`, where there is no agent.
+pub(super) fn release_alone(pod: &Attachment) {
+    let Some(lease) = pod.lease.as_ref().filter(|lease| !lease.is_lost()) else { return };
+    if let Err(why) = say_release(pod, lease) {
+        println!("  the lease of {} is not given back: {why}", lease.terms.addr);
+    }
+}
+
+fn say_release(pod: &Attachment, lease: &Lease) -> Result<DhcpSocket, String> {
     let Some(netns) = namespace(pod)? else {
         return Err("the pod's namespace is gone, from which alone it could be said".into());
     };
     let said = || {
         let there = Kernel::of(&netns).map_err(std::io::Error::other)?;
         let socket = there.dhcp_socket(&pod.id.ifname)?;
-        let packet = client(pod).say(&lease.release(), random()?, 0);
-        let sent = socket.send(&packet, lease.via);
-        agent.leases.close(socket);
-        sent
+        socket.send(&client(pod).say(&lease.release(), random()?, 0), lease.via)?;
+        Ok(socket)
     };
     said().map_err(|error: std::io::Error| format!("by {}: {error}", pod.id.ifname))
 }

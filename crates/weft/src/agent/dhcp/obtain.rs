@@ -99,7 +99,7 @@ fn lease(
         let Some((packet, via)) = socket.open().receive().map_err(failed)? else { continue };
         let Some(news) = exchange.hear(&packet, since_boot()) else { continue };
         if let News::Offered(terms) = news {
-            anothers(agent, &pod, &terms).map_err(unserved)?;
+            anothers(agent.ledger().attachments(), &pod, &terms).map_err(unserved)?;
         }
         if take(agent, &mut pod, news, via)? {
             return Ok(pod);
@@ -162,15 +162,18 @@ fn wanted(call: &Call) -> Result<Option<Ipv4Addr>, CniError> {
 
 /// An address that another pod has already is no offer for this one: such a server goes by the MAC
 /// address, which pods may share.
-fn anothers(agent: &Agent, pod: &Attachment, terms: &Terms) -> Result<(), String> {
-    let ledger = agent.ledger();
-    let has = |other: &&Attachment| {
+fn anothers<'a>(
+    mut pods: impl Iterator<Item = &'a Attachment>,
+    pod: &Attachment,
+    terms: &Terms,
+) -> Result<(), String> {
+    let other = pods.find(|other| {
         other.id != pod.id
             && other.network == pod.network
             && other.phase != Phase::Doomed
             && other.lease_of(terms.addr.into()).is_some()
-    };
-    let Some(other) = ledger.attachments().find(has) else { return Ok(()) };
+    });
+    let Some(other) = other else { return Ok(()) };
     Err(format!(
         "server {} offers {}, which pod {} has: it must tell clients apart by their identifier \
          (RFC 4361), not by their MAC address",
@@ -194,6 +197,47 @@ impl Drop for Closing<'_> {
     fn drop(&mut self) {
         if let Some(socket) = self.socket.take() {
             self.agent.leases.close(socket);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn an_offer_of_what_another_pod_has_is_none() {
+        let terms = json!({
+            "addr": "10.77.0.9", "prefix_len": 24, "server": "10.77.0.2", "time": 9, "t1": 4, "t2": 7,
+        });
+        let pod = |container: &str, network: &str, phase: &str| -> Attachment {
+            let mut lease = terms.clone();
+            lease["since"] = json!(1);
+            lease["via"] = json!("02:00:00:00:00:02");
+            lease["standing"] = json!("held");
+            serde_json::from_value(json!({
+                "schema": 1, "cni": "net", "container": container, "ifname": "eth0",
+                "phase": phase, "network": network, "attach": {"kind": "macvlan", "parent": "eth1"},
+                "runtime": "test", "netns": "/run/netns/x", "cookie": 1, "mac": "02:00:00:00:00:01",
+                "addrs": [], "lease": lease, "default_route": true,
+            }))
+            .unwrap()
+        };
+        let asks = pod("c1", "lan", "opened");
+        let terms: Terms = serde_json::from_value(terms.clone()).unwrap();
+        for (container, network, phase, taken) in [
+            ("c2", "lan", "attached", true),
+            ("c2", "lan", "opened", true),
+            // Its own, of an earlier try; another network's; one that is given back.
+            ("c1", "lan", "opened", false),
+            ("c2", "blue", "attached", false),
+            ("c2", "lan", "doomed", false),
+        ] {
+            let others = [pod(container, network, phase)];
+            let said = anothers(others.iter(), &asks, &terms);
+            assert_eq!(said.is_err(), taken, "{container} {network} {phase}: {said:?}");
         }
     }
 }
