@@ -47,6 +47,8 @@ pub enum News {
     Offered(Terms),
     /// It is ours, counted from this second.
     Leased(Terms, u64),
+    /// What was offered was given to another meanwhile; all begins anew.
+    Withdrawn,
     /// It is ours no more.
     Refused(String),
 }
@@ -161,7 +163,8 @@ impl Exchange {
                 (self.tries, self.next) = (0, now + ANEW);
                 // What was said before has no answer any more.
                 self.xid = self.xid.rotate_left(7) ^ 0x9e37_79b9;
-                self.remark(refused)
+                self.remark(refused);
+                Some(News::Withdrawn)
             }
             (State::Keeping(ask), answer) => self.kept(*ask, answer),
             _ => None,

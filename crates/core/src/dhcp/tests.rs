@@ -369,6 +369,7 @@ fn exchange(purpose: Purpose, answers: &[(u64, Vec<u8>)]) -> Vec<String> {
                         log.push(format!("{ms} leased {terms} since {since}"));
                         return log;
                     }
+                    Some(News::Withdrawn) => log.push(format!("{ms} withdrawn")),
                     Some(News::Refused(why)) => {
                         log.push(format!("{ms} refused: {why}"));
                         return log;
@@ -433,6 +434,7 @@ fn exchanges_end_well_or_say_why_not() {
             vec![(10, with(2, &[])), (20, nak())],
             vec![
                 discovers[0].clone(), format!("10 offered {full}"), format!("10 request {all}"),
+                "20 withdrawn".into(),
                 format!("1020 discover {all}"), format!("2020 discover {all}"), format!("4020 discover {all}"),
                 format!("8020 discover {all}"),
                 "10000 over: server 10.77.0.2 offered 10.77.0.50 and refused it (gone)".into(),

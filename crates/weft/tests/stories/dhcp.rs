@@ -172,6 +172,11 @@ fn dhcp_leases_are_kept_over_an_agents_death_and_given_back() {
     let lease = &status["networks"]["net"]["leases"][0];
     assert_eq!((&lease["server"], &lease["router"]), (&json!(SERVER), &json!("10.77.0.1")));
     assert!((1..=120).contains(&lease["left"].as_u64().unwrap()), "{lease}");
+    let mut weft = Command::new(program());
+    let said = weft.arg("status").env("WEFT_CONTROL", node.control()).output().unwrap().stdout;
+    let said = String::from_utf8(said).unwrap();
+    let line = format!("  lease {}/24 from {SERVER} router 10.77.0.1 pod lab/a1: ", addr(&pods[0]));
+    assert!(said.contains(&line) && said.contains("blocks by dhcp"), "{said}");
     let explained = node.ask("GET", "/v1/explain?from=a1&to=203.0.113.1", None).unwrap();
     for word in ["from 10.77.0.2 router 10.77.0.1, for ", "by its router 10.77.0.1"] {
         assert!(explained.to_string().contains(word), "{word} is not in {explained}");
@@ -567,9 +572,10 @@ fn dhcp_a_network_that_makes_no_sense_is_refused() {
 
 #[test]
 fn dhcp_pods_have_their_leases_again_when_their_parent_is_back() {
-    let (site, server) = served(1, "private");
+    let (site, mut server) = served(1, "private");
     let node = &site.nodes[0];
-    // Many at once, one server: no two have an address.
+    // Just as many as there are addresses, all at once: some are offered the same.
+    server.serve("10.77.0.100,10.77.0.107", (3, 100));
     let pods: Vec<Pod> = std::thread::scope(|scope| {
         let adding: Vec<_> = (1..=8)
             .map(|n| scope.spawn(move || node.add_pod(&format!("a{n}"), "net").unwrap()))

@@ -214,7 +214,7 @@ impl Held {
                     self.lose(agent, id, &why);
                     return since_boot();
                 }
-                Some(News::Offered(_)) | None => {}
+                Some(News::Offered(_) | News::Withdrawn) | None => {}
             }
         }
         let over = match exchange.step(since_boot(), random().unwrap_or(0)) {

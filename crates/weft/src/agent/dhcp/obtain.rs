@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use weft_core::{
     attachment::{Attachment, Phase},
     cni::{Call, CniError, Code},
-    dhcp::{Exchange, Lease, News, Purpose, Standing, Step, Terms},
+    dhcp::{Exchange, Lease, News, Purpose, Standing, Step},
     name::Mac,
     network::Network,
 };
@@ -65,18 +65,12 @@ fn lease(
     (call, caller): (&Call, &Caller<'_>),
     there: &Kernel,
 ) -> Result<Attachment, CniError> {
-    let unserved = |why: String| {
-        CniError::new(
-            Code::TryAgainLater,
-            "no address for the pod",
-            format!("network {}: {why}", pod.network),
-        )
-    };
     let dev = &pod.id.ifname;
-    let failed = |error: std::io::Error| unserved(format!("ask its DHCP server by {dev}: {error}"));
+    let failed =
+        |error: std::io::Error| unserved(pod, &format!("ask its DHCP server by {dev}: {error}"));
     let want = wanted(call)?;
     let Some(IpNet::V4(range)) = network.ranges.iter().find(|range| range.addr().is_ipv4()) else {
-        return Err(unserved("it has no IPv4 range".into()));
+        return Err(unserved(pod, "it has no IPv4 range"));
     };
     let socket = there.dhcp_socket(dev).map_err(failed)?;
     let socket = Closing { agent, socket: Some(socket) };
@@ -91,44 +85,59 @@ fn lease(
                 socket.open().send(&packet, EVERYBODY).map_err(failed)?;
                 continue;
             }
-            Step::Over(why) => return Err(unserved(unanswered(&pod, &why))),
+            Step::Over(why) => return Err(unserved(&pod, &unanswered(&pod, &why))),
             Step::Wait(until) => until,
         };
         let longest = until.saturating_sub(now).min(GLANCE);
         DhcpSocket::wait([socket.open()], longest).map_err(failed)?;
         let Some((packet, via)) = socket.open().receive().map_err(failed)? else { continue };
         let Some(news) = exchange.hear(&packet, since_boot()) else { continue };
-        if let News::Offered(terms) = news {
-            anothers(agent.ledger().attachments(), &pod, &terms).map_err(unserved)?;
-        }
-        if take(agent, &mut pod, news, via)? {
+        take(agent, &mut pod, news, via)?;
+        if !pod.addrs.is_empty() {
             return Ok(pod);
         }
     }
 }
 
-/// Writes down what the server said. True if that is all that was wanted of it.
-fn take(agent: &Agent, pod: &mut Attachment, news: News, via: Mac) -> Result<bool, CniError> {
-    let (terms, since, standing) = match news {
+/// Writes down what the server said. The pod has an address then, if that was the last of it.
+fn take(agent: &Agent, pod: &mut Attachment, news: News, via: Mac) -> Result<(), CniError> {
+    let mut point = None;
+    match news {
         // Known before it is asked for: it is given back, whatever becomes of us.
-        News::Offered(terms) => (terms, since_boot().as_secs(), Standing::Offered),
+        News::Offered(terms) => {
+            let since = since_boot().as_secs();
+            pod.lease = Some(Lease { terms, since, via, standing: Standing::Offered });
+            point = Some("add.after-offer");
+        }
         News::Leased(terms, since) => {
             fault::point("add.after-ack");
-            (terms, since, Standing::Held)
+            pod.lease = Some(Lease { terms, since, via, standing: Standing::Held });
+            pod.addrs = vec![terms.addr.into()];
+            pod.default_route &= terms.router.is_some();
+            point = Some("add.after-lease");
         }
-        // Said of leases that there are.
-        News::Refused(_) => return Ok(false),
-    };
-    let held = standing == Standing::Held;
-    if held {
-        pod.addrs = vec![terms.addr.into()];
-        pod.default_route &= terms.router.is_some();
+        News::Withdrawn | News::Refused(_) => pod.lease = None,
     }
-    pod.lease = Some(Lease { terms, since, via, standing });
-    let written = agent.ledger().record(pod.clone());
-    written.map_err(|error| CniError::new(Code::Io, "write the ledger", error.to_string()))?;
-    fault::point(if held { "add.after-lease" } else { "add.after-offer" });
-    Ok(held)
+    let mut ledger = agent.ledger();
+    let clash = anothers(ledger.attachments(), pod);
+    if clash.is_some() {
+        // It is not ours to give back.
+        pod.lease = None;
+    }
+    ledger
+        .record(pod.clone())
+        .map_err(|error| CniError::new(Code::Io, "write the ledger", error.to_string()))?;
+    drop(ledger);
+    point.into_iter().for_each(fault::point);
+    match clash {
+        Some(why) => Err(unserved(pod, &why)),
+        None => Ok(()),
+    }
+}
+
+fn unserved(pod: &Attachment, why: &str) -> CniError {
+    let details = format!("network {}: {why}", pod.network);
+    CniError::new(Code::TryAgainLater, "no address for the pod", details)
 }
 
 fn unanswered(pod: &Attachment, why: &str) -> String {
@@ -160,25 +169,25 @@ fn wanted(call: &Call) -> Result<Option<Ipv4Addr>, CniError> {
     Ok(wanted)
 }
 
-/// An address that another pod has already is no offer for this one: such a server goes by the MAC
-/// address, which pods may share.
+/// An address that another pod has as well is none: such a server goes by the MAC address, which pods
+/// may share. That two are offered the same is nothing odd: the later to ask for it is refused.
 fn anothers<'a>(
     mut pods: impl Iterator<Item = &'a Attachment>,
     pod: &Attachment,
-    terms: &Terms,
-) -> Result<(), String> {
+) -> Option<String> {
+    let held = |pod: &'a Attachment| {
+        let lease = pod.lease.as_ref().filter(|lease| lease.standing == Standing::Held)?;
+        (pod.phase != Phase::Doomed).then_some(lease.terms.addr)
+    };
+    let ours = pod.lease.as_ref().filter(|lease| lease.standing == Standing::Held)?.terms;
     let other = pods.find(|other| {
-        other.id != pod.id
-            && other.network == pod.network
-            && other.phase != Phase::Doomed
-            && other.lease_of(terms.addr.into()).is_some()
-    });
-    let Some(other) = other else { return Ok(()) };
-    Err(format!(
-        "server {} offers {}, which pod {} has: it must tell clients apart by their identifier \
+        other.id != pod.id && other.network == pod.network && held(other) == Some(ours.addr)
+    })?;
+    Some(format!(
+        "server {} gives {}, which pod {} has: it must tell clients apart by their identifier \
          (RFC 4361), not by their MAC address",
-        terms.server,
-        terms.addr,
+        ours.server,
+        ours.addr,
         other.label()
     ))
 }
@@ -208,36 +217,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_offer_of_what_another_pod_has_is_none() {
-        let terms = json!({
-            "addr": "10.77.0.9", "prefix_len": 24, "server": "10.77.0.2", "time": 9, "t1": 4, "t2": 7,
-        });
-        let pod = |container: &str, network: &str, phase: &str| -> Attachment {
-            let mut lease = terms.clone();
-            lease["since"] = json!(1);
-            lease["via"] = json!("02:00:00:00:00:02");
-            lease["standing"] = json!("held");
+    fn an_address_that_another_pod_has_is_none() {
+        let pod = |container: &str, network: &str, phase: &str, standing: &str| -> Attachment {
             serde_json::from_value(json!({
                 "schema": 1, "cni": "net", "container": container, "ifname": "eth0",
                 "phase": phase, "network": network, "attach": {"kind": "macvlan", "parent": "eth1"},
                 "runtime": "test", "netns": "/run/netns/x", "cookie": 1, "mac": "02:00:00:00:00:01",
-                "addrs": [], "lease": lease, "default_route": true,
+                "addrs": [], "default_route": true, "lease": {
+                    "addr": "10.77.0.9", "prefix_len": 24, "server": "10.77.0.2", "time": 9, "t1": 4,
+                    "t2": 7, "since": 1, "via": "02:00:00:00:00:02", "standing": standing,
+                },
             }))
             .unwrap()
         };
-        let asks = pod("c1", "lan", "opened");
-        let terms: Terms = serde_json::from_value(terms.clone()).unwrap();
-        for (container, network, phase, taken) in [
-            ("c2", "lan", "attached", true),
-            ("c2", "lan", "opened", true),
-            // Its own, of an earlier try; another network's; one that is given back.
-            ("c1", "lan", "opened", false),
-            ("c2", "blue", "attached", false),
-            ("c2", "lan", "doomed", false),
-        ] {
-            let others = [pod(container, network, phase)];
-            let said = anothers(others.iter(), &asks, &terms);
-            assert_eq!(said.is_err(), taken, "{container} {network} {phase}: {said:?}");
+        let taken = |ours: &Attachment, other: &Attachment| {
+            anothers(std::iter::once(other), ours).is_some()
+        };
+        let (ours, asks) =
+            (pod("c1", "lan", "opened", "held"), pod("c1", "lan", "opened", "offered"));
+        for phase in ["opened", "attached"] {
+            assert!(taken(&ours, &pod("c2", "lan", phase, "held")), "{phase}");
+            assert!(!taken(&asks, &pod("c2", "lan", phase, "held")), "it may be refused yet");
+            assert!(!taken(&ours, &pod("c2", "lan", phase, "offered")), "{phase}");
         }
+        assert!(!taken(&ours, &pod("c1", "lan", "opened", "held")), "its own");
+        assert!(!taken(&ours, &pod("c2", "blue", "attached", "held")), "another network's");
+        assert!(!taken(&ours, &pod("c2", "lan", "doomed", "held")), "given back");
     }
 }
