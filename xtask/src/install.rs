@@ -7,7 +7,7 @@ use anyhow::{Context, bail};
 use crate::run::{MUSL, cargo, step};
 
 /// Debian's packages, each with a file that tells whether it is there.
-const PACKAGES: [(&str, &str); 14] = [
+const PACKAGES: [(&str, &str); 15] = [
     ("protobuf-compiler", "/usr/bin/protoc"),
     ("libprotobuf-dev", "/usr/include/google/protobuf/descriptor.proto"),
     ("etcd-server", "/usr/bin/etcd"),
@@ -18,6 +18,7 @@ const PACKAGES: [(&str, &str); 14] = [
     ("iptables", "/usr/sbin/iptables-legacy"),
     ("procps", "/usr/bin/pgrep"),
     ("radvd", "/usr/sbin/radvd"),
+    ("dnsmasq-base", "/usr/sbin/dnsmasq"),
     ("qemu-system-x86", "/usr/bin/qemu-system-x86_64"),
     ("busybox-static", "/bin/busybox"),
     ("kmod", "/sbin/depmod"),

@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 
 use crate::{
     attach::Attach,
+    dhcp::Lease,
     name::{IfName, Mac, NetworkName, fnv1a},
 };
 
@@ -42,6 +43,9 @@ pub struct Attachment {
     pub nsid: Option<u32>,
     pub mac: Mac,
     pub addrs: Vec<IpAddr>,
+    /// From whom it has its IPv4 address, where a DHCP server gives them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease: Option<Lease>,
     /// Its routes cover everything, not only the network's ranges.
     pub default_route: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -84,6 +88,16 @@ impl Attachment {
     pub fn child_index(&self) -> u32 {
         let hash = fnv1a(&[&self.id.cni, &self.id.container, self.id.ifname.as_str()]);
         1 << 30 | u32::try_from(hash >> 34).unwrap_or(0)
+    }
+
+    /// The addresses that it may use now: all, but for those of a lease that was lost.
+    pub fn usable(&self) -> &[IpAddr] {
+        if self.lease.as_ref().is_some_and(Lease::is_lost) { &[] } else { &self.addrs }
+    }
+
+    /// The lease that the address is of.
+    pub fn lease_of(&self, addr: IpAddr) -> Option<&Lease> {
+        self.lease.as_ref().filter(|lease| IpAddr::from(lease.terms.addr) == addr)
     }
 
     /// What the pod sends by this link for destinations of the family of `addr`.

@@ -107,10 +107,10 @@ pub fn node<'a>(
     state
 }
 
-/// True if the node holds something for the pod: also while its link waits to be freed, where that
-/// is in the pod's namespace alone and others are guarded from it.
+/// True if the node holds something for the pod: also while its link waits for an address or to be
+/// freed, where that is in the pod's namespace alone and others are guarded from it.
 fn holds(pod: &Attachment) -> bool {
-    pod.phase == Phase::Attached || pod.phase == Phase::Doomed && pod.host_end.is_none()
+    pod.phase == Phase::Attached || pod.host_end.is_none()
 }
 
 /// True if a reply between two pods of one bridge may have to be translated back on its way, which

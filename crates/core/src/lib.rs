@@ -5,6 +5,7 @@ pub mod attach;
 pub mod attachment;
 pub mod cni;
 pub mod desired;
+pub mod dhcp;
 pub mod ipam;
 pub mod join;
 mod kind;

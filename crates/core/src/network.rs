@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     attach::{self, Attach, Footing, Parent, Segment, bridge::first_of},
     ipam::Reserve,
-    join::{Join, Way},
+    join::{Join, Way, underlay::Addresses},
     name::{Mtu, NetworkName},
 };
 
@@ -127,6 +127,16 @@ pub enum BadNetwork {
     GatewayOutside { name: NetworkName, gateway: IpAddr },
     #[error("network {name}: two {family} gateways; at most one per address family")]
     TwoGateways { name: NetworkName, family: &'static str },
+    #[error(
+        "network {name}: {range} can't be served with `addresses: dhcp`, which is IPv4 only; \
+         leave it out, or use `addresses: chunks`"
+    )]
+    DhcpIpv6 { name: NetworkName, range: IpNet },
+    #[error(
+        "network {name}: `{field}` has no meaning with `addresses: dhcp`: the network's DHCP \
+         server says it"
+    )]
+    DhcpSays { name: NetworkName, field: &'static str },
     #[error("network {name}: {range} has no address left for pods")]
     NothingLeft { name: NetworkName, range: IpNet },
     #[error("network {name}: {parent} is network {other}'s parent too: {why}")]
@@ -186,6 +196,11 @@ impl Network {
             (None, false) => 126,
             (Some(_), _) => range.max_prefix_len(),
         }
+    }
+
+    /// True if the network's own DHCP server gives pods their addresses, and no node has blocks.
+    pub fn by_dhcp(&self) -> bool {
+        self.join.shared().is_some_and(|shared| shared.addresses == Addresses::Dhcp)
     }
 
     pub fn masquerades(&self) -> bool {
@@ -310,6 +325,7 @@ impl Network {
                 return Err(BadNetwork::PastNode { name: name(), field });
             }
         }
+        self.check_dhcp(&name())?;
         for (family, is) in [("IPv4", true), ("IPv6", false)] {
             if shared.gateway.iter().filter(|addr| addr.is_ipv4() == is).count() > 1 {
                 return Err(BadNetwork::TwoGateways { name: name(), family });
@@ -339,6 +355,24 @@ impl Network {
             return Err(BadNetwork::NotTranslated { name, attach });
         }
         Ok(())
+    }
+
+    /// Whether a DHCP server can give what is asked for, and nothing is said that it says.
+    fn check_dhcp(&self, name: &NetworkName) -> Result<(), BadNetwork> {
+        let Some(shared) = self.join.shared().filter(|_| self.by_dhcp()) else { return Ok(()) };
+        let name = name.clone();
+        if let Some(range) = self.ranges.iter().find(|range| range.addr().is_ipv6()) {
+            return Err(BadNetwork::DhcpIpv6 { name, range: *range });
+        }
+        let said = [
+            ("join.gateway", !shared.gateway.is_empty()),
+            ("join.exclude", !shared.exclude.is_empty()),
+            ("blockPrefix4", self.block_prefix4.is_some()),
+        ];
+        match said.into_iter().find(|(_, said)| *said) {
+            Some((field, _)) => Err(BadNetwork::DhcpSays { name, field }),
+            None => Ok(()),
+        }
     }
 
     /// Checks it beside another network of the cluster.

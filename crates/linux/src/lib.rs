@@ -1,6 +1,7 @@
 //! Touches the kernel: the only crate that knows netlink, nftables and namespaces. Decides nothing.
 
 mod announce;
+mod dhcp;
 mod elsewhere;
 mod encode;
 mod events;
@@ -22,6 +23,7 @@ mod wire;
 mod writer;
 
 pub use announce::Announcement;
+pub use dhcp::{DhcpSocket, random, since_boot};
 pub use events::{Event, Watch};
 pub use kernel::{Error, Kernel, Refusal, read_knob};
 pub use netns::{Netns, cookie_here, own};

@@ -164,8 +164,8 @@ impl Attach {
         ]
         .into_iter()
         .collect();
-        for addr in &pod.addrs {
-            let net = self.kind().pod_addr(*addr, on);
+        for addr in pod.usable() {
+            let net = self.pod_addr(pod, *addr, on);
             // A prefix that reaches over the tunnel says what may be sent there, and so is not
             // left to the kernel.
             state.put(if on.segment.is_wide() {
@@ -173,7 +173,7 @@ impl Attach {
             } else {
                 Object::Addr { dev: dev.clone(), addr: net }
             });
-            if let Some(NextHop { ip, mac: Some(mac) }) = self.kind().next_hop(*addr, on) {
+            if let Some(NextHop { ip, mac: Some(mac) }) = self.next_hop(pod, *addr, on) {
                 state.put(Object::Neigh { dev: dev.clone(), ip, mac });
             }
             let routes = self.routes(pod, *addr, on).into_iter();
@@ -208,6 +208,20 @@ impl Attach {
         state
     }
 
+    /// The address as the pod holds it: as its lease says, where it has one.
+    pub fn pod_addr(&self, pod: &Attachment, addr: IpAddr, on: &Ground<'_>) -> IpNet {
+        let leased = pod.lease_of(addr).map(|lease| IpNet::new(addr, lease.terms.prefix_len));
+        leased.and_then(Result::ok).unwrap_or_else(|| self.kind().pod_addr(addr, on))
+    }
+
+    /// Where the pod's packets for other places go, as its lease says, where it has one.
+    pub fn next_hop(&self, pod: &Attachment, addr: IpAddr, on: &Ground<'_>) -> Option<NextHop> {
+        match pod.lease_of(addr) {
+            Some(lease) => lease.terms.router.map(|ip| NextHop { ip: ip.into(), mac: None }),
+            None => self.kind().next_hop(addr, on),
+        }
+    }
+
     /// What the pod reaches by this link with its address, and through which next hop.
     pub fn routes(
         &self,
@@ -220,8 +234,8 @@ impl Attach {
             return pod.routes_of(addr, on.ranges).into_iter().map(|dst| (dst, None)).collect();
         }
         let range = on.segment.is_wide().then(|| on.range_of(addr)).flatten();
-        let hop = self.kind().next_hop(addr, on);
-        let own = self.kind().pod_addr(addr, on);
+        let hop = self.next_hop(pod, addr, on);
+        let own = self.pod_addr(pod, addr, on);
         let through = hop.into_iter().flat_map(|hop| {
             // Where the kernel itself routes what is on the link, nothing is said of it.
             let on_link = move |dst: &IpNet| hop.mac.is_none() && own.contains(dst);

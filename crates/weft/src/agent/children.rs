@@ -21,7 +21,7 @@ use weft_core::{
 use weft_linux::{HostLink, Kernel, Netns, Refusal};
 
 use super::{
-    Agent, Serving, fault,
+    Agent, Serving, dhcp, fault,
     lease::wait,
     links::{self, namespace},
     switch,
@@ -247,11 +247,13 @@ fn addresses(agent: &Agent, pod: &Attachment) -> Vec<IpNet> {
     let Some(here) = serving.networks.get(&pod.network) else { return Vec::new() };
     let served = here.served(&pod.network);
     let ground = served.ground(&agent.node, &serving.host);
-    pod.addrs.iter().map(|addr| pod.attach.kind().pod_addr(*addr, &ground)).collect()
+    pod.usable().iter().map(|addr| pod.attach.pod_addr(pod, *addr, &ground)).collect()
 }
 
 /// Frees the link of a pod that is doomed, and waits until it is gone.
 pub(super) fn free(agent: &Agent, pod: &Attachment) -> io::Result<()> {
+    // Unless its DEL has.
+    dhcp::release(agent, pod);
     if let Some(refusal) = doom(agent, pod).into_iter().next() {
         return Err(io::Error::other(refusal));
     }
@@ -305,6 +307,7 @@ pub(super) fn tend(agent: &Agent, serving: &mut Serving) {
 }
 
 fn bury(agent: &Agent, pod: &Attachment) -> Result<(), String> {
+    dhcp::release(agent, pod);
     let refusals = agent.kernel.apply(&links::unreachable(agent, pod));
     refusals.first().map_or(Ok(()), |refusal| Err(refusal.to_string()))?;
     agent.ledger().close(&pod.id).map_err(|error| error.to_string())
@@ -367,6 +370,7 @@ pub(super) fn uninstall(kernel: &Kernel, pods: &[Attachment]) -> Result<(), weft
         let there = kernel.link_there(nsid, &pod.id.ifname).ok().flatten();
         if there.is_some_and(|link| is_its(&link, pod)) {
             println!("- link {} of {}", pod.id.ifname, pod.label());
+            dhcp::release_alone(pod);
             let _ = kernel.free_there(nsid, &pod.id.ifname);
         }
     }

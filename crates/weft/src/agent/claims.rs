@@ -143,7 +143,8 @@ fn missing(agent: &Agent, pending: &mut Vec<Pending>) -> Vec<Missing> {
     let hungry = agent.hungry.lock().expect(POISONED).clone();
     let conflicts = view.conflicts();
     let mut missing = Vec::new();
-    for (name, network) in view.networks.iter().filter(|(name, _)| !conflicts.contains_key(*name)) {
+    let served = view.networks.iter().filter(|(name, _)| !conflicts.contains_key(*name));
+    for (name, network) in served.filter(|(_, network)| !network.by_dhcp()) {
         for range in &network.ranges {
             let coming =
                 |claimed: &Pending| claimed.network == *name && range.contains(&claimed.block);

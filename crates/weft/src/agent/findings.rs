@@ -94,6 +94,9 @@ pub(super) fn report(agent: &Agent, memory: &Memory, serving: &mut Serving, froz
     let ledger = agent.ledger();
     for pod in ledger.attachments().filter(|pod| pod.phase == Phase::Attached) {
         let Some(here) = serving.networks.get(&pod.network) else { continue };
+        if here.network.by_dhcp() {
+            continue;
+        }
         let lost = |addr: &&IpAddr| !here.blocks.iter().any(|block| block.contains(*addr));
         serving.problems.extend(pod.addrs.iter().find(lost).map(|addr| {
             format!("pod {} has {addr}, of a block that this node has lost: delete it", pod.label())

@@ -67,12 +67,7 @@ pub(super) fn network(agent: &Agent, call: &Call) -> Result<(NetworkName, Arc<Se
         let shown = agent.shown();
         let name = call.network.as_ref().or_else(|| shown.view.default_network())?.clone();
         let here = serving.networks.get(&name)?;
-        let complete = here
-            .network
-            .ranges
-            .iter()
-            .all(|range| here.blocks.iter().any(|block| range.contains(block)));
-        complete.then(|| (name, serving.clone()))
+        here.has_blocks().then(|| (name, serving.clone()))
     });
     ready.ok_or_else(|| not_ready(agent, call))
 }
@@ -133,6 +128,10 @@ pub(super) fn lease(
     name: &NetworkName,
     serving: &Serving,
 ) -> Result<Vec<std::net::IpAddr>, CniError> {
+    if serving.networks.get(name).is_some_and(|here| here.network.by_dhcp()) {
+        // Its network is asked once it has a link.
+        return Ok(Vec::new());
+    }
     let ranges = serving.networks.get(name).map(|here| here.network.ranges.clone());
     let families: Vec<bool> =
         ranges.unwrap_or_default().iter().map(|range| range.addr().is_ipv4()).collect();

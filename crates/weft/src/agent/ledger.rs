@@ -176,6 +176,14 @@ impl Ledger {
         }
     }
 
+    /// What has become of a pod's lease: known even where it can't be written down.
+    pub fn stand(&mut self, pod: Attachment) {
+        if let Err(error) = self.record(pod.clone()) {
+            tracing::warn!(%error, "how a pod's lease stands could not be written down");
+            self.attachments.insert(pod.id.clone(), pod);
+        }
+    }
+
     /// Writes the record, then knows it: after a crash the file is what counts.
     pub fn record(&mut self, attachment: Attachment) -> Result<(), LedgerError> {
         let path = self.path(&attachment.id);

@@ -12,7 +12,9 @@ use weft_core::{
 };
 use weft_linux::{Kernel, Netns, Observed, Refusal};
 
-use super::{Agent, Serving, announce::announce, children, fault, wake::Reasons};
+use super::{
+    Agent, Serving, announce::announce, children, dhcp, fault, lease::not_served, wake::Reasons,
+};
 
 /// Makes the link and everything on it, the host's end up last. Returns the pod's end as it is.
 pub(super) fn bring_up(
@@ -48,6 +50,30 @@ pub(super) fn bring_up(
     if let Some(refusal) = children::dressed(&birth, dress) {
         return Err(refused("set the pod's link up", refusal.to_string()));
     }
+    whole(agent, pod, ground, there)
+}
+
+/// Writes inside the pod what its record has come to say since its link was made.
+pub(super) fn complete(agent: &Agent, pod: &Attachment, there: &Kernel) -> Result<Link, CniError> {
+    let serving = agent.serving();
+    let here = serving.networks.get(&pod.network);
+    let here = here.ok_or_else(|| not_served(&pod.network, &serving))?;
+    let served = here.served(&pod.network);
+    let ground = served.ground(&agent.node, &serving.host);
+    inside_by(there, pod, &ground)
+        .map_err(|why| CniError::new(Code::Refused, "set the pod's link up", why))?;
+    fault::point("add.after-address");
+    whole(agent, pod, &ground, there)
+}
+
+/// Looks whether the pod's link is as it should be, and tells its network.
+fn whole(
+    agent: &Agent,
+    pod: &Attachment,
+    ground: &Ground<'_>,
+    there: &Kernel,
+) -> Result<Link, CniError> {
+    let refused = |what: &str, why: String| CniError::new(Code::Refused, what.to_owned(), why);
     let inside = there
         .observe_pod(&pod.id.ifname)
         .map_err(|error| refused("look into the pod", error.to_string()))?;
@@ -56,7 +82,7 @@ pub(super) fn bring_up(
     match (missing, inside.link(&pod.id.ifname)) {
         (None, Some(link)) => {
             // Where the node routes there are no neighbours to tell.
-            if pod.attach.kind().footing() == Footing::Network {
+            if pod.attach.kind().footing() == Footing::Network && !pod.usable().is_empty() {
                 announce(agent, pod, there);
             }
             Ok(link.clone())
@@ -136,6 +162,7 @@ pub(super) fn detach(agent: &Agent, id: &AttachmentId) -> Result<(), CniError> {
         fault::point("del.after-link");
         refusals
     };
+    dhcp::release(agent, &pod);
     // Of a link that is in the pod's namespace alone the node has no route, and what guards others
     // from it goes last, once it is freed.
     let mut refusals = if pod.host_end.is_some() { routes() } else { Vec::new() };
@@ -224,7 +251,10 @@ pub(super) fn resize(agent: &Agent, serving: &mut Serving, when: Resize) {
 /// Brings a pod's own namespace to what it should hold. A pod that is gone needs nothing.
 pub(super) fn inside(pod: &Attachment, ground: &Ground<'_>) -> Result<(), String> {
     let Some(netns) = namespace(pod)? else { return Ok(()) };
-    let kernel = Kernel::of(&netns).map_err(|error| error.to_string())?;
+    inside_by(&Kernel::of(&netns).map_err(|error| error.to_string())?, pod, ground)
+}
+
+fn inside_by(kernel: &Kernel, pod: &Attachment, ground: &Ground<'_>) -> Result<(), String> {
     let there = kernel.observe_pod(&pod.id.ifname).map_err(|error| error.to_string())?;
     if there.link(&pod.id.ifname).is_none() {
         return Ok(());
@@ -320,11 +350,12 @@ pub(super) fn again(agent: &Agent, serving: &Serving, pod: &Attachment) -> Resul
 }
 
 /// Ends what an ADD or DEL that died has left. Called by the loop, which holds the gate alone: no
-/// ADD is under way.
+/// ADD is under way but those that wait for an address.
 pub(super) fn bury(agent: &Agent, observed: &Observed) {
     let dead: Vec<Attachment> = {
         let ledger = agent.ledger();
-        ledger.attachments().filter(|pod| pod.phase == Phase::Opened).cloned().collect()
+        let opened = ledger.attachments().filter(|pod| pod.phase == Phase::Opened);
+        opened.filter(|pod| !agent.leases.is_asking(&pod.id)).cloned().collect()
     };
     for pod in dead {
         let there = observed.links.iter().any(|link| Some(&link.dev) == pod.host_end.as_ref());

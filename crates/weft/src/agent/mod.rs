@@ -10,6 +10,7 @@ mod children;
 mod claims;
 pub mod config;
 mod daemons;
+mod dhcp;
 mod fault;
 mod findings;
 mod hear;
@@ -53,6 +54,7 @@ use weft_linux::Kernel;
 
 pub use claims::free;
 pub use config::Config;
+pub use dhcp::left;
 pub use links::missing_inside;
 pub use serve::listen;
 pub use uninstall::uninstall;
@@ -87,6 +89,7 @@ pub struct Agent {
     /// A link that is in its pod's namespace alone may have gone.
     pods_gone: std::sync::atomic::AtomicBool,
     announcer: announce::Announcer,
+    leases: dhcp::Leases,
     /// Attachments that a call is about; a second call for one waits.
     busy: Mutex<BTreeSet<AttachmentId>>,
     /// Of networks that are joined in a multicast group: who was heard there.
@@ -138,6 +141,12 @@ pub struct NetworkHere {
 }
 
 impl NetworkHere {
+    /// True if this node has a block of each range, or needs none.
+    fn has_blocks(&self) -> bool {
+        let has = |range: &IpNet| self.blocks.iter().any(|block| range.contains(block));
+        self.network.by_dhcp() || self.network.ranges.iter().all(has)
+    }
+
     pub fn served<'a>(&'a self, name: &'a NetworkName) -> Served<'a> {
         Served { name, network: &self.network, blocks: &self.blocks, stage: &self.stage }
     }
@@ -217,6 +226,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     let view = cache::view(&config.cache_dir);
     let (strangers, rung) = strangers::Bell::hang().context("make a pair of sockets")?;
     let (announcer, heard) = std::sync::mpsc::channel();
+    let (keeper, told) = std::sync::mpsc::channel();
     let agent = Arc::new(Agent {
         node,
         boot,
@@ -236,6 +246,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
         doomed: wake::Wake::default(),
         pods_gone: false.into(),
         announcer,
+        leases: dhcp::Leases::new(keeper),
         busy: Mutex::default(),
         hearings: Mutex::default(),
         strangers,
@@ -253,6 +264,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     announce::spawn(heard)?;
     strangers::spawn(&agent, rung)?;
     switch::spawn(&agent)?;
+    dhcp::spawn(&agent, told)?;
     serve::spawn(&agent)?;
     crate::control::spawn(&agent, &runtime)?;
     runtime.block_on(ended());

@@ -8,6 +8,7 @@ use weft_core::{
     attach::{Attach, Ground},
     attachment::{Attachment, AttachmentId, Phase},
     cni::{AddResult, Call, CniError, Code, Interface, Ip, RouteOut, Verb},
+    join::underlay::Underlay,
     name::{IfName, Mac, NetworkName},
     network::{Network, SCHEMA},
     plan::{Change, plan},
@@ -16,9 +17,9 @@ use weft_core::{
 use weft_linux::{HostLink, Kernel, Netns};
 
 use super::{
-    Agent, NetworkHere, POISONED, children, fault,
+    Agent, NetworkHere, POISONED, children, dhcp, fault,
     lease::{Lease, Turn, lease, network, not_served, serving, wait},
-    links::{bring_up, detach, inside},
+    links::{bring_up, complete, detach, inside},
     serve::Caller,
     switch,
     wake::Reasons,
@@ -83,7 +84,7 @@ fn add(
     };
     let addrs = lease(agent, call, &name, &serving)?;
     // From here on the loop keeps away, until the link is whole.
-    let _gate = agent.gate.read().expect(POISONED);
+    let mut gate = Some(agent.gate.read().expect(POISONED));
     let serving = agent.serving();
     let mut lease = Lease { agent, network: &name, addrs: Some(addrs) };
     let here = serving.networks.get(&name).ok_or_else(|| not_served(&name, &serving))?;
@@ -94,25 +95,39 @@ fn add(
     let served = here.served(&name);
     let ground = served.ground(&agent.node, &serving.host);
     let link = bring_up(agent, &attachment, &ground, (&netns, &there))?;
+    let mut made = (attachment, link);
+    if here.network.by_dhcp() {
+        let of = (&made.0, &here.network);
+        let leased = dhcp::obtain(agent, &mut gate, of, (call, caller), &there)?;
+        let link = complete(agent, &leased, &there)?;
+        made = (leased, link);
+    }
     // From here on a DEL finds it: it waits for its turn.
     awaited(caller)?;
-    agent
-        .ledger()
-        .set_phase(&id, Phase::Attached)
-        .map_err(|error| CniError::new(Code::Io, "write the ledger", error.to_string()))?;
-    fault::point("add.after-commit");
+    commit(agent, &id)?;
     born.committed();
-    agent.tell_residents();
     if first {
         // The others are told that there are pods here.
         agent.wake.ring(Reasons::OTHER);
     }
-    Ok(result(&attachment, &ground, &link, call))
+    Ok(result(&made.0, &ground, &made.1, call))
+}
+
+/// The pod is attached: from here on everybody has to do with it.
+fn commit(agent: &Agent, id: &AttachmentId) -> Result<(), CniError> {
+    agent
+        .ledger()
+        .set_phase(id, Phase::Attached)
+        .map_err(|error| CniError::new(Code::Io, "write the ledger", error.to_string()))?;
+    fault::point("add.after-commit");
+    agent.leases.keep();
+    agent.tell_residents();
+    Ok(())
 }
 
 /// What is done for a caller that is gone would never be undone: its DEL may have been served
 /// already.
-fn awaited(caller: &Caller<'_>) -> Result<(), CniError> {
+pub(super) fn awaited(caller: &Caller<'_>) -> Result<(), CniError> {
     if caller.waits() {
         return Ok(());
     }
@@ -176,6 +191,9 @@ fn repeat(
     let serving = serving(agent, &known.network)?;
     let here =
         serving.networks.get(&known.network).ok_or_else(|| not_served(&known.network, &serving))?;
+    if let Some(why) = dhcp::lost(known) {
+        return Err(CniError::new(Code::TryAgainLater, "the pod has no address", why));
+    }
     let served = here.served(&known.network);
     let ground = served.ground(&agent.node, &serving.host);
     inside(known, &ground)
@@ -216,6 +234,7 @@ fn open(
             .or(child.and_then(|child| child.mac))
             .unwrap_or_else(|| mac_of(id, name, here, &addrs)),
         addrs,
+        lease: None,
         default_route: leads_out(&here.network)
             && !ledger.attachments().any(|other| {
                 other.cookie == cookie && other.default_route && other.phase != Phase::Doomed
@@ -272,7 +291,9 @@ fn child_of(
 
 /// True if packets for everywhere may leave by a link of the network.
 fn leads_out(network: &Network) -> bool {
-    network.host_access && network.join.shared().is_none_or(|shared| !shared.gateway.is_empty())
+    // Whether a DHCP server names a router is yet to be heard.
+    let router = |shared: &Underlay| network.by_dhcp() || !shared.gateway.is_empty();
+    network.host_access && network.join.shared().is_none_or(router)
 }
 
 fn result(pod: &Attachment, ground: &Ground<'_>, link: &Link, call: &Call) -> AddResult {
@@ -286,8 +307,8 @@ fn result(pod: &Attachment, ground: &Ground<'_>, link: &Link, call: &Call) -> Ad
         more: Map::new(),
     };
     let ips = pod.addrs.iter().map(|addr| Ip {
-        address: kind.pod_addr(*addr, ground),
-        gateway: kind.next_hop(*addr, ground).map(|hop| hop.ip),
+        address: pod.attach.pod_addr(pod, *addr, ground),
+        gateway: pod.attach.next_hop(pod, *addr, ground).map(|hop| hop.ip),
         interface: Some(usize::from(birth.host().is_some())),
         more: Map::new(),
     });
@@ -332,6 +353,9 @@ fn check(agent: &Agent, call: &Call, netns: Option<Netns>) -> Result<(), CniErro
         serving.networks.get(&known.network).ok_or_else(|| not_served(&known.network, &serving))?;
     let served = here.served(&known.network);
     let ground = served.ground(&agent.node, &serving.host);
+    if let Some(why) = dhcp::lost(&known) {
+        return Err(not("the pod has no address", why));
+    }
     if let Some(prev) = &call.prev {
         let had = |addr: &IpAddr| prev.ips.iter().any(|ip| ip.address.addr() == *addr);
         if let Some(addr) = known.addrs.iter().find(|addr| !had(addr)) {
@@ -403,8 +427,7 @@ fn status(agent: &Agent, call: &Call) -> Result<(), CniError> {
             shown.away.clone().unwrap_or_else(|| "make one with `weft network apply`".into());
         return Err(unable(format!("the network is not served: {away}")));
     };
-    let has = |range: &ipnet::IpNet| here.blocks.iter().any(|block| range.contains(block));
-    if !here.network.ranges.iter().all(has) {
+    if !here.has_blocks() {
         return Err(unable("this node has no block yet".into()));
     }
     let parent = here.network.attach.kind().parent();

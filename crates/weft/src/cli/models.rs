@@ -3,6 +3,7 @@
 use anyhow::bail;
 
 const PAGES: &[(&str, &str)] = &[
+    ("dhcp", include_str!("../../../../docs/models/dhcp.md")),
     ("macvlan", include_str!("../../../../docs/models/macvlan.md")),
     ("vxlan", include_str!("../../../../docs/models/vxlan.md")),
 ];
@@ -34,6 +35,6 @@ mod tests {
             assert!(page(Some(name)).unwrap().starts_with(&format!("# {name}: ")));
         }
         let said = page(Some("macvtap")).unwrap_err().to_string();
-        assert!(said.contains("there are: macvlan"), "{said}");
+        assert!(said.contains("there are: dhcp, macvlan"), "{said}");
     }
 }

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use serde_json::Value;
+use weft_core::dhcp::Standing;
 
 use crate::control::report::{Block, PeerPath, Plan, Pod, Status};
 
@@ -31,9 +32,22 @@ pub fn status(status: &Status) -> String {
             network.attach,
             network.join,
             network.mtu,
-            if blocks.is_empty() { "none yet".into() } else { blocks.join(",") },
+            match &network.leases {
+                Some(_) => "by dhcp".into(),
+                None if blocks.is_empty() => "none yet".into(),
+                None => blocks.join(","),
+            },
             network.peers
         );
+        for lease in network.leases.iter().flatten() {
+            let left = lease.left.map_or("for ever".into(), |left| format!("{left} s left"));
+            let state = match &lease.standing {
+                Standing::Held => left,
+                Standing::Offered => "offered".into(),
+                Standing::Lost(why) => format!("LOST: {why}"),
+            };
+            let _ = writeln!(out, "  lease {} pod {}: {state}", lease.terms, lease.pod);
+        }
         for (peer, why) in &network.unreachable {
             let _ = writeln!(out, "  no path to {peer}: {why}");
         }

@@ -6,10 +6,11 @@ use std::net::IpAddr;
 use weft_core::{
     attach::{Attach, Footing, Parent, Siblings},
     attachment::Attachment,
+    dhcp::Standing,
 };
 
 use super::explain::{Hop, hop};
-use crate::agent::{Agent, NetworkHere};
+use crate::agent::{Agent, NetworkHere, left};
 
 /// The hops behind the pod's own, and whether the packet gets anywhere.
 pub(super) fn follow(
@@ -30,9 +31,12 @@ pub(super) fn follow(
         hops.extend(rest);
         return (hops, works);
     }
+    hops.extend(leased(pod).map(|text| hop(format!("pod {}", pod.label()), text)));
     let inside = here.network.ranges.iter().any(|range| range.contains(&addr));
-    let gateway = here.network.join.kind().gateways().iter();
-    let gateway = gateway.copied().find(|gateway| gateway.is_ipv4() == addr.is_ipv4());
+    let gateways = here.network.join.kind().gateways().iter().copied();
+    let leased = pod.lease.as_ref().and_then(|lease| lease.terms.router).map(IpAddr::from);
+    let mut gateways = gateways.chain(leased);
+    let gateway = gateways.find(|gateway| gateway.is_ipv4() == addr.is_ipv4());
     let (text, works) = match (inside, gateway) {
         (true, _) => (owner(agent, here, pod, addr), true),
         (false, Some(gateway)) if pod.default_route => (
@@ -44,6 +48,14 @@ pub(super) fn follow(
         (false, Some(_)) => {
             (format!("{addr} is outside the network, and another link is the pod's way out"), false)
         }
+        (false, None) if here.network.by_dhcp() => (
+            format!(
+                "{addr} is outside network {}, whose DHCP server names no router: the pod has no \
+                 route",
+                pod.network
+            ),
+            false,
+        ),
         (false, None) => (
             format!(
                 "{addr} is outside network {}, which names no router (`join: {{gateway: …}}`): \
@@ -55,6 +67,19 @@ pub(super) fn follow(
     };
     hops.push(hop("the physical network", text));
     (hops, works)
+}
+
+/// From whom the pod has its address, where that is a DHCP server.
+fn leased(pod: &Attachment) -> Option<String> {
+    let lease = pod.lease.as_ref()?;
+    let until = match left(lease) {
+        Some(left) => format!("for {} s yet", left.as_secs()),
+        None => "for ever".into(),
+    };
+    Some(match &lease.standing {
+        Standing::Lost(why) => format!("{} was leased and is lost: {why}", lease.terms.addr),
+        Standing::Held | Standing::Offered => format!("leased {}, {until}", lease.terms),
+    })
 }
 
 /// What the kernel says of the link.
@@ -106,6 +131,11 @@ fn owner(agent: &Agent, here: &NetworkHere, pod: &Attachment, addr: IpAddr) -> S
     let claim = shown.view.claims.iter().find(|((network, block), _)| {
         *network == pod.network && block.contains(&addr) && addr.is_ipv4() == block.addr().is_ipv4()
     });
+    if here.network.by_dhcp() {
+        return format!(
+            "on the link: ARP finds {addr}, if anybody has it; addresses are given by DHCP"
+        );
+    }
     let asked = if addr.is_ipv4() { "ARP" } else { "neighbour discovery" };
     match claim {
         Some(((_, block), claim)) => {

@@ -24,7 +24,7 @@ use serde_json::{Value, json};
 use weft_core::{
     name::{NetworkName, NodeName},
     network::Network,
-    view::{ack_key, network_key, node_key, residents_key},
+    view::{Node, ack_key, network_key, node_key, residents_key},
 };
 
 use crate::{
@@ -142,6 +142,7 @@ fn check_network(
     let network: Network =
         from_value(written.clone()).with_context(|| format!("network {name}"))?;
     network.check(&name)?;
+    let ours = agent.ledger().has_pods(&name);
     let shown = agent.shown();
     for (other, beside) in shown.view.networks.iter().filter(|(other, _)| **other != name) {
         network.check_beside(&name, other, beside)?;
@@ -155,7 +156,9 @@ fn check_network(
         network.check_underlay(&name, &nic.addr)?;
     }
     if let Some(was) = shown.view.networks.get(&name) {
-        let used = shown.view.claims.keys().any(|(of, _)| *of == name);
+        let used = shown.view.claims.keys().any(|(of, _)| *of == name)
+            || shown.view.nodes.values().any(|node| has_pods(node, &name))
+            || ours;
         anyhow::ensure!(
             !used || was.attach == network.attach,
             "network {name} attaches by {}: pods that run can't change to {}; make another network",
@@ -170,6 +173,12 @@ fn check_network(
             was.host_access,
             network.join,
             network.host_access
+        );
+        anyhow::ensure!(
+            !used || was.by_dhcp() == network.by_dhcp(),
+            "network {name}: pods and nodes have addresses of it already; make another network for \
+             addresses that are given by {}",
+            if network.by_dhcp() { "a DHCP server" } else { "weft" }
         );
         let by_group = |network: &Network| network.join.kind().group().is_some();
         anyhow::ensure!(
@@ -228,8 +237,12 @@ fn users(agent: &Agent, name: &NetworkName) -> Vec<String> {
     let ours = agent.ledger().has_pods(name).then(|| agent.node.to_string());
     let shown = agent.shown();
     let others = shown.view.nodes.iter().filter(|(node, _)| **node != agent.node);
-    let used = others.filter(|(_, node)| node.record.part(name).is_some_and(|part| part.pods));
+    let used = others.filter(|(_, node)| has_pods(node, name));
     ours.into_iter().chain(used.map(|(node, _)| node.to_string())).collect()
+}
+
+fn has_pods(node: &Node, name: &NetworkName) -> bool {
+    node.record.part(name).is_some_and(|part| part.pods)
 }
 
 /// Deletes the records of pods that are meant.

@@ -10,14 +10,15 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use weft_core::{
     attach::Parent,
-    attachment::{AttachmentId, Phase},
+    attachment::{Attachment, AttachmentId, Phase},
+    dhcp::{Standing, Terms},
     join::Receive,
     name::{IfName, Mac, NetworkName, NodeName},
     network::Network,
     paths::PeerChoice,
 };
 
-use crate::agent::{Agent, NetworkHere};
+use crate::agent::{Agent, NetworkHere, left};
 
 #[derive(Serialize, Deserialize)]
 pub struct Status {
@@ -56,6 +57,8 @@ pub struct NetworkStatus {
     pub attach: String,
     pub join: String,
     pub blocks: Vec<IpNet>,
+    /// Of pods whose addresses a DHCP server gives; nothing in other networks.
+    pub leases: Option<Vec<LeaseStatus>>,
     pub mtu: u16,
     pub peers: usize,
     /// Peers to which there is no path, with the reasons.
@@ -66,6 +69,32 @@ pub struct NetworkStatus {
     /// What is known of the physical switch, where pods have MAC addresses of their own on it.
     #[serde(default)]
     pub switch: Option<String>,
+}
+
+/// What a DHCP server has given a pod.
+#[derive(Serialize, Deserialize)]
+pub struct LeaseStatus {
+    pub pod: String,
+    #[serde(flatten)]
+    pub terms: Terms,
+    pub standing: Standing,
+    /// Seconds until it ends; none, of one for ever.
+    pub left: Option<u64>,
+}
+
+fn lease(pod: &Attachment) -> Option<LeaseStatus> {
+    let lease = pod.lease.as_ref()?;
+    Some(LeaseStatus {
+        pod: pod.label(),
+        terms: lease.terms,
+        standing: lease.standing.clone(),
+        left: left(lease).map(|left| left.as_secs()),
+    })
+}
+
+fn leases(agent: &Agent, name: &NetworkName) -> Vec<LeaseStatus> {
+    let ledger = agent.ledger();
+    ledger.attachments().filter(|pod| pod.network == *name).filter_map(lease).collect()
 }
 
 fn ways(receives: &[Receive]) -> Vec<String> {
@@ -88,6 +117,7 @@ pub fn status(agent: &Agent) -> Status {
             attach: here.network.attach.kind().described(),
             join: here.network.join.to_string(),
             blocks: here.blocks.clone(),
+            leases: here.network.by_dhcp().then(|| leases(agent, name)),
             mtu: here.stage.send.get(),
             peers: here.stage.choices.len(),
             unreachable: unreachable.collect(),
@@ -109,6 +139,7 @@ pub fn status(agent: &Agent) -> Status {
             .chain(agent.unheard())
             .chain(agent.unheard_macs())
             .chain(agent.conflicts())
+            .chain(agent.leases_in_danger())
             .collect(),
         store: StoreStatus {
             synced: shown.synced,
@@ -153,6 +184,7 @@ pub struct Pod {
     pub parent: Option<IfName>,
     pub mac: Mac,
     pub addrs: Vec<std::net::IpAddr>,
+    pub lease: Option<LeaseStatus>,
     pub phase: Phase,
     pub netns: String,
 }
@@ -170,6 +202,7 @@ pub fn pods(agent: &Agent) -> Vec<Pod> {
             parent: pod.attach.kind().parent().map(Parent::dev),
             mac: pod.mac,
             addrs: pod.addrs.clone(),
+            lease: lease(pod),
             phase: pod.phase,
             netns: pod.netns.clone(),
         })

@@ -179,7 +179,7 @@ fn a_network_on_the_physical_one_that_makes_no_sense_is_refused_by_name() {
         ),
         (
             with(&bridge, join(json!({"gatway": []}))),
-            "join.gatway (known here: exclude, gateway, kind)",
+            "join.gatway (known here: addresses, exclude, gateway, kind)",
         ),
         (
             with(&bridge, join(json!({"gateway": ["10.78.0.1"]}))),

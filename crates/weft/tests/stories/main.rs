@@ -6,6 +6,7 @@
 mod advertised;
 mod change;
 mod cni;
+mod dhcp;
 mod domains;
 mod input;
 mod ipvlan;

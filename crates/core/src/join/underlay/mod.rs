@@ -20,6 +20,18 @@ pub struct Underlay {
     /// Addresses of the ranges that are others': prefixes or single addresses.
     #[serde(default)]
     pub exclude: Vec<Span>,
+    /// Who gives addresses to pods: `chunks` (nodes claim blocks of the ranges) or `dhcp` (the
+    /// network's own DHCP server, which names the router too; IPv4 alone).
+    #[serde(default)]
+    pub addresses: Addresses,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Addresses {
+    #[default]
+    Chunks,
+    Dhcp,
 }
 
 impl Joining for Underlay {
@@ -103,6 +115,7 @@ mod tests {
         let join = Underlay {
             gateway: vec!["10.9.0.1".parse().unwrap()],
             exclude: vec!["10.9.0.64/26".parse().unwrap(), "10.9.0.9".parse().unwrap()],
+            addresses: Addresses::Chunks,
         };
         let kept = |range: &str| -> Vec<String> {
             join.kept(&range.parse().unwrap()).iter().map(ToString::to_string).collect()
