@@ -2,6 +2,7 @@
 //! Which blocks a node has is in the store; which addresses are taken is in the ledger.
 
 mod block;
+pub mod fixed;
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -30,11 +31,36 @@ pub struct Reserve {
     /// The pods share their network with strangers, so no block has addresses of its own to keep;
     /// these are kept instead, none of them inside another.
     shared: Option<Vec<IpNet>>,
+    /// Those that are claimed one at a time, and what of them nobody gets.
+    fixed: Vec<IpNet>,
+    never: Vec<IpNet>,
 }
 
 impl Reserve {
     pub fn on_shared(kept: impl IntoIterator<Item = IpNet>) -> Self {
-        Self { shared: Some(IpNet::aggregate(&kept.into_iter().collect())) }
+        Self::with_fixed(kept, [])
+    }
+
+    /// As `on_shared`, of a network that gives some addresses one at a time.
+    pub fn with_fixed(
+        kept: impl IntoIterator<Item = IpNet>,
+        fixed: impl IntoIterator<Item = IpNet>,
+    ) -> Self {
+        let (never, fixed): (Vec<_>, Vec<_>) =
+            (kept.into_iter().collect(), fixed.into_iter().collect());
+        let all = never.iter().chain(&fixed).copied().collect();
+        Self { shared: Some(IpNet::aggregate(&all)), fixed, never }
+    }
+
+    /// True if the address is claimed by itself, not with a block.
+    pub fn fixes(&self, addr: IpAddr) -> bool {
+        let within = |nets: &[IpNet]| nets.iter().any(|net| net.contains(&addr));
+        within(&self.fixed) && !within(&self.never)
+    }
+
+    /// The prefixes of a family of which addresses are claimed by themselves.
+    pub fn fixed(&self, ipv4: bool) -> impl Iterator<Item = &IpNet> {
+        self.fixed.iter().filter(move |net| net.addr().is_ipv4() == ipv4)
     }
 
     /// Offset of the first address of a block that may be given, and of the first behind the last.
@@ -156,6 +182,15 @@ impl Pool {
         }
         self.rested.retain(|rested| *rested != addr);
         Ok(())
+    }
+
+    /// An address that is not of a block: the caller sees that no other node gives it.
+    pub fn lease_fixed(&mut self, addr: IpAddr) -> Result<(), NoAddress> {
+        self.taken.insert(addr).then_some(()).ok_or(NoAddress::Taken(addr))
+    }
+
+    pub fn holds(&self, addr: IpAddr) -> bool {
+        self.taken.contains(&addr)
     }
 
     /// To be called once the link that had the address is gone.

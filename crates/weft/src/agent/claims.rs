@@ -15,7 +15,7 @@ use weft_core::{
     view::{Claim, claim_key, network_key},
 };
 
-use super::{Agent, POISONED, wake::Reasons};
+use super::{Agent, POISONED, fixed, wake::Reasons};
 use crate::store::{Created, StoreError};
 
 const RETRY: Duration = Duration::from_secs(1);
@@ -59,6 +59,10 @@ pub async fn run(agent: Arc<Agent>) {
         if let Err(error) = free_orphans(&agent).await {
             tracing::debug!(%error, "could not free the blocks of a network that is gone");
         }
+        let tended = fixed::tend(&agent).await;
+        if let Err(error) = &tended {
+            tracing::debug!(%error, "could not bring the claims of static addresses up to date");
+        }
         for of in &missing {
             match claim(&agent, of).await {
                 Ok(claimed) => {
@@ -79,7 +83,8 @@ pub async fn run(agent: Arc<Agent>) {
                 }
             }
         }
-        if agent.unclaimed.lock().expect(POISONED).is_empty() && pending.is_empty() {
+        let all_well = agent.unclaimed.lock().expect(POISONED).is_empty() && tended.is_ok();
+        if all_well && pending.is_empty() {
             agent.claimer.notified().await;
         } else {
             tokio::select! { () = tokio::time::sleep(RETRY) => {}, () = agent.claimer.notified() => {} }

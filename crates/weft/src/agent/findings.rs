@@ -94,7 +94,13 @@ pub(super) fn report(agent: &Agent, memory: &Memory, serving: &mut Serving, froz
     let ledger = agent.ledger();
     for pod in ledger.attachments().filter(|pod| pod.phase == Phase::Attached) {
         let Some(here) = serving.networks.get(&pod.network) else { continue };
-        let lost = |addr: &&IpAddr| !here.blocks.iter().any(|block| block.contains(*addr));
+        let claimed = |addr: &IpAddr| {
+            let claim = shown.view.fixed.get(&(pod.network.clone(), *addr));
+            claim.is_some_and(|(_, claim)| claim.node.as_ref() == Some(&agent.node))
+        };
+        let lost = |addr: &&IpAddr| {
+            !here.blocks.iter().any(|block| block.contains(*addr)) && !claimed(addr)
+        };
         serving.problems.extend(pod.addrs.iter().find(lost).map(|addr| {
             format!("pod {} has {addr}, of a block that this node has lost: delete it", pod.label())
         }));

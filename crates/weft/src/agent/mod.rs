@@ -12,6 +12,7 @@ pub mod config;
 mod daemons;
 mod fault;
 mod findings;
+mod fixed;
 mod hear;
 mod lease;
 mod ledger;
@@ -23,6 +24,7 @@ mod reap;
 mod serve;
 mod sight;
 mod sysctls;
+pub mod timing;
 mod underlay;
 mod uninstall;
 mod wake;
@@ -51,6 +53,7 @@ use weft_linux::Kernel;
 
 pub use claims::free;
 pub use config::Config;
+pub use fixed::{Freed, free as free_fixed};
 pub use links::missing_inside;
 pub use serve::listen;
 pub use uninstall::uninstall;
@@ -89,6 +92,7 @@ pub struct Agent {
     busy: Mutex<BTreeSet<AttachmentId>>,
     /// Of networks that are joined in a multicast group: who was heard there.
     hearings: Mutex<BTreeMap<NetworkName, hear::Hearing>>,
+    runtime: tokio::runtime::Handle,
     pub counters: Counters,
 }
 
@@ -145,6 +149,8 @@ pub struct Counters {
     pub rounds: std::sync::atomic::AtomicU64,
     pub changes: std::sync::atomic::AtomicU64,
     pub refusals: std::sync::atomic::AtomicU64,
+    /// What addresses of pods took.
+    pub addresses: timing::Timing,
 }
 
 impl Serving {
@@ -231,6 +237,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
         announcer,
         busy: Mutex::default(),
         hearings: Mutex::default(),
+        runtime: runtime.handle().clone(),
         counters: Counters::default(),
         config,
     });

@@ -70,6 +70,7 @@ fn reap(agent: &Agent) -> anyhow::Result<()> {
     let closed = {
         let mut ledger = agent.ledger();
         let closed = ids.iter().try_for_each(|id| ledger.close(id));
+        agent.claimer.notify_one();
         if networks.iter().any(|network| !ledger.has_pods(network)) {
             // The others are told that there are no more pods here.
             agent.wake.ring(Reasons::OTHER);

@@ -8,7 +8,10 @@ use std::{
 
 use axum::{extract::State, http::StatusCode};
 
-use crate::agent::{Agent, Serving};
+use crate::agent::{
+    Agent, Serving,
+    timing::{BOUNDS, Timing},
+};
 
 pub(super) async fn ready(State(agent): State<Arc<Agent>>) -> (StatusCode, String) {
     let serving = agent.serving();
@@ -83,9 +86,31 @@ pub(super) async fn metrics(State(agent): State<Arc<Agent>>) -> String {
         "Changes that the kernel refused",
         &one(count(&counters.refusals)),
     );
+    let taken = &counters.addresses;
+    metric(
+        "weft_address_microseconds",
+        "histogram",
+        "Time that ADD took for its addresses",
+        &histogram(taken),
+    );
+    metric(
+        "weft_address_slowest_microseconds",
+        "gauge",
+        "The longest of these since the agent began",
+        &one(taken.longest()),
+    );
     let paths = paths(&serving);
     metric("weft_paths", "gauge", "Paths to peers by the way they take", &paths);
     text
+}
+
+fn histogram(timing: &Timing) -> Vec<(String, u64)> {
+    let counts = timing.counts();
+    let bounds = BOUNDS.iter().map(ToString::to_string).chain(["+Inf".to_owned()]);
+    let buckets = bounds.zip(&counts);
+    let buckets = buckets.map(|(bound, count)| (format!("_bucket{{le=\"{bound}\"}}"), *count));
+    let count = counts.last().copied().unwrap_or(0);
+    buckets.chain([("_sum".into(), timing.sum()), ("_count".into(), count)]).collect()
 }
 
 /// How many paths take which way, by network.

@@ -4,11 +4,11 @@
 use crate::story::*;
 
 /// Nodes with a second NIC on a second switch, two pods each unless said otherwise.
-fn lan(nodes: usize) -> Plan {
+pub fn lan(nodes: usize) -> Plan {
     Plan { lan: true, pods: 2, ..plan(nodes) }
 }
 
-fn attach(mode: &str) -> Value {
+pub fn attach(mode: &str) -> Value {
     json!({"kind": "macvlan", "parent": "eth1", "mode": mode})
 }
 
@@ -21,7 +21,7 @@ fn on_lan(plan: &Plan, mode: &str) -> Site {
     site
 }
 
-fn mac(netns: &Netns, dev: &str) -> String {
+pub fn mac(netns: &Netns, dev: &str) -> String {
     let line = sh(netns, &format!("ip -br link show {dev}"));
     line.split_whitespace().nth(2).unwrap().to_owned()
 }
@@ -614,7 +614,7 @@ fn a_packet_on_the_physical_network_is_explained() {
 }
 
 /// How long until `to` answers, asked every millisecond.
-fn first_answer(from: &Netns, to: IpAddr) -> Duration {
+pub fn first_answer(from: &Netns, to: IpAddr) -> Duration {
     let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
     let socket = from.run(|| std::net::UdpSocket::bind(any)).unwrap().unwrap();
     socket.connect((to, 7)).unwrap();

@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::{Joining, Receive, Receiver, Way};
+use crate::network::overlap;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Underlay {
@@ -16,6 +17,13 @@ pub struct Underlay {
     /// Addresses of the ranges that are others': prefixes or single addresses.
     #[serde(default)]
     pub exclude: Vec<Span>,
+    /// Addresses of the ranges that pods get one at a time, on whichever node: who asks for one, or
+    /// who had one (`sticky`). No node's block gives them.
+    #[serde(default, rename = "static")]
+    pub fixed: Vec<Span>,
+    /// A pod gets the address that its name had, from those that are static.
+    #[serde(default)]
+    pub sticky: bool,
 }
 
 impl Joining for Underlay {
@@ -48,6 +56,35 @@ impl Underlay {
         kept.extend(self.gateway.iter().copied().map(one));
         kept.extend(self.exclude.iter().map(|span| span.0));
         kept
+    }
+
+    /// Checks its static addresses against everything else that is said of the network.
+    pub fn check_fixed(&self, ranges: &[IpNet]) -> Result<(), String> {
+        if self.sticky && self.fixed.is_empty() {
+            return Err("`sticky` gives out static addresses: name some, such as \
+                        `static: [192.0.2.128/26]`"
+                .into());
+        }
+        let inside = |span: &Span| ranges.iter().any(|range| range.contains(&span.0));
+        if let Some(span) = self.fixed.iter().find(|span| !inside(span)) {
+            return Err(format!("static {span} is in none of its ranges"));
+        }
+        for span in &self.fixed {
+            if let Some(gateway) = self.gateway.iter().find(|gateway| span.0.contains(*gateway)) {
+                return Err(format!("static {span} has gateway {gateway} in it"));
+            }
+            if let Some(other) = self.exclude.iter().find(|other| overlap(&span.0, &other.0)) {
+                return Err(format!("static {span} and exclude {other} overlap"));
+            }
+        }
+        let usable = |range: &IpNet| {
+            let kept: Vec<IpNet> = self.kept(range);
+            self.fixed.iter().any(|span| !kept.contains(&span.0))
+        };
+        if !self.fixed.is_empty() && !ranges.iter().any(usable) {
+            return Err("no static address can be given: they are the range's own".into());
+        }
+        Ok(())
     }
 }
 
@@ -99,6 +136,7 @@ mod tests {
         let join = Underlay {
             gateway: vec!["10.9.0.1".parse().unwrap()],
             exclude: vec!["10.9.0.64/26".parse().unwrap(), "10.9.0.9".parse().unwrap()],
+            ..Underlay::default()
         };
         let kept = |range: &str| -> Vec<String> {
             join.kept(&range.parse().unwrap()).iter().map(ToString::to_string).collect()
