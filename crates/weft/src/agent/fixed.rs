@@ -15,7 +15,7 @@ use weft_core::{
 };
 
 use super::{
-    Agent, Serving,
+    Agent, Serving, fault,
     lease::{Lease, from_blocks, wait_for},
 };
 use crate::store::{Created, Entry, Replaced, Store, StoreError};
@@ -43,7 +43,10 @@ pub(super) fn lease(
         // Ours alone on this node from here on; given back if the store says no.
         let mut lease = Lease { agent, network: name, addrs: Some(addrs) };
         match claim_all(agent, call, name, &wanted)? {
-            None => return Ok(lease.addrs.take().unwrap_or_default()),
+            None => {
+                fault::point("add.after-claim");
+                return Ok(lease.addrs.take().unwrap_or_default());
+            }
             Some(addr) => drop(lost.insert(addr)),
         }
     }
@@ -270,7 +273,7 @@ async fn release(agent: &Agent, network: &NetworkName, addr: IpAddr) -> Result<(
     if claim.node.as_ref() != Some(&agent.node) || agent.ledger().holds(network, addr) {
         return Ok(());
     }
-    super::fault::point("del.before-release");
+    fault::point("del.before-release");
     let_go(agent, network, &key, claim, entry.revision).await.map(drop)
 }
 
