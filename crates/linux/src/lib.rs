@@ -4,6 +4,7 @@ mod announce;
 mod elsewhere;
 mod encode;
 mod events;
+mod flows;
 mod kernel;
 pub mod memory;
 mod netns;

@@ -3,6 +3,7 @@
 
 mod block;
 pub mod fixed;
+mod surplus;
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -12,6 +13,7 @@ use std::{
 use ipnet::IpNet;
 
 pub use block::candidates;
+pub use surplus::{Held, surplus};
 
 /// The addresses of one node in one network.
 #[derive(Clone, Debug, Default)]
@@ -23,6 +25,8 @@ pub struct Pool {
     /// Per block, the first offset that was never given since this pool was made.
     fresh: Vec<u128>,
     reserve: Reserve,
+    /// Blocks that are being given back: they give no more addresses.
+    leaving: BTreeSet<IpNet>,
 }
 
 /// Addresses that no pod is given.
@@ -137,6 +141,7 @@ impl Pool {
             self.reserve = reserve.clone();
         }
         self.blocks = blocks.to_vec();
+        self.leaving.retain(|block| blocks.contains(block));
         self.rested.retain(|addr| blocks.iter().any(|block| block.contains(addr)));
     }
 
@@ -169,7 +174,9 @@ impl Pool {
 
     /// A certain address, as asked for by the caller.
     pub fn lease_this(&mut self, addr: IpAddr) -> Result<(), NoAddress> {
-        let Some(block) = self.blocks.iter().find(|block| block.contains(&addr)) else {
+        let stays = |block: &&IpNet| !self.leaving.contains(*block);
+        let Some(block) = self.blocks.iter().filter(stays).find(|block| block.contains(&addr))
+        else {
             return Err(NoAddress::Elsewhere { addr, blocks: self.blocks.clone() });
         };
         let (first, end) = self.reserve.bounds(block);
@@ -182,6 +189,27 @@ impl Pool {
         }
         self.rested.retain(|rested| *rested != addr);
         Ok(())
+    }
+
+    /// How many addresses of a block pods have, and how many can still be given.
+    pub fn use_of(&self, block: &IpNet) -> (usize, u128) {
+        let inside = |addr: &&IpAddr| block.contains(*addr);
+        let taken: Vec<&IpAddr> = self.taken.iter().filter(inside).collect();
+        let given = taken.iter().filter(|addr| self.reserve.keeps(***addr).is_none()).count();
+        (taken.len(), self.reserve.usable(block).saturating_sub(given as u128))
+    }
+
+    /// Gives no more addresses of a block, for good, unless one of them is taken. True if so.
+    pub fn leave(&mut self, block: &IpNet) -> bool {
+        let free = !self.taken.iter().any(|addr| block.contains(addr));
+        if free {
+            self.leaving.insert(*block);
+        }
+        free
+    }
+
+    pub fn leaves(&self, block: &IpNet) -> bool {
+        self.leaving.contains(block)
     }
 
     /// An address that is not of a block: the caller sees that no other node gives it.
@@ -202,7 +230,7 @@ impl Pool {
 
     fn fresh_address(&mut self, ipv4: bool) -> Option<IpAddr> {
         for (block, fresh) in self.blocks.iter().zip(&mut self.fresh) {
-            if block.addr().is_ipv4() != ipv4 {
+            if block.addr().is_ipv4() != ipv4 || self.leaving.contains(block) {
                 continue;
             }
             while *fresh < self.reserve.bounds(block).1 {
@@ -222,7 +250,10 @@ impl Pool {
     }
 
     fn rested_address(&mut self, ipv4: bool) -> Option<IpAddr> {
-        let may = |addr: &IpAddr| addr.is_ipv4() == ipv4 && self.reserve.keeps(*addr).is_none();
+        let leaves = |addr: &IpAddr| self.leaving.iter().any(|block| block.contains(addr));
+        let may = |addr: &IpAddr| {
+            addr.is_ipv4() == ipv4 && self.reserve.keeps(*addr).is_none() && !leaves(addr)
+        };
         let oldest = self.rested.iter().position(may)?;
         self.rested.remove(oldest)
     }

@@ -24,6 +24,7 @@ use super::{
     Agent, Serving, fault,
     lease::wait,
     links::{self, namespace},
+    reap::forget_flows,
 };
 
 /// How long a link that had the whole of its parent may take to go with its namespace.
@@ -264,6 +265,7 @@ pub(super) fn tend(agent: &Agent, serving: &mut Serving) {
 fn bury(agent: &Agent, pod: &Attachment) -> Result<(), String> {
     let refusals = agent.kernel.apply(&links::unreachable(agent, pod));
     refusals.first().map_or(Ok(()), |refusal| Err(refusal.to_string()))?;
+    forget_flows(agent, std::slice::from_ref(&pod.id));
     agent.ledger().close(&pod.id).map_err(|error| error.to_string())?;
     agent.claimer.notify_one();
     Ok(())

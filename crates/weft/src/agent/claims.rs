@@ -15,7 +15,12 @@ use weft_core::{
     view::{Claim, claim_key, network_key},
 };
 
-use super::{Agent, POISONED, fixed, wake::Reasons};
+use super::{
+    Agent, POISONED,
+    chunks::{self, Idle, give_back},
+    fixed,
+    wake::Reasons,
+};
 use crate::store::{Created, StoreError};
 
 const RETRY: Duration = Duration::from_secs(1);
@@ -51,7 +56,13 @@ pub struct Unclaimed {
 
 pub async fn run(agent: Arc<Agent>) {
     let mut pending: Vec<Pending> = Vec::new();
+    let mut idle = Idle::default();
     loop {
+        // What is not needed goes before anything is claimed.
+        let returned = give_back(&agent, &mut idle).await;
+        if let Err(error) = &returned {
+            tracing::debug!(%error, "could not give blocks back");
+        }
         let missing = missing(&agent, &mut pending);
         agent.unclaimed.lock().expect(POISONED).retain(|(name, range), _| {
             missing.iter().any(|of| of.name == *name && of.range == *range)
@@ -83,9 +94,12 @@ pub async fn run(agent: Arc<Agent>) {
                 }
             }
         }
-        let all_well = agent.unclaimed.lock().expect(POISONED).is_empty() && tended.is_ok();
+        let all_well = agent.unclaimed.lock().expect(POISONED).is_empty()
+            && tended.is_ok()
+            && returned.is_ok();
         if all_well && pending.is_empty() {
-            agent.claimer.notified().await;
+            // What is idle now is so later without anybody saying it.
+            let _ = tokio::time::timeout(chunks::LOOK, agent.claimer.notified()).await;
         } else {
             tokio::select! { () = tokio::time::sleep(RETRY) => {}, () = agent.claimer.notified() => {} }
         }

@@ -182,10 +182,8 @@ pub(super) fn from_blocks(
         Some(Ok(addrs)) => return Ok(addrs),
         Some(Err(NoAddress::Taken(addr))) => {
             let holder = holder(agent, name, addr);
-            let code = match fixed.contains(&addr) {
-                true => Code::TryAgainLater,
-                false => Code::InvalidConfig,
-            };
+            let moves = fixed.contains(&addr);
+            let code = if moves { Code::TryAgainLater } else { Code::InvalidConfig };
             (code, format!("{addr} is taken by {holder} on this node"))
         }
         Some(Err(no)) => (Code::InvalidConfig, no.to_string()),

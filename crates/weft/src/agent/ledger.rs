@@ -89,7 +89,12 @@ impl Ledger {
     }
 
     pub fn set_blocks(&mut self, network: &NetworkName, blocks: &[IpNet], reserve: &Reserve) {
-        self.pools.entry(network.clone()).or_default().set_blocks(blocks, reserve);
+        self.pool(network).set_blocks(blocks, reserve);
+    }
+
+    /// The addresses of a network, as they are given and taken.
+    pub fn pool(&mut self, network: &NetworkName) -> &mut Pool {
+        self.pools.entry(network.clone()).or_default()
     }
 
     /// Where records can't be read, what the kernel holds for pods tells which addresses are taken.
@@ -99,7 +104,7 @@ impl Ledger {
         }
         let known: BTreeSet<IpAddr> =
             self.attachments.values().flat_map(|pod| pod.addrs.iter().copied()).collect();
-        let pool = self.pools.entry(network.clone()).or_default();
+        let pool = self.pool(network);
         // Already taken is as good.
         held.filter(|addr| !known.contains(addr)).for_each(|addr| drop(pool.lease_this(addr)));
     }

@@ -7,6 +7,7 @@
 mod announce;
 mod cache;
 mod children;
+mod chunks;
 mod claims;
 pub mod config;
 mod daemons;

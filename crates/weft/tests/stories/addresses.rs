@@ -206,3 +206,110 @@ fn an_address_that_moves_to_a_pod_of_another_node_is_reached_at_once_by_a_third_
     site.nodes[0].delete_pod(pod).unwrap();
     site.nodes.iter().for_each(nothing_left);
 }
+
+/// Flows that the node's connection tracking remembers.
+fn tracked(node: &Node) -> usize {
+    let count = sh(&node.netns, "cat /proc/sys/net/netfilter/nf_conntrack_count");
+    count.trim().parse().unwrap()
+}
+
+#[test]
+fn what_is_tracked_of_an_address_is_forgotten_before_another_pod_has_it() {
+    let site = cluster(1, "veth", "host-gw");
+    let node = &site.nodes[0];
+    // Somebody translates: everything is tracked, and is found before the routes.
+    sh(
+        &node.netns,
+        "nft add table ip theirs; nft 'add chain ip theirs pre { type nat hook prerouting priority \
+         -100 ; }'; nft 'add rule ip theirs pre ip daddr 192.0.2.77 udp dport 7 counter dnat to 192.0.2.78'",
+    );
+    let (old, other) = (node.add_pod("old", "net").unwrap(), node.add_pod("other", "net").unwrap());
+    node.wait_until("tracking", |node| Ok(node.plan()?.is_empty())).unwrap();
+    let _echo = responders([&old, &other]);
+    let before = tracked(node);
+    // A flow each way by the pod that goes, and one that stays: its own, to the world.
+    assert!(reaches(&old, &other) && reaches(&other, &old));
+    let world: IpAddr = "203.0.113.1".parse().unwrap();
+    for pod in [&old, &other] {
+        let socket = pod.netns.run(|| std::net::UdpSocket::bind("0.0.0.0:0")).unwrap().unwrap();
+        socket.send_to(b"x", (world, 7)).unwrap();
+    }
+    assert!(tracked(node) >= before + 4, "{} of {before}", tracked(node));
+    let addr = old.addrs[0];
+    node.delete_pod(old).unwrap();
+    nothing_tracked_of(node, addr);
+    node.wait_until("free", |node| Ok(node.status()?["pods"] == 1)).unwrap();
+    assert!(tracked(node) > 0, "what is not the pod's stays");
+    node.delete_pod(other).unwrap();
+    nothing_left(node);
+}
+
+/// Waits until no flow has the address.
+fn nothing_tracked_of(node: &Node, addr: IpAddr) {
+    let kernel = node.netns.run(weft_linux::Kernel::here).unwrap().unwrap();
+    node.wait_until("free", |node| {
+        Ok(!pods(node).iter().any(|pod| pod["addrs"].to_string().contains(&addr.to_string())))
+    })
+    .unwrap();
+    // Whoever would end them now finds none.
+    assert_eq!(kernel.forget_flows(&[addr].into()).unwrap(), 0, "{addr}");
+}
+
+/// The blocks of a node.
+fn blocks(site: &Site, node: &str) -> Vec<String> {
+    let all = site.nodes[1].ask("GET", "/v1/ipam", None).unwrap();
+    let ours = all.as_array().unwrap().iter().filter(|block| block["node"] == node);
+    ours.map(|block| block["block"].as_str().unwrap().to_owned()).collect()
+}
+
+/// What dies with a boot is gone, and the next boot has another name.
+fn reboot(node: &Node, pods: Vec<Pod>) {
+    node.kill().unwrap();
+    for pod in pods {
+        forget(&pod.path);
+    }
+    std::fs::remove_dir_all(node.dir().join("attachments")).unwrap();
+    let boot = node.dir().join("boot_id");
+    let file = "/proc/sys/kernel/random/boot_id";
+    std::fs::write(&boot, "11111111-2222-3333-4444-555555555555\n").unwrap();
+    let bind = nix::mount::MsFlags::MS_BIND;
+    nix::mount::mount(Some(&boot), file, None::<&str>, bind, None::<&str>).unwrap();
+    node.start(&[]).unwrap();
+    // The others' boot is the one that it was.
+    until("started", || node.status().is_ok_and(|status| status["store"]["synced"] == true));
+    nix::mount::umount2(file, nix::mount::MntFlags::MNT_DETACH).unwrap();
+}
+
+#[test]
+fn a_node_that_rebooted_gives_back_the_blocks_that_it_does_not_need() {
+    let site = built(&Plan { pods: 1, ..lan(2) });
+    site.start().unwrap();
+    let mut network = network(&site, false);
+    (network["blockPrefix4"], network["blockPrefix6"]) = (json!(30), json!(126));
+    site.apply("net", &network).unwrap();
+    site.settled("net", "underlay").unwrap();
+    let node = &site.nodes[0];
+    let pods: Vec<Pod> = (0..11).map(|n| ask(node, &format!("p{n}"), &[]).unwrap()).collect();
+    let fixed = ask(node, "fixed", &BOTH).unwrap();
+    let before = blocks(&site, "node-a");
+    assert!(before.len() >= 6, "{before:?}");
+    // Another agent of the same boot keeps them.
+    crate::kill::restart(node, &[]);
+    assert_eq!(blocks(&site, "node-a"), before);
+    reboot(node, pods.into_iter().chain([fixed]).collect());
+    until("one of each family", || blocks(&site, "node-a").len() == 2);
+    until("nothing static", || claims(&site).is_empty());
+    let left = blocks(&site, "node-a");
+    assert!(left.iter().all(|block| before.contains(block)), "{left:?} of {before:?}");
+    // They are others' to have, and the node goes on.
+    let again = ask(node, "again", &[]).unwrap();
+    let there = ask(&site.nodes[1], "there", &BOTH).unwrap();
+    assert_eq!(blocks(&site, "node-a"), left);
+    let file = left[0].replace('/', "-");
+    let claim = site.plan.dir.join("store/blocks/net").join(file);
+    let claim = std::fs::read_to_string(claim).unwrap();
+    assert!(claim.contains("11111111-2222"), "what stays is of this boot: {claim}");
+    node.delete_pod(again).unwrap();
+    site.nodes[1].delete_pod(there).unwrap();
+    site.nodes.iter().for_each(nothing_left);
+}
