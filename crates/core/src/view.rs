@@ -289,8 +289,9 @@ impl View {
             node.record.underlay.iter().chain(hosts)
         });
         // One that was static and is not any more is still its pod's.
-        let pods = self.fixed_of(name).map(|(addr, ..)| addr);
-        let pods: Vec<IpAddr> = pods.filter(|addr| !network.is_fixed(*addr)).collect();
+        let pods = self.fixed_of(name).filter(|(.., claim)| claim.node.is_some());
+        let pods = pods.map(|(addr, ..)| addr).filter(|addr| !network.is_fixed(*addr));
+        let pods: Vec<IpAddr> = pods.collect();
         let inside = |addr: &&IpAddr| network.ranges.iter().any(|range| range.contains(*addr));
         network.reserve(nodes.chain(hosts).chain(&pods).filter(inside).copied())
     }

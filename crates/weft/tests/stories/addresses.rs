@@ -1,6 +1,8 @@
 //! Addresses of a shared network that are claimed one at a time: they move between nodes, and a name
 //! gets what it had. Blocks are given back, and what an address's last owner left is forgotten.
 
+use std::collections::BTreeSet;
+
 use crate::{
     macvlan::{attach, first_answer, lan, mac},
     story::*,
@@ -255,11 +257,18 @@ fn nothing_tracked_of(node: &Node, addr: IpAddr) {
     assert_eq!(kernel.forget_flows(&[addr].into()).unwrap(), 0, "{addr}");
 }
 
-/// The blocks of a node.
+/// The blocks of a node, as the second says.
 fn blocks(site: &Site, node: &str) -> Vec<String> {
     let all = site.nodes[1].ask("GET", "/v1/ipam", None).unwrap();
     let ours = all.as_array().unwrap().iter().filter(|block| block["node"] == node);
     ours.map(|block| block["block"].as_str().unwrap().to_owned()).collect()
+}
+
+/// All blocks, as the node says.
+fn blocks_of(node: &Node) -> Vec<String> {
+    let all = node.ask("GET", "/v1/ipam", None).unwrap();
+    let all = all.as_array().unwrap().iter();
+    all.map(|block| block["block"].as_str().unwrap().to_owned()).collect()
 }
 
 /// What dies with a boot is gone, and the next boot has another name.
@@ -312,4 +321,99 @@ fn a_node_that_rebooted_gives_back_the_blocks_that_it_does_not_need() {
     node.delete_pod(again).unwrap();
     site.nodes[1].delete_pod(there).unwrap();
     site.nodes.iter().for_each(nothing_left);
+}
+
+#[test]
+fn a_name_gets_the_address_that_it_had_on_any_node_until_the_span_is_full() {
+    let site = built(&Plan { pods: 1, families: Families::V4, ..lan(2) });
+    site.start().unwrap();
+    let mut network = site.lan_network(&attach("bridge"));
+    network["join"]["static"] = json!(["10.77.0.128/30"]);
+    network["join"]["sticky"] = json!(true);
+    site.apply("net", &network).unwrap();
+    site.settled("net", "underlay").unwrap();
+    let nodes = &site.nodes;
+    let mut had = std::collections::BTreeMap::new();
+    for n in 0..12 {
+        let name = format!("web-{}", n % 3);
+        let pod = ask(&nodes[(n / 3 + n) % 2], &name, &[]).unwrap();
+        let addr = pod.addrs[0];
+        assert_eq!(*had.entry(name).or_insert(addr), addr, "round {n}");
+        nodes[(n / 3 + n) % 2].delete_pod(pod).unwrap();
+        until("let go", || claims(&site).iter().all(|(_, claim)| claim["node"].is_null()));
+    }
+    let different: BTreeSet<_> = had.values().collect();
+    assert_eq!(different.len(), 3, "{had:?}");
+    // A fourth has the last that nobody had; a fifth, that of who was gone for the longest.
+    let fourth = ask(&nodes[0], "db-0", &[]).unwrap();
+    assert!(!had.values().any(|addr| *addr == fourth.addrs[0]));
+    let fifth = ask(&nodes[1], "db-1", &[]).unwrap();
+    assert_eq!(fifth.addrs[0], had["web-0"]);
+    // The name that lost its own gets the next; the name that is gone on another node waits for it.
+    let web0 = ask(&nodes[0], "web-0", &[]).unwrap();
+    assert_eq!(web0.addrs[0], had["web-1"]);
+    let answer = ask(&nodes[1], "web-0x", &[]).unwrap();
+    assert_eq!(answer.addrs[0], had["web-2"]);
+    let full = ask(&nodes[1], "web-2", &[]).err().unwrap();
+    assert!(full["details"].to_string().contains("all 4 static addresses"), "{full}");
+    // Whoever is still there elsewhere has it.
+    forget(&PathBuf::from("/run/netns/web-0"));
+    let twice = ask(&nodes[1], "web-0", &[]).err().unwrap();
+    let said = twice["details"].to_string();
+    assert!(said.contains("lab/web-0 still has") && said.contains("on node node-a"), "{said}");
+    // A node that will not come back lets go of them, and the name keeps its own.
+    nodes[0].kill().unwrap();
+    nodes[1].ask("POST", "/v1/nodes/node-a/forget?force=true", None).unwrap();
+    let moved = ask(&nodes[1], "web-0", &[]).unwrap();
+    assert_eq!(moved.addrs, web0.addrs);
+    for pod in [fifth, answer, moved] {
+        nodes[1].delete_pod(pod).unwrap();
+    }
+    nothing_left(&nodes[1]);
+    drop((fourth, web0));
+    nodes[1].ask("DELETE", "/v1/networks/net", None).unwrap();
+    until("nothing is kept without its network", || claims(&site).is_empty());
+}
+
+#[test]
+fn static_addresses_that_can_not_be_are_refused_with_the_reason() {
+    let site = built(&Plan { pods: 1, ..lan(1) });
+    site.start().unwrap();
+    let node = &site.nodes[0];
+    let put = |join: &[(&str, Value)]| {
+        let mut network = site.lan_network(&attach("bridge"));
+        for (field, value) in join {
+            network["join"][*field] = value.clone();
+        }
+        node.ask("PUT", "/v1/networks/net", Some(network)).map_err(|error| error.to_string())
+    };
+    let cases: [(&[(&str, Value)], &str); 6] = [
+        (&[("static", json!(["10.78.0.0/28"]))], "static 10.78.0.0/28 is in none of its ranges"),
+        (&[("sticky", json!(true))], "`sticky` gives out static addresses: name some"),
+        (&[("static", json!(["10.77.0.0/28"]))], "has gateway 10.77.0.1 in it"),
+        (
+            &[("static", json!(["10.77.0.64/28"])), ("exclude", json!(["10.77.0.70"]))],
+            "static 10.77.0.64/28 and exclude 10.77.0.70 overlap",
+        ),
+        (&[("static", json!(["10.77.0.255"]))], "no static address can be given"),
+        (&[("static", json!(["10.77.0.65/28"]))], "write 10.77.0.64/28"),
+    ];
+    for (join, want) in cases {
+        let said = put(join).unwrap_err();
+        assert!(said.contains(want), "{want} is not in {said}");
+    }
+    put(&[("static", json!(["10.77.0.64/28"]))]).unwrap();
+    site.settled("net", "underlay").unwrap();
+    let pod = ask(node, "pod", &["10.77.0.65"]).unwrap();
+    let said = put(&[]).unwrap_err();
+    assert!(said.contains("10.77.0.65 is with pod lab/pod"), "{said}");
+    let said = put(&[("static", json!(["10.77.0.0/24"]))]).unwrap_err();
+    assert!(said.contains("has gateway"), "{said}");
+    let block = blocks_of(node).into_iter().find(|block| block.contains("10.77")).unwrap();
+    let said = put(&[("static", json!(["10.77.0.64/28", block]))]).unwrap_err();
+    assert!(said.contains("of node node-a, whose pods may have"), "{said}");
+    node.delete_pod(pod).unwrap();
+    node.wait_until("free", |node| Ok(node.status()?["pods"] == 0)).unwrap();
+    until("not static any more", || put(&[]).is_ok());
+    nothing_left(node);
 }

@@ -79,7 +79,8 @@ impl Underlay {
         }
         let usable = |range: &IpNet| {
             let kept: Vec<IpNet> = self.kept(range);
-            self.fixed.iter().any(|span| !kept.contains(&span.0))
+            let inside = self.fixed.iter().filter(|span| range.contains(&span.0));
+            inside.into_iter().any(|span| !kept.contains(&span.0))
         };
         if !self.fixed.is_empty() && !ranges.iter().any(usable) {
             return Err("no static address can be given: they are the range's own".into());
