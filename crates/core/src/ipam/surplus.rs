@@ -20,10 +20,11 @@ pub struct Held {
 }
 
 /// Blocks without a pod that are not needed: at once if they are of an earlier boot, else once they
-/// were idle for `patience`. One stays in any case, and so does the last with room.
-pub fn surplus(held: &[Held], patience: Duration) -> Vec<IpNet> {
+/// were idle for `patience`. One stays in any case, and so does one while the others have less room
+/// than is `enough`.
+pub fn surplus(held: &[Held], enough: u128, patience: Duration) -> Vec<IpNet> {
     let used = held.iter().filter(|block| block.taken > 0);
-    let roomy = used.clone().any(|block| block.room > 0);
+    let roomy = used.map(|block| block.room).sum::<u128>() >= enough;
     let mut idle: Vec<&Held> = held.iter().filter(|block| block.taken == 0).collect();
     // What stays is what was idle for the shortest time, of this boot.
     idle.sort_by_key(|block| (block.room == 0, block.of_earlier_boot, block.idle, block.block));
@@ -54,13 +55,13 @@ mod tests {
                 }
             })
             .collect();
-        let gone = surplus(&held, PATIENCE);
+        let gone = surplus(&held, 8, PATIENCE);
         (0..held.len()).filter(|at| gone.contains(&held[*at].block)).collect()
     }
 
     #[test]
-    fn one_block_stays_and_so_does_the_last_with_room() {
-        let cases: [(&[&str], &[usize]); 10] = [
+    fn one_block_stays_and_so_does_one_where_the_others_have_little_room() {
+        let cases: [(&[&str], &[usize]); 11] = [
             (&[], &[]),
             (&["0/16/99"], &[]),
             (&["0/16/99*"], &[]),
@@ -69,6 +70,7 @@ mod tests {
             (&["3/13/0", "0/16/9"], &[]),
             (&["3/13/0", "0/16/10"], &[1]),
             (&["16/0/0", "0/16/99"], &[]),
+            (&["9/7/0", "0/16/99"], &[]),
             (&["16/0/0", "0/16/99", "0/16/98*"], &[2]),
             (&["16/0/0*", "1/15/0*", "0/16/0*"], &[2]),
         ];

@@ -13,7 +13,7 @@ use weft_core::{
     view::{Claim, claim_key},
 };
 
-use super::Agent;
+use super::{Agent, claims::ahead};
 use crate::store::{Replaced, StoreError};
 
 /// How long a block that nobody has an address of is kept where others have room.
@@ -95,7 +95,8 @@ fn decide(agent: &Agent, idle: &mut Idle) -> (Blocks, Blocks) {
                     Held { block: *block, taken, room, of_earlier_boot, idle: now - since }
                 })
                 .collect();
-            let surplus = surplus(&held, PATIENCE);
+            let enough = ahead(range, network.block_prefix(range)).max(1);
+            let surplus = surplus(&held, enough, PATIENCE);
             for held in held {
                 // One that was given up before is another's, as far as is known.
                 let goes = surplus.contains(&held.block) || ledger.pool(name).leaves(&held.block);

@@ -85,7 +85,7 @@ fn settled(
 }
 
 /// The static addresses that the pod is to have, as the view shows them.
-fn wanted(
+pub(super) fn wanted(
     agent: &Agent,
     call: &Call,
     name: &NetworkName,

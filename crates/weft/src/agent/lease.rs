@@ -136,6 +136,8 @@ pub(super) fn lease(
 ) -> Result<Vec<std::net::IpAddr>, CniError> {
     let start = Instant::now();
     let leased = fixed::lease(agent, call, name, serving);
+    // It looks whether few are left.
+    agent.claimer.notify_one();
     agent.counters.addresses.note(start.elapsed());
     leased
 }

@@ -8,6 +8,8 @@ mod announce;
 mod cache;
 mod children;
 mod chunks;
+#[cfg(test)]
+mod churn;
 mod claims;
 pub mod config;
 mod daemons;
@@ -160,9 +162,48 @@ impl Serving {
     }
 }
 
+/// What an agent begins with.
+struct Begin {
+    config: Config,
+    node: NodeName,
+    boot: String,
+    ledger: ledger::Ledger,
+    kernel: Kernel,
+    store: Store,
+    view: View,
+    announcer: announce::Announcer,
+}
+
 const POISONED: &str = "a thread that panics aborts the agent, so no lock is ever poisoned";
 
 impl Agent {
+    fn new(begin: Begin, runtime: tokio::runtime::Handle) -> Self {
+        Self {
+            node: begin.node,
+            boot: begin.boot,
+            cookie: weft_linux::cookie_here().ok(),
+            kernel: begin.kernel,
+            store: begin.store,
+            shown: RwLock::new(Shown { view: begin.view, ..Shown::default() }),
+            ledger: Mutex::new(begin.ledger),
+            gate: RwLock::new(()),
+            serving: RwLock::default(),
+            progress: (Mutex::new(0), Condvar::new()),
+            wake: wake::Wake::default(),
+            publication: tokio::sync::watch::Sender::default(),
+            hungry: Mutex::default(),
+            unclaimed: Mutex::default(),
+            claimer: tokio::sync::Notify::new(),
+            doomed: wake::Wake::default(),
+            pods_gone: false.into(),
+            announcer: begin.announcer,
+            busy: Mutex::default(),
+            hearings: Mutex::default(),
+            runtime,
+            counters: Counters::default(),
+            config: begin.config,
+        }
+    }
     pub fn shown(&self) -> RwLockReadGuard<'_, Shown> {
         self.shown.read().expect(POISONED)
     }
@@ -217,31 +258,8 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     let store = runtime.block_on(Store::open(&config.store)).context("open the store")?;
     let view = cache::view(&config.cache_dir);
     let (announcer, heard) = std::sync::mpsc::channel();
-    let agent = Arc::new(Agent {
-        node,
-        boot,
-        cookie: weft_linux::cookie_here().ok(),
-        kernel,
-        store,
-        shown: RwLock::new(Shown { view, ..Shown::default() }),
-        ledger: Mutex::new(ledger),
-        gate: RwLock::new(()),
-        serving: RwLock::default(),
-        progress: (Mutex::new(0), Condvar::new()),
-        wake: wake::Wake::default(),
-        publication: tokio::sync::watch::Sender::default(),
-        hungry: Mutex::default(),
-        unclaimed: Mutex::default(),
-        claimer: tokio::sync::Notify::new(),
-        doomed: wake::Wake::default(),
-        pods_gone: false.into(),
-        announcer,
-        busy: Mutex::default(),
-        hearings: Mutex::default(),
-        runtime: runtime.handle().clone(),
-        counters: Counters::default(),
-        config,
-    });
+    let begin = Begin { config, node, boot, ledger, kernel, store, view, announcer };
+    let agent = Arc::new(Agent::new(begin, runtime.handle().clone()));
     tracing::info!(node = %agent.node, "agent starts");
     runtime.spawn(watch::run(agent.clone()));
     runtime.spawn(publish::run(agent.clone()));
