@@ -1,10 +1,7 @@
 //! Addresses that pods get one at a time, on whichever node. One record each in the store, so that of
 //! two nodes that want the same the store says who was first; which one to want is said here.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-};
+use std::{collections::BTreeMap, net::IpAddr};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -60,17 +57,17 @@ pub enum NoFixed {
 const LOOKED_AT_MAX: usize = 4096;
 
 /// The address for a pod's name: the one that it had, else one that nobody had, else the one that
-/// has been free the longest. Not one of `lost`, where somebody else was quicker.
+/// has been free the longest. Not one that is `lost`: somebody else was quicker.
 pub fn sticky<'a>(
     reserve: &Reserve,
     claims: impl Iterator<Item = (IpAddr, u64, &'a FixedClaim)>,
     (pod, me, ipv4): (&str, &NodeName, bool),
-    lost: &BTreeSet<IpAddr>,
+    lost: impl Fn(&IpAddr) -> bool,
 ) -> Result<Wanted, NoFixed> {
     let of_family = claims.filter(|(addr, ..)| addr.is_ipv4() == ipv4);
     let claims: BTreeMap<IpAddr, (u64, &FixedClaim)> =
         of_family.map(|(addr, revision, claim)| (addr, (revision, claim))).collect();
-    let may = |addr: &IpAddr| reserve.fixes(*addr) && !lost.contains(addr);
+    let may = |addr: &IpAddr| reserve.fixes(*addr) && !lost(addr);
     let had = claims.iter().filter(|(addr, (_, claim))| claim.pod == pod && may(addr));
     // Two, where it came twice at once: the one that somebody has, else the later.
     let had = had.max_by_key(|(_, (revision, claim))| (claim.node.is_some(), *revision));
@@ -82,8 +79,7 @@ pub fn sticky<'a>(
             None => Ok(Wanted { addr: *addr, instead: Some(*revision) }),
         };
     }
-    let most = claims.len() + lost.len() + LOOKED_AT_MAX;
-    let mut fresh = each(reserve, ipv4, pod).take(most);
+    let mut fresh = each(reserve, ipv4, pod).take(claims.len() + LOOKED_AT_MAX);
     if let Some(addr) = fresh.find(|addr| may(addr) && !claims.contains_key(addr)) {
         return Ok(Wanted { addr, instead: None });
     }
@@ -112,6 +108,8 @@ fn size(span: &IpNet) -> u128 {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     fn reserve() -> Reserve {
@@ -139,9 +137,9 @@ mod tests {
                 (addr.parse().unwrap(), *revision, claim(pod, *node))
             })
             .collect();
-        let lost = lost.iter().map(|addr| addr.parse().unwrap()).collect();
+        let lost = |addr: &IpAddr| lost.contains(&addr.to_string().as_str());
         let claims = claims.iter().map(|(addr, revision, claim)| (*addr, *revision, claim));
-        match sticky(&reserve(), claims, (pod, &"a".parse().unwrap(), true), &lost) {
+        match sticky(&reserve(), claims, (pod, &"a".parse().unwrap(), true), lost) {
             Ok(Wanted { addr, instead }) => format!("{addr} instead of {instead:?}"),
             Err(no) => no.to_string(),
         }

@@ -199,6 +199,14 @@ impl Pool {
         (taken.len(), self.reserve.usable(block).saturating_sub(given as u128))
     }
 
+    /// One more block, until `set_blocks` says what there is.
+    pub fn add_block(&mut self, block: IpNet) {
+        if !self.blocks.contains(&block) {
+            self.fresh.push(self.reserve.bounds(&block).0);
+            self.blocks.push(block);
+        }
+    }
+
     /// Gives no more addresses of a block, for good, unless one of them is taken. True if so.
     pub fn leave(&mut self, block: &IpNet) -> bool {
         let free = !self.taken.iter().any(|addr| block.contains(addr));

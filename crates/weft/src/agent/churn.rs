@@ -78,11 +78,13 @@ struct World {
     pods: u64,
     deaths: usize,
     refused: usize,
+    /// Addresses taken at once, at most.
+    most: usize,
 }
 
 impl World {
     fn new(seed: u64) -> Self {
-        let dir = std::env::temp_dir().join(format!("weft-churn-{}-{seed}", std::process::id()));
+        let dir = PathBuf::from("/run").join(format!("weft-churn-{}-{seed}", std::process::id()));
         let _ = fs::remove_dir_all(&dir);
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build();
         let mut world = Self {
@@ -96,12 +98,13 @@ impl World {
             pods: 0,
             deaths: 0,
             refused: 0,
+            most: 0,
         };
         let network = json!({
-            "attach": {"kind": "macvlan", "parent": "eth1"}, "ranges": ["10.77.0.0/22"],
+            "attach": {"kind": "macvlan", "parent": "eth1"}, "ranges": ["10.77.0.0/23"],
             "join": {
                 "kind": "underlay", "gateway": ["10.77.0.1"], "exclude": ["10.77.0.32/28"],
-                "static": ["10.77.3.0/26"], "sticky": true,
+                "static": ["10.77.1.0/26"], "sticky": true,
             },
         });
         let put = world.store.put("networks/lan", network.to_string().into_bytes());
@@ -162,6 +165,7 @@ impl World {
             let had = self.owners.insert(*addr, (n, container.to_owned()));
             assert_eq!(had, None, "{addr} is given to {container} of node-{n}");
         }
+        self.most = self.most.max(self.owners.len());
     }
 
     fn disown(&mut self, addrs: &[IpAddr]) {
@@ -196,8 +200,8 @@ impl World {
         self.pods += 1;
         let container = format!("c{}", self.pods);
         let (mut ips, mut name) = (Vec::new(), None);
-        match self.dice.roll(5) {
-            0 => ips.push(format!("10.77.3.{}", self.dice.roll(64))),
+        match self.dice.roll(10) {
+            0 => ips.push(format!("10.77.1.{}", self.dice.roll(64))),
             1 => name = Some(format!("web-{}", self.dice.roll(NAMES))),
             _ => {}
         }
@@ -349,7 +353,7 @@ impl World {
 }
 
 fn is_fixed(addr: IpAddr) -> bool {
-    "10.77.3.0/26".parse::<ipnet::IpNet>().unwrap().contains(&addr)
+    "10.77.1.0/26".parse::<ipnet::IpNet>().unwrap().contains(&addr)
 }
 
 impl Node {
@@ -438,7 +442,6 @@ fn churn(seed: u64, operations: usize) {
             world.nothing_is_lost();
         }
     }
-    let most = world.owners.len();
     for n in 0..NODES {
         while world.release(n) {}
     }
@@ -453,8 +456,8 @@ fn churn(seed: u64, operations: usize) {
     let blocks = world.nodes[0].agent.shown().view.claims.len();
     assert_eq!(blocks, NODES, "one each");
     println!(
-        "{done} operations, {} deaths, {} refused, {most} addresses taken at the end",
-        world.deaths, world.refused
+        "{done} operations, {} deaths, {} refused, at most {} addresses taken at once",
+        world.deaths, world.refused, world.most
     );
     fs::remove_dir_all(&world.dir).unwrap();
 }

@@ -90,6 +90,11 @@ pub(super) async fn pass(agent: &Agent, memory: &mut Memory) -> bool {
             Ok(claimed) => {
                 tracing::info!(network = %of.name, block = %claimed.block, "claimed a block");
                 agent.hungry.lock().expect(POISONED).remove(&of.name);
+                if of.network.join.shared().is_some() {
+                    // Nothing has to be in the kernel for it: an ADD that waits goes on at once.
+                    agent.ledger().pool(&of.name).add_block(claimed.block);
+                    agent.tell_progress();
+                }
                 memory.pending.push(claimed);
             }
             Err(unclaimed) => say(agent, of, unclaimed),

@@ -113,10 +113,18 @@ pub(super) fn wanted(
     for ipv4 in families.filter(|ipv4| here.reserve.fixed(*ipv4).next().is_some()) {
         if call.ips.iter().all(|addr| addr.is_ipv4() != ipv4) {
             let claims = view.fixed_of(name);
+            let lost = |addr: &IpAddr| lost.contains(addr) || others_here(agent, name, &pod, *addr);
             wanted.push(sticky(&here.reserve, claims, (&pod, &agent.node, ipv4), lost)?);
         }
     }
     Ok(wanted)
+}
+
+/// True if another pod of this node has the address, which the view may not show yet.
+fn others_here(agent: &Agent, network: &NetworkName, pod: &str, addr: IpAddr) -> bool {
+    let ledger = agent.ledger();
+    let mut own = ledger.attachments().filter(|own| own.network == *network && own.label() == pod);
+    ledger.holds(network, addr) && !own.any(|own| own.addrs.contains(&addr))
 }
 
 /// Claims them one after another. Returns the first that somebody else was quicker to claim.
