@@ -1,5 +1,7 @@
 //! A store in memory for tests of what many agents do with one: each operation is a step, before or
 //! behind which the one who asked may be made to die.
+// It has the form of every other store.
+#![allow(clippy::unused_async)]
 
 use std::{
     collections::BTreeMap,
