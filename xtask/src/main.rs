@@ -39,6 +39,8 @@ enum Bench {
     Path(bench::Paths),
     /// One agent with thousands of peers: time to program them, to follow a change, memory
     Scale(bench::Scale),
+    /// Many pods on nodes that share one range through etcd: what an address takes, and how long all
+    Addresses(bench::Addresses),
 }
 
 fn vm_says(script: &str) -> anyhow::Result<()> {
@@ -55,6 +57,7 @@ fn main() -> ExitCode {
         Task::Bench(Bench::Cni(rounds)) => bench::cni(&rounds),
         Task::Bench(Bench::Path(paths)) => bench::path(&paths),
         Task::Bench(Bench::Scale(scale)) => bench::scale(&scale),
+        Task::Bench(Bench::Addresses(addresses)) => bench::addresses(&addresses),
         Task::Vm { script } => vm_says(&script),
         Task::Plugin => run::plugin().map(|path| println!("{}", path.display())),
     };

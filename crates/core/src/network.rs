@@ -137,6 +137,8 @@ pub enum BadNetwork {
          server says it"
     )]
     DhcpSays { name: NetworkName, field: &'static str },
+    #[error("network {name}: {why}")]
+    Fixed { name: NetworkName, why: String },
     #[error("network {name}: {range} has no address left for pods")]
     NothingLeft { name: NetworkName, range: IpNet },
     #[error("network {name}: {parent} is network {other}'s parent too: {why}")]
@@ -216,7 +218,18 @@ impl Network {
     pub fn reserve(&self, hosts: impl IntoIterator<Item = IpAddr>) -> Reserve {
         let Some(shared) = self.join.shared() else { return Reserve::default() };
         let kept = self.ranges.iter().flat_map(|range| shared.kept(range));
-        Reserve::on_shared(kept.chain(hosts.into_iter().map(IpNet::from)))
+        let kept = kept.chain(hosts.into_iter().map(IpNet::from));
+        Reserve::with_fixed(kept, shared.fixed.iter().map(|span| span.0))
+    }
+
+    /// True if the address is one that its network calls static.
+    pub fn is_fixed(&self, addr: IpAddr) -> bool {
+        let fixed = self.join.shared().map(|shared| &shared.fixed[..]).unwrap_or_default();
+        fixed.iter().any(|span| span.0.contains(&addr))
+    }
+
+    pub fn has_fixed(&self) -> bool {
+        self.join.shared().is_some_and(|shared| !shared.fixed.is_empty())
     }
 
     pub fn contains(&self, net: &IpNet) -> bool {
@@ -335,6 +348,7 @@ impl Network {
         if let Some(gateway) = shared.gateway.iter().find(outside) {
             return Err(BadNetwork::GatewayOutside { name: name(), gateway: *gateway });
         }
+        shared.check_fixed(&self.ranges).map_err(|why| BadNetwork::Fixed { name: name(), why })?;
         let reserve = self.reserve([]);
         match self.ranges.iter().find(|range| reserve.usable(range) == 0) {
             Some(range) => Err(BadNetwork::NothingLeft { name: name(), range: *range }),

@@ -1,9 +1,8 @@
 //! The cluster as one node sees it: the records of the store, parsed. A record that can't be read
 //! is kept out and said; it is never rewritten.
 //!
-//! Keys: `networks/NETWORK`, `nodes/NODE`, `blocks/NETWORK/BLOCK`, `acks/NODE`, `pods/NETWORK/NODE`.
-//! The changes that
-//! led here, and whether this is the first full list, are the store's business.
+//! Keys: `networks/NETWORK`, `nodes/NODE`, `blocks/NETWORK/BLOCK`, `claims/NETWORK/ADDRESS`,
+//! `acks/NODE`, `pods/NETWORK/NODE`. The changes that led here, and whether this is the first full list, are the store's business.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,7 +14,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value, error::Category};
 
 use crate::{
-    ipam::Reserve,
+    ipam::{Reserve, fixed::FixedClaim},
     join::Receive,
     name::{Mac, Mtu, NetworkName, NodeName},
     network::{Network, SCHEMA, unknown_fields},
@@ -26,6 +25,8 @@ pub struct View {
     pub networks: BTreeMap<NetworkName, Network>,
     pub nodes: BTreeMap<NodeName, Node>,
     pub claims: BTreeMap<(NetworkName, IpNet), Claim>,
+    /// Addresses that were claimed one at a time, with the record's revision.
+    pub fixed: BTreeMap<(NetworkName, IpAddr), (u64, FixedClaim)>,
     pub acks: BTreeMap<NodeName, u64>,
     /// The pods of each node in each network whose nodes must know them, with the record's revision.
     pub residents: BTreeMap<(NetworkName, NodeName), (u64, Residents)>,
@@ -146,6 +147,7 @@ enum Place {
     Network(NetworkName),
     Node(NodeName),
     Claim(NetworkName, IpNet),
+    Fixed(NetworkName, IpAddr),
     Ack(NodeName),
     Residents(NetworkName, NodeName),
 }
@@ -158,6 +160,9 @@ pub fn node_key(name: &NodeName) -> String {
 }
 pub fn claim_key(network: &NetworkName, block: &IpNet) -> String {
     format!("blocks/{network}/{}-{}", block.network(), block.prefix_len())
+}
+pub fn fixed_key(network: &NetworkName, addr: IpAddr) -> String {
+    format!("claims/{network}/{addr}")
 }
 pub fn residents_key(network: &NetworkName, node: &NodeName) -> String {
     format!("pods/{network}/{node}")
@@ -190,6 +195,10 @@ impl View {
                 self.claims.insert((network, block), claim);
                 None
             }),
+            Place::Fixed(network, addr) => read(value).map(|claim| {
+                self.fixed.insert((network, addr), (revision, claim));
+                None
+            }),
             Place::Ack(name) => read(value).map(|ack: Ack| {
                 self.acks.insert(name, ack.revision);
                 None
@@ -219,6 +228,7 @@ impl View {
                 Place::Network(name) => keep(&mut self.networks, &mut was.networks, name),
                 Place::Node(name) => keep(&mut self.nodes, &mut was.nodes, name),
                 Place::Claim(name, block) => keep(&mut self.claims, &mut was.claims, (name, block)),
+                Place::Fixed(name, addr) => keep(&mut self.fixed, &mut was.fixed, (name, addr)),
                 Place::Ack(name) => keep(&mut self.acks, &mut was.acks, name),
                 Place::Residents(network, node) => {
                     keep(&mut self.residents, &mut was.residents, (network, node));
@@ -235,6 +245,7 @@ impl View {
             Some(Place::Node(name)) => drop(self.nodes.remove(&name)),
             Some(Place::Claim(network, block)) => drop(self.claims.remove(&(network, block))),
             Some(Place::Ack(name)) => drop(self.acks.remove(&name)),
+            Some(Place::Fixed(network, addr)) => drop(self.fixed.remove(&(network, addr))),
             Some(Place::Residents(network, node)) => {
                 drop(self.residents.remove(&(network, node)));
             }
@@ -260,6 +271,15 @@ impl View {
             .map(|((_, block), _)| *block)
     }
 
+    /// The addresses of a network that were claimed one at a time, with the claims' revisions.
+    pub fn fixed_of<'a>(
+        &'a self,
+        network: &'a NetworkName,
+    ) -> impl Iterator<Item = (IpAddr, u64, &'a FixedClaim)> {
+        let all = self.fixed.iter().filter(move |((name, _), _)| name == network);
+        all.map(|((_, addr), (revision, claim))| (*addr, *revision, claim))
+    }
+
     /// Which addresses of a network no pod is given: nodes have theirs, of which `hosts` are the
     /// asking one's.
     pub fn reserve(&self, name: &NetworkName, network: &Network, hosts: &[IpAddr]) -> Reserve {
@@ -268,8 +288,12 @@ impl View {
             let hosts = node.record.part(name).into_iter().flat_map(|part| &part.hosts);
             node.record.underlay.iter().chain(hosts)
         });
+        // One that was static and is not any more is still its pod's.
+        let pods = self.fixed_of(name).filter(|(.., claim)| claim.node.is_some());
+        let pods = pods.map(|(addr, ..)| addr).filter(|addr| !network.is_fixed(*addr));
+        let pods: Vec<IpAddr> = pods.collect();
         let inside = |addr: &&IpAddr| network.ranges.iter().any(|range| range.contains(*addr));
-        network.reserve(nodes.chain(hosts).filter(inside).copied())
+        network.reserve(nodes.chain(hosts).chain(&pods).filter(inside).copied())
     }
 
     /// Networks that contradict each other: not to be served is the one of which no node has a
@@ -310,6 +334,7 @@ fn place(key: &str) -> Option<Place> {
         ("pods", network, Some(node)) => {
             Place::Residents(network.parse().ok()?, node.parse().ok()?)
         }
+        ("claims", network, Some(addr)) => Place::Fixed(network.parse().ok()?, addr.parse().ok()?),
         ("blocks", network, Some(block)) => {
             let (addr, prefix) = block.rsplit_once('-')?;
             let block = IpNet::new(addr.parse().ok()?, prefix.parse().ok()?).ok()?;
@@ -350,7 +375,7 @@ macro_rules! records {
         }
     )*};
 }
-records!(Network, NodeRecord, Claim, Ack, Residents);
+records!(Network, NodeRecord, Claim, FixedClaim, Ack, Residents);
 
 /// All that a record of any version is sure to have.
 #[derive(Deserialize)]

@@ -31,7 +31,7 @@ use crate::{
     writer::{BATCH_MAX, Place, Writer},
 };
 
-const POISONED: &str = "no code that holds this lock panics";
+pub(crate) const POISONED: &str = "no code that holds this lock panics";
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -89,6 +89,8 @@ pub struct Kernel {
     pub(crate) ports: Ports,
     pub(crate) unsigned: Unsigned,
     writes: AtomicU64,
+    /// For connection tracking, once it was needed.
+    pub(crate) flows: Mutex<Option<socket::Link>>,
 }
 
 impl Kernel {
@@ -130,6 +132,7 @@ impl Kernel {
             ports: Ports::default(),
             unsigned: Unsigned::default(),
             writes: AtomicU64::new(0),
+            flows: Mutex::default(),
         }
     }
 

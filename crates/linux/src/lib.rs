@@ -5,6 +5,7 @@ mod dhcp;
 mod elsewhere;
 mod encode;
 mod events;
+mod flows;
 mod kernel;
 mod kinds;
 pub mod memory;

@@ -1,5 +1,6 @@
 //! Measurements: always side by side in one run, interleaved, as ratios.
 
+mod addresses;
 mod cni;
 mod contender;
 mod load;
@@ -8,6 +9,7 @@ mod scale;
 
 use clap::Args;
 
+pub use addresses::{Addresses, addresses};
 pub use cni::cni;
 pub use path::{Paths, path};
 pub use scale::{Scale, scale};

@@ -2,7 +2,9 @@
 //! Which blocks a node has is in the store; which addresses are taken is in the ledger.
 
 mod block;
+pub mod fixed;
 mod probed;
+mod surplus;
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -13,6 +15,7 @@ use ipnet::IpNet;
 
 pub use block::candidates;
 pub use probed::{Conflict, FRESH, HASTE, READY};
+pub use surplus::{Held, surplus};
 
 use crate::name::Mac;
 
@@ -27,6 +30,8 @@ pub struct Pool {
     fresh: Vec<u128>,
     reserve: Reserve,
     probed: probed::Probed,
+    /// Blocks that are being given back: they give no more addresses.
+    leaving: BTreeSet<IpNet>,
 }
 
 /// Addresses that no pod is given.
@@ -35,11 +40,36 @@ pub struct Reserve {
     /// The pods share their network with strangers, so no block has addresses of its own to keep;
     /// these are kept instead, none of them inside another.
     shared: Option<Vec<IpNet>>,
+    /// Those that are claimed one at a time, and what of them nobody gets.
+    fixed: Vec<IpNet>,
+    never: Vec<IpNet>,
 }
 
 impl Reserve {
     pub fn on_shared(kept: impl IntoIterator<Item = IpNet>) -> Self {
-        Self { shared: Some(IpNet::aggregate(&kept.into_iter().collect())) }
+        Self::with_fixed(kept, [])
+    }
+
+    /// As `on_shared`, of a network that gives some addresses one at a time.
+    pub fn with_fixed(
+        kept: impl IntoIterator<Item = IpNet>,
+        fixed: impl IntoIterator<Item = IpNet>,
+    ) -> Self {
+        let (never, fixed): (Vec<_>, Vec<_>) =
+            (kept.into_iter().collect(), fixed.into_iter().collect());
+        let all = never.iter().chain(&fixed).copied().collect();
+        Self { shared: Some(IpNet::aggregate(&all)), fixed, never }
+    }
+
+    /// True if the address is claimed by itself, not with a block.
+    pub fn fixes(&self, addr: IpAddr) -> bool {
+        let within = |nets: &[IpNet]| nets.iter().any(|net| net.contains(&addr));
+        within(&self.fixed) && !within(&self.never)
+    }
+
+    /// The prefixes of a family of which addresses are claimed by themselves.
+    pub fn fixed(&self, ipv4: bool) -> impl Iterator<Item = &IpNet> {
+        self.fixed.iter().filter(move |net| net.addr().is_ipv4() == ipv4)
     }
 
     /// Offset of the first address of a block that may be given, and of the first behind the last.
@@ -118,6 +148,7 @@ impl Pool {
             self.reserve = reserve.clone();
         }
         self.blocks = blocks.to_vec();
+        self.leaving.retain(|block| blocks.contains(block));
         self.rested.retain(|addr| blocks.iter().any(|block| block.contains(addr)));
         let ours = |addr: IpAddr| blocks.iter().any(|block| block.contains(&addr));
         let taken = &self.taken;
@@ -155,7 +186,9 @@ impl Pool {
 
     /// A certain address, as asked for by the caller.
     pub fn lease_this(&mut self, addr: IpAddr) -> Result<(), NoAddress> {
-        let Some(block) = self.blocks.iter().find(|block| block.contains(&addr)) else {
+        let stays = |block: &&IpNet| !self.leaving.contains(*block);
+        let Some(block) = self.blocks.iter().filter(stays).find(|block| block.contains(&addr))
+        else {
             return Err(NoAddress::Elsewhere { addr, blocks: self.blocks.clone() });
         };
         let (first, end) = self.reserve.bounds(block);
@@ -172,6 +205,44 @@ impl Pool {
         self.rested.retain(|rested| *rested != addr);
         self.probed.take(addr);
         Ok(())
+    }
+
+    /// How many addresses of a block pods have, and how many can still be given.
+    pub fn use_of(&self, block: &IpNet) -> (usize, u128) {
+        let inside = |addr: &&IpAddr| block.contains(*addr);
+        let taken: Vec<&IpAddr> = self.taken.iter().filter(inside).collect();
+        let given = taken.iter().filter(|addr| self.reserve.keeps(***addr).is_none()).count();
+        (taken.len(), self.reserve.usable(block).saturating_sub(given as u128))
+    }
+
+    /// One more block, until `set_blocks` says what there is.
+    pub fn add_block(&mut self, block: IpNet) {
+        if !self.blocks.contains(&block) {
+            self.fresh.push(self.reserve.bounds(&block).0);
+            self.blocks.push(block);
+        }
+    }
+
+    /// Gives no more addresses of a block, for good, unless one of them is taken. True if so.
+    pub fn leave(&mut self, block: &IpNet) -> bool {
+        let free = !self.taken.iter().any(|addr| block.contains(addr));
+        if free {
+            self.leaving.insert(*block);
+        }
+        free
+    }
+
+    pub fn leaves(&self, block: &IpNet) -> bool {
+        self.leaving.contains(block)
+    }
+
+    /// An address that is not of a block: the caller sees that no other node gives it.
+    pub fn lease_fixed(&mut self, addr: IpAddr) -> Result<(), NoAddress> {
+        self.taken.insert(addr).then_some(()).ok_or(NoAddress::Taken(addr))
+    }
+
+    pub fn holds(&self, addr: IpAddr) -> bool {
+        self.taken.contains(&addr)
     }
 
     /// To be called once the link that had the address is gone.
@@ -191,7 +262,7 @@ impl Pool {
 
     fn fresh_address(&mut self, ipv4: bool) -> Option<IpAddr> {
         for (block, fresh) in self.blocks.iter().zip(&mut self.fresh) {
-            if block.addr().is_ipv4() != ipv4 {
+            if block.addr().is_ipv4() != ipv4 || self.leaving.contains(block) {
                 continue;
             }
             while *fresh < self.reserve.bounds(block).1 {
@@ -212,7 +283,10 @@ impl Pool {
     }
 
     fn rested_address(&mut self, ipv4: bool) -> Option<IpAddr> {
-        let may = |addr: &IpAddr| addr.is_ipv4() == ipv4 && self.reserve.keeps(*addr).is_none();
+        let leaves = |addr: &IpAddr| self.leaving.iter().any(|block| block.contains(addr));
+        let may = |addr: &IpAddr| {
+            addr.is_ipv4() == ipv4 && self.reserve.keeps(*addr).is_none() && !leaves(addr)
+        };
         let oldest = self.rested.iter().position(may)?;
         self.rested.remove(oldest)
     }

@@ -24,6 +24,7 @@ use super::{
     Agent, Serving, dhcp, fault,
     lease::wait,
     links::{self, namespace},
+    reap::forget_flows,
     switch,
     wake::Reasons,
 };
@@ -310,7 +311,10 @@ fn bury(agent: &Agent, pod: &Attachment) -> Result<(), String> {
     dhcp::release(agent, pod);
     let refusals = agent.kernel.apply(&links::unreachable(agent, pod));
     refusals.first().map_or(Ok(()), |refusal| Err(refusal.to_string()))?;
-    agent.ledger().close(&pod.id).map_err(|error| error.to_string())
+    forget_flows(agent, std::slice::from_ref(&pod.id));
+    agent.ledger().close(&pod.id).map_err(|error| error.to_string())?;
+    agent.claimer.notify_one();
+    Ok(())
 }
 
 fn ready(serving: &Serving, parent: &Parent) -> bool {

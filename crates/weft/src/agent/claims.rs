@@ -12,10 +12,15 @@ use weft_core::{
     ipam::{Reserve, candidates},
     name::NetworkName,
     network::{Network, SCHEMA, overlap},
-    view::{Claim, claim_key, network_key},
+    view::{Claim, View, claim_key, network_key},
 };
 
-use super::{Agent, POISONED, wake::Reasons};
+use super::{
+    Agent, POISONED,
+    chunks::{self, Idle, give_back},
+    fixed,
+    wake::Reasons,
+};
 use crate::store::{Created, StoreError};
 
 const RETRY: Duration = Duration::from_secs(1);
@@ -49,41 +54,67 @@ pub struct Unclaimed {
     pub full: bool,
 }
 
+/// What the claimer remembers between passes.
+#[derive(Default)]
+pub(super) struct Memory {
+    pending: Vec<Pending>,
+    idle: Idle,
+}
+
 pub async fn run(agent: Arc<Agent>) {
-    let mut pending: Vec<Pending> = Vec::new();
+    let mut memory = Memory::default();
     loop {
-        let missing = missing(&agent, &mut pending);
-        agent.unclaimed.lock().expect(POISONED).retain(|(name, range), _| {
-            missing.iter().any(|of| of.name == *name && of.range == *range)
-        });
-        if let Err(error) = free_orphans(&agent).await {
-            tracing::debug!(%error, "could not free the blocks of a network that is gone");
-        }
-        for of in &missing {
-            match claim(&agent, of).await {
-                Ok(claimed) => {
-                    tracing::info!(network = %of.name, block = %claimed.block, "claimed a block");
-                    agent.hungry.lock().expect(POISONED).remove(&of.name);
-                    pending.push(claimed);
+        // What is idle now is so later without anybody saying it.
+        let longest = if pass(&agent, &mut memory).await { chunks::LOOK } else { RETRY };
+        let _ = tokio::time::timeout(longest, agent.claimer.notified()).await;
+    }
+}
+
+/// Brings what this node has claimed to what it needs. True if there is nothing to come back for soon.
+pub(super) async fn pass(agent: &Agent, memory: &mut Memory) -> bool {
+    // What is not needed goes before anything is claimed.
+    let returned = give_back(agent, &mut memory.idle).await;
+    let orphans = free_orphans(agent).await;
+    let tended = fixed::tend(agent).await;
+    for error in [&returned, &orphans, &tended].into_iter().filter_map(|done| done.as_ref().err()) {
+        tracing::debug!(%error, "could not give back what is not needed");
+    }
+    let missing = missing(agent, &mut memory.pending);
+    agent
+        .unclaimed
+        .lock()
+        .expect(POISONED)
+        .retain(|(name, range), _| missing.iter().any(|of| of.name == *name && of.range == *range));
+    for of in &missing {
+        match claim(agent, of).await {
+            Ok(claimed) => {
+                tracing::info!(network = %of.name, block = %claimed.block, "claimed a block");
+                agent.hungry.lock().expect(POISONED).remove(&of.name);
+                if of.network.join.shared().is_some() {
+                    // Nothing has to be in the kernel for it: an ADD that waits goes on at once.
+                    agent.ledger().pool(&of.name).add_block(claimed.block);
+                    agent.tell_progress();
                 }
-                Err(unclaimed) => {
-                    let why = unclaimed.why.clone();
-                    let key = (of.name.clone(), of.range);
-                    let last = agent.unclaimed.lock().expect(POISONED).insert(key, unclaimed);
-                    // Said once is enough.
-                    if last.is_none_or(|last| last.why != why) {
-                        tracing::warn!(network = %of.name, why, "could not claim a block");
-                        agent.wake.ring(Reasons::VIEW);
-                        agent.tell_progress();
-                    }
-                }
+                memory.pending.push(claimed);
             }
+            Err(unclaimed) => say(agent, of, unclaimed),
         }
-        if agent.unclaimed.lock().expect(POISONED).is_empty() && pending.is_empty() {
-            agent.claimer.notified().await;
-        } else {
-            tokio::select! { () = tokio::time::sleep(RETRY) => {}, () = agent.claimer.notified() => {} }
-        }
+    }
+    returned.is_ok()
+        && tended.is_ok()
+        && memory.pending.is_empty()
+        && agent.unclaimed.lock().expect(POISONED).is_empty()
+}
+
+/// Said once is enough.
+fn say(agent: &Agent, of: &Missing, unclaimed: Unclaimed) {
+    let why = unclaimed.why.clone();
+    let key = (of.name.clone(), of.range);
+    let last = agent.unclaimed.lock().expect(POISONED).insert(key, unclaimed);
+    if last.is_none_or(|last| last.why != why) {
+        tracing::warn!(network = %of.name, why, "could not claim a block");
+        agent.wake.ring(Reasons::VIEW);
+        agent.tell_progress();
     }
 }
 
@@ -159,7 +190,7 @@ fn missing(agent: &Agent, pending: &mut Vec<Pending>) -> Vec<Missing> {
                     .networks
                     .get(name)
                     .is_some_and(|here| ours.iter().all(|block| here.blocks.contains(block)));
-            if full || ours.is_empty() {
+            if full || ours.is_empty() || runs_low(agent, view, (name, network, range), &ours) {
                 let here = serving.networks.get(name);
                 let reserve = here.map_or_else(|| network.reserve([]), |here| here.reserve.clone());
                 let (name, network) = (name.clone(), network.clone());
@@ -168,6 +199,38 @@ fn missing(agent: &Agent, pending: &mut Vec<Pending>) -> Vec<Missing> {
         }
     }
     missing
+}
+
+/// True if few addresses of a shared range are left here: the next block is claimed before an ADD has
+/// to wait for it, as long as half of the range is nobody's.
+fn runs_low(
+    agent: &Agent,
+    view: &View,
+    (name, network, range): (&NetworkName, &Network, &IpNet),
+    ours: &[IpNet],
+) -> bool {
+    let prefix = network.block_prefix(range);
+    let dealt_out = agent.config.blocks.contains_key(name);
+    if network.join.shared().is_none() || dealt_out || prefix == range.prefix_len() {
+        return false;
+    }
+    let claimed = view.claims.keys().filter(|(of, block)| of == name && range.contains(block));
+    let half = 1u128.checked_shl(u32::from(prefix - range.prefix_len()) - 1).unwrap_or(u128::MAX);
+    if claimed.count() as u128 >= half {
+        return false;
+    }
+    let room: u128 = {
+        let mut ledger = agent.ledger();
+        let pool = ledger.pool(name);
+        ours.iter().filter(|block| !pool.leaves(block)).map(|block| pool.use_of(block).1).sum()
+    };
+    room < ahead(range, prefix)
+}
+
+/// Addresses that are to be left before another block is claimed: half a block.
+pub(super) fn ahead(range: &IpNet, prefix: u8) -> u128 {
+    let bits = u32::from(range.max_prefix_len() - prefix);
+    1u128.checked_shl(bits.min(8)).unwrap_or(u128::MAX) / 2
 }
 
 /// Blocks of the range that are free and may be this node's, the best first.

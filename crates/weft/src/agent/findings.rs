@@ -97,7 +97,13 @@ pub(super) fn report(agent: &Agent, memory: &Memory, serving: &mut Serving, froz
         if here.network.by_dhcp() {
             continue;
         }
-        let lost = |addr: &&IpAddr| !here.blocks.iter().any(|block| block.contains(*addr));
+        let claimed = |addr: &IpAddr| {
+            let claim = shown.view.fixed.get(&(pod.network.clone(), *addr));
+            claim.is_some_and(|(_, claim)| claim.node.as_ref() == Some(&agent.node))
+        };
+        let lost = |addr: &&IpAddr| {
+            !here.blocks.iter().any(|block| block.contains(*addr)) && !claimed(addr)
+        };
         serving.problems.extend(pod.addrs.iter().find(lost).map(|addr| {
             format!("pod {} has {addr}, of a block that this node has lost: delete it", pod.label())
         }));

@@ -12,7 +12,7 @@ use weft_core::{
     name::NetworkName,
 };
 
-use super::{Agent, POISONED, Serving, strangers};
+use super::{Agent, POISONED, Serving, fixed, strangers};
 
 /// How long ADD waits for what is on its way: the first view, a block, an address being freed.
 const WAIT_MAX: Duration = Duration::from_secs(10);
@@ -51,6 +51,8 @@ impl Drop for Lease<'_> {
     fn drop(&mut self) {
         if let Some(addrs) = self.addrs.take() {
             self.agent.ledger().release(self.network, &addrs);
+            // What was claimed of them by itself is to be given back.
+            self.agent.claimer.notify_one();
         }
     }
 }
@@ -120,8 +122,7 @@ pub(super) fn not_served(name: &NetworkName, serving: &Serving) -> CniError {
     )
 }
 
-/// Addresses for the pod. One that is asked for may still be with a link that is being freed; a
-/// block that is full makes the node claim another.
+/// Addresses for the pod, and how long they took.
 pub(super) fn lease(
     agent: &Agent,
     call: &Call,
@@ -132,13 +133,31 @@ pub(super) fn lease(
         // Its network is asked once it has a link.
         return Ok(Vec::new());
     }
+    let start = Instant::now();
+    let leased = fixed::lease(agent, call, name, serving);
+    // It looks whether few are left.
+    agent.claimer.notify_one();
+    agent.counters.addresses.note(start.elapsed());
+    leased
+}
+
+/// Addresses from this node's blocks, beside those that are `fixed`. One that is asked for may still
+/// be with a link that is being freed; a block that is full makes the node claim another.
+pub(super) fn from_blocks(
+    agent: &Agent,
+    call: &Call,
+    name: &NetworkName,
+    serving: &Serving,
+    fixed: &[std::net::IpAddr],
+) -> Result<Vec<std::net::IpAddr>, CniError> {
+    let asked: Vec<_> = call.ips.iter().filter(|addr| !fixed.contains(addr)).copied().collect();
     let ranges = serving.networks.get(name).map(|here| here.network.ranges.clone());
     let families: Vec<bool> =
         ranges.unwrap_or_default().iter().map(|range| range.addr().is_ipv4()).collect();
     let shared = strangers::ahead(agent, call, name, &families)?;
     let mut last = None;
     let mut ask = || {
-        let leased = agent.ledger().lease(name, &families, &call.ips);
+        let leased = agent.ledger().lease(name, &families, &asked, fixed);
         match leased {
             Ok(addrs) => Some(Ok(addrs)),
             Err(NoAddress::Taken(addr)) if !being_freed(agent, addr) => {
@@ -171,6 +190,12 @@ pub(super) fn lease(
     }
     let failed = match leased {
         Some(Ok(addrs)) => return Ok(addrs),
+        Some(Err(NoAddress::Taken(addr))) => {
+            let holder = holder(agent, name, addr);
+            let moves = fixed.contains(&addr);
+            let code = if moves { Code::TryAgainLater } else { Code::InvalidConfig };
+            (code, format!("{addr} is taken by {holder} on this node"))
+        }
         Some(Err(no)) => (Code::InvalidConfig, no.to_string()),
         None => {
             let no = last.map_or_else(String::new, |no| no.to_string());
@@ -190,6 +215,13 @@ fn no_more(agent: &Agent, name: &NetworkName) -> Option<String> {
     let (_, why) = unclaimed.iter().find(|((of, _), why)| of == name && why.full)?;
     let doomed = |pod: &Attachment| pod.network == *name && pod.phase == Phase::Doomed;
     (!agent.ledger().attachments().any(doomed)).then(|| why.why.clone())
+}
+
+fn holder(agent: &Agent, name: &NetworkName, addr: std::net::IpAddr) -> String {
+    let ledger = agent.ledger();
+    let mut pods = ledger.attachments().filter(|pod| pod.network == *name);
+    let holder = pods.find(|pod| pod.addrs.contains(&addr)).map(Attachment::label);
+    holder.unwrap_or_else(|| "a pod that is being added".into())
 }
 
 fn being_freed(agent: &Agent, addr: std::net::IpAddr) -> bool {

@@ -95,8 +95,8 @@ impl Ledger {
         self.pools.iter()
     }
 
-    /// A network's addresses, and what time it is for them.
-    pub fn pool(&mut self, network: &NetworkName) -> Option<(&mut Pool, Duration)> {
+    /// A network's addresses, if any were ever given, and what time it is for them.
+    pub fn timed_pool(&mut self, network: &NetworkName) -> Option<(&mut Pool, Duration)> {
         let now = self.began.elapsed();
         self.pools.get_mut(network).map(|pool| (pool, now))
     }
@@ -111,7 +111,12 @@ impl Ledger {
     }
 
     pub fn set_blocks(&mut self, network: &NetworkName, blocks: &[IpNet], reserve: &Reserve) {
-        self.pools.entry(network.clone()).or_default().set_blocks(blocks, reserve);
+        self.pool(network).set_blocks(blocks, reserve);
+    }
+
+    /// The addresses of a network, as they are given and taken.
+    pub fn pool(&mut self, network: &NetworkName) -> &mut Pool {
+        self.pools.entry(network.clone()).or_default()
     }
 
     /// Where records can't be read, what the kernel holds for pods tells which addresses are taken.
@@ -121,17 +126,24 @@ impl Ledger {
         }
         let known: BTreeSet<IpAddr> =
             self.attachments.values().flat_map(|pod| pod.addrs.iter().copied()).collect();
-        let pool = self.pools.entry(network.clone()).or_default();
+        let pool = self.pool(network);
         // Already taken is as good.
         held.filter(|addr| !known.contains(addr)).for_each(|addr| drop(pool.lease_this(addr)));
     }
 
-    /// Takes addresses, one per family or exactly those asked for. All or none.
+    /// True if a pod has the address, or a call is about to give it to one.
+    pub fn holds(&self, network: &NetworkName, addr: IpAddr) -> bool {
+        self.pools.get(network).is_some_and(|pool| pool.holds(addr))
+    }
+
+    /// Takes addresses, one per family or exactly those asked for; those that are `fixed` are of no
+    /// block. All or none.
     pub fn lease(
         &mut self,
         network: &NetworkName,
         families: &[bool],
         asked: &[IpAddr],
+        fixed: &[IpAddr],
     ) -> Result<Vec<IpAddr>, NoAddress> {
         let now = self.began.elapsed();
         let pool = self.pools.entry(network.clone()).or_default();
@@ -146,7 +158,11 @@ impl Ledger {
         for addr in asked {
             one(&mut |pool| pool.lease_this(*addr).map(|()| *addr))?;
         }
-        let unasked = families.iter().filter(|v4| !asked.iter().any(|a| a.is_ipv4() == **v4));
+        for addr in fixed {
+            one(&mut |pool| pool.lease_fixed(*addr).map(|()| *addr))?;
+        }
+        let named = |ipv4: bool| asked.iter().chain(fixed).any(|addr| addr.is_ipv4() == ipv4);
+        let unasked = families.iter().filter(|ipv4| !named(**ipv4));
         for ipv4 in unasked {
             one(&mut |pool| {
                 let (addr, known) = pool.lease_best(*ipv4, now)?;
@@ -268,7 +284,7 @@ mod tests {
         let blocks: [IpNet; 1] = ["10.1.0.0/29".parse().unwrap()];
         let mut ledger = Ledger::open(&dir).unwrap();
         ledger.set_blocks(&network, &blocks, &Reserve::default());
-        let addrs = ledger.lease(&network, &[true], &[]).unwrap();
+        let addrs = ledger.lease(&network, &[true], &[], &[]).unwrap();
         let pod = attachment("c1", &addrs);
         ledger.record(pod.clone()).unwrap();
         fs::write(dir.join("attachments/half.tmp"), "{").unwrap();
@@ -276,7 +292,7 @@ mod tests {
         let mut again = Ledger::open(&dir).unwrap();
         again.set_blocks(&network, &blocks, &Reserve::default());
         assert_eq!(again.get(&pod.id), Some(&pod), "unknown fields included");
-        assert_ne!(again.lease(&network, &[true], &[]).unwrap(), addrs);
+        assert_ne!(again.lease(&network, &[true], &[], &[]).unwrap(), addrs);
         again.close(&pod.id).unwrap();
         assert_eq!(Ledger::open(&dir).unwrap().attachments().count(), 0);
         fs::remove_dir_all(dir).unwrap();
@@ -288,7 +304,7 @@ mod tests {
         let mut ledger = Ledger::open(&dir).unwrap();
         ledger.set_blocks(&network, &["10.1.0.0/29".parse().unwrap()], &Reserve::default());
         assert_eq!(
-            ledger.lease(&network, &[true, false], &[]),
+            ledger.lease(&network, &[true, false], &[], &[]),
             Err(NoAddress::NoBlock { ipv4: false })
         );
         assert_eq!(ledger.pools().map(|(_, pool)| pool.taken()).sum::<usize>(), 0);

@@ -13,7 +13,8 @@ use weft_core::{
 use weft_linux::{Kernel, Netns, Observed, Refusal};
 
 use super::{
-    Agent, Serving, announce::announce, children, dhcp, fault, lease::not_served, wake::Reasons,
+    Agent, Serving, announce::announce, children, dhcp, fault, lease::not_served,
+    reap::forget_flows, wake::Reasons,
 };
 
 /// Makes the link and everything on it, the host's end up last. Returns the pod's end as it is.
@@ -333,6 +334,7 @@ pub(super) fn rebirth(agent: &Agent, serving: &Serving, host_end: &IfName) -> Re
     let Some(pod) = pod else { return Ok(()) };
     if namespace(&pod)?.is_none() {
         tracing::info!(id = %pod.id, "the pod's namespace is gone; its address is free");
+        forget_flows(agent, std::slice::from_ref(&pod.id));
         return agent.ledger().close(&pod.id).map_err(|error| error.to_string());
     }
     again(agent, serving, &pod)

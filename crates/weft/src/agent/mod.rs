@@ -7,12 +7,16 @@
 mod announce;
 mod cache;
 mod children;
+mod chunks;
+#[cfg(test)]
+mod churn;
 mod claims;
 pub mod config;
 mod daemons;
 mod dhcp;
 mod fault;
 mod findings;
+mod fixed;
 mod hear;
 mod lease;
 mod ledger;
@@ -26,6 +30,7 @@ mod sight;
 mod strangers;
 mod switch;
 mod sysctls;
+pub mod timing;
 mod underlay;
 mod uninstall;
 mod wake;
@@ -55,6 +60,7 @@ use weft_linux::Kernel;
 pub use claims::free;
 pub use config::Config;
 pub use dhcp::left;
+pub use fixed::{Freed, free as free_fixed};
 pub use links::missing_inside;
 pub use serve::listen;
 pub use uninstall::uninstall;
@@ -98,6 +104,7 @@ pub struct Agent {
     strangers: strangers::Bell,
     /// How many MAC addresses physical switches admit.
     switches: switch::Switches,
+    runtime: tokio::runtime::Handle,
     pub counters: Counters,
 }
 
@@ -160,6 +167,8 @@ pub struct Counters {
     pub rounds: std::sync::atomic::AtomicU64,
     pub changes: std::sync::atomic::AtomicU64,
     pub refusals: std::sync::atomic::AtomicU64,
+    /// What addresses of pods took.
+    pub addresses: timing::Timing,
 }
 
 impl Serving {
@@ -168,9 +177,58 @@ impl Serving {
     }
 }
 
+/// What an agent begins with.
+struct Begin {
+    config: Config,
+    node: NodeName,
+    boot: String,
+    ledger: ledger::Ledger,
+    kernel: Kernel,
+    store: Store,
+    view: View,
+    channels: Channels,
+}
+
+/// Ways to threads that have yet to start.
+struct Channels {
+    announcer: announce::Announcer,
+    keeper: std::sync::mpsc::Sender<dhcp::Told>,
+    strangers: strangers::Bell,
+}
+
 const POISONED: &str = "a thread that panics aborts the agent, so no lock is ever poisoned";
 
 impl Agent {
+    fn new(begin: Begin, runtime: tokio::runtime::Handle) -> Self {
+        Self {
+            node: begin.node,
+            boot: begin.boot,
+            cookie: weft_linux::cookie_here().ok(),
+            kernel: begin.kernel,
+            store: begin.store,
+            shown: RwLock::new(Shown { view: begin.view, ..Shown::default() }),
+            ledger: Mutex::new(begin.ledger),
+            gate: RwLock::new(()),
+            serving: RwLock::default(),
+            progress: (Mutex::new(0), Condvar::new()),
+            wake: wake::Wake::default(),
+            publication: tokio::sync::watch::Sender::default(),
+            hungry: Mutex::default(),
+            unclaimed: Mutex::default(),
+            claimer: tokio::sync::Notify::new(),
+            doomed: wake::Wake::default(),
+            pods_gone: false.into(),
+            announcer: begin.channels.announcer,
+            leases: dhcp::Leases::new(begin.channels.keeper),
+            strangers: begin.channels.strangers,
+            switches: switch::Switches::default(),
+            busy: Mutex::default(),
+            hearings: Mutex::default(),
+            runtime,
+            counters: Counters::default(),
+            config: begin.config,
+        }
+    }
     pub fn shown(&self) -> RwLockReadGuard<'_, Shown> {
         self.shown.read().expect(POISONED)
     }
@@ -227,33 +285,9 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     let (strangers, rung) = strangers::Bell::hang().context("make a pair of sockets")?;
     let (announcer, heard) = std::sync::mpsc::channel();
     let (keeper, told) = std::sync::mpsc::channel();
-    let agent = Arc::new(Agent {
-        node,
-        boot,
-        cookie: weft_linux::cookie_here().ok(),
-        kernel,
-        store,
-        shown: RwLock::new(Shown { view, ..Shown::default() }),
-        ledger: Mutex::new(ledger),
-        gate: RwLock::new(()),
-        serving: RwLock::default(),
-        progress: (Mutex::new(0), Condvar::new()),
-        wake: wake::Wake::default(),
-        publication: tokio::sync::watch::Sender::default(),
-        hungry: Mutex::default(),
-        unclaimed: Mutex::default(),
-        claimer: tokio::sync::Notify::new(),
-        doomed: wake::Wake::default(),
-        pods_gone: false.into(),
-        announcer,
-        leases: dhcp::Leases::new(keeper),
-        busy: Mutex::default(),
-        hearings: Mutex::default(),
-        strangers,
-        switches: switch::Switches::default(),
-        counters: Counters::default(),
-        config,
-    });
+    let channels = Channels { announcer, keeper, strangers };
+    let begin = Begin { config, node, boot, ledger, kernel, store, view, channels };
+    let agent = Arc::new(Agent::new(begin, runtime.handle().clone()));
     tracing::info!(node = %agent.node, "agent starts");
     runtime.spawn(watch::run(agent.clone()));
     runtime.spawn(publish::run(agent.clone()));

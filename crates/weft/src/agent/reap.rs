@@ -1,7 +1,7 @@
 //! Frees the links of pods that are gone, many in one message: most of a deletion is one wait for
 //! an RCU grace period, however many links it frees. Their addresses are free only after that.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
 
 use weft_core::{
     attachment::{Attachment, AttachmentId, Phase},
@@ -40,6 +40,25 @@ fn run(agent: &Agent) {
     }
 }
 
+/// What connection tracking knows of the addresses would be taken for their next owners'. Nobody waits
+/// for it, and nobody has them yet.
+pub(super) fn forget_flows(agent: &Agent, gone: &[AttachmentId]) {
+    let addrs: BTreeSet<IpAddr> = {
+        let ledger = agent.ledger();
+        let pods = gone.iter().filter_map(|id| ledger.get(id));
+        let addrs: BTreeSet<IpAddr> = pods.flat_map(|pod| pod.addrs.iter().copied()).collect();
+        // Networks without host access may have the same, and another pod's flows are not ended.
+        let others = ledger.attachments().filter(|pod| !gone.contains(&pod.id));
+        let theirs: BTreeSet<IpAddr> = others.flat_map(|pod| pod.addrs.iter().copied()).collect();
+        addrs.difference(&theirs).copied().collect()
+    };
+    match agent.kernel.forget_flows(&addrs) {
+        Ok(0) => {}
+        Ok(flows) => tracing::debug!(flows, "forgotten with the pods that are gone"),
+        Err(error) => tracing::warn!(%error, "could not end the flows of pods that are gone"),
+    }
+}
+
 fn reap(agent: &Agent) -> anyhow::Result<()> {
     let gone: Vec<Attachment> = {
         let ledger = agent.ledger();
@@ -63,6 +82,8 @@ fn reap(agent: &Agent) -> anyhow::Result<()> {
         .collect();
     let freed = free_all(agent, &children);
     let left = children.len() - freed.len();
+    let going = freed.iter().map(|at| children[*at].id.clone());
+    forget_flows(agent, &ids.iter().cloned().chain(going).collect::<Vec<_>>());
     // The loop must not write again what is taken away before the record is.
     let gate = agent.gate.read().expect(POISONED);
     let freed = freed.into_iter().map(|at| &children[at]);
@@ -70,6 +91,7 @@ fn reap(agent: &Agent) -> anyhow::Result<()> {
     let closed = {
         let mut ledger = agent.ledger();
         let closed = ids.iter().try_for_each(|id| ledger.close(id));
+        agent.claimer.notify_one();
         if networks.iter().any(|network| !ledger.has_pods(network)) {
             // The others are told that there are no more pods here.
             agent.wake.ring(Reasons::OTHER);

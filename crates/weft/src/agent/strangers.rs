@@ -165,7 +165,7 @@ impl Asking {
         for (name, _, dev) in shared(agent, serving) {
             let Some(lan) = self.lans.get(&dev) else { continue };
             let mut ledger = agent.ledger();
-            let Some((pool, now)) = ledger.pool(name) else { continue };
+            let Some((pool, now)) = ledger.timed_pool(name) else { continue };
             for addr in pool.draw(now, agent.config.probe_again()) {
                 // Without it one hears who has the address, if not who wants it.
                 let _ = lan.listen(addr, true);
@@ -254,7 +254,7 @@ impl Asking {
             return;
         }
         let mut ledger = agent.ledger();
-        if ledger.pool(name).is_none_or(|(pool, _)| !pool.minds(from.addr)) {
+        if ledger.timed_pool(name).is_none_or(|(pool, _)| !pool.minds(from.addr)) {
             return;
         }
         let own_pod = ledger.attachments().any(|pod| {
@@ -263,7 +263,7 @@ impl Asking {
         if own_pod {
             return;
         }
-        let Some((pool, now)) = ledger.pool(name) else { return };
+        let Some((pool, now)) = ledger.timed_pool(name) else { return };
         let known = pool.conflicts().any(|other| other == (from.addr, from.mac));
         if !pool.answered(from.addr, from.mac, now) {
             return;
@@ -282,14 +282,14 @@ impl Asking {
 
 impl Question {
     fn quiet(&self, agent: &Agent) {
-        if let Some((pool, now)) = agent.ledger().pool(&self.network) {
+        if let Some((pool, now)) = agent.ledger().timed_pool(&self.network) {
             pool.quiet(self.addr, now);
         }
         agent.tell_progress();
     }
 
     fn unasked(&self, agent: &Agent) {
-        if let Some((pool, now)) = agent.ledger().pool(&self.network) {
+        if let Some((pool, now)) = agent.ledger().timed_pool(&self.network) {
             pool.unasked(self.addr, now);
         }
     }
@@ -305,7 +305,7 @@ pub(super) fn ahead(
 ) -> Result<bool, CniError> {
     let open = || {
         let mut ledger = agent.ledger();
-        let (pool, now) = ledger.pool(name).filter(|(pool, _)| pool.is_shared())?;
+        let (pool, now) = ledger.timed_pool(name).filter(|(pool, _)| pool.is_shared())?;
         call.ips.iter().for_each(|addr| pool.want(*addr, now));
         Some(())
     };
@@ -314,7 +314,7 @@ pub(super) fn ahead(
     }
     let known = |which: &dyn Fn(&weft_core::ipam::Pool, Duration) -> bool| {
         let mut ledger = agent.ledger();
-        ledger.pool(name).is_none_or(|(pool, now)| which(pool, now)).then_some(())
+        ledger.timed_pool(name).is_none_or(|(pool, now)| which(pool, now)).then_some(())
     };
     let named = || known(&|pool, now| call.ips.iter().all(|addr| pool.known(*addr, now)));
     if named().is_none() {
@@ -325,7 +325,7 @@ pub(super) fn ahead(
     }
     let stranger = agent
         .ledger()
-        .pool(name)
+        .timed_pool(name)
         .and_then(|(pool, _)| pool.conflicts().find(|(addr, _)| call.ips.contains(addr)));
     if let Some((addr, mac)) = stranger {
         let why = NoAddress::Stranger { addr, mac };

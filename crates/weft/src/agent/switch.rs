@@ -181,7 +181,7 @@ fn parents(agent: &Agent, serving: &Serving) -> BTreeMap<IfName, BTreeSet<IpAddr
         asked.extend(here.network.join.kind().gateways());
         let others = shown.view.nodes.iter().filter(|(node, _)| **node != agent.node);
         asked.extend(others.filter_map(|(_, node)| node.record.part(name)).flat_map(|p| &p.hosts));
-        if let Some((pool, _)) = ledger.pool(name) {
+        if let Some((pool, _)) = ledger.timed_pool(name) {
             asked.extend(pool.conflicts().map(|(addr, _)| addr));
         }
     }

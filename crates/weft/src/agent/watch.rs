@@ -64,7 +64,7 @@ fn concerns(agent: &Agent, event: &Event) -> bool {
     }
 }
 
-fn take(agent: &Agent, events: impl Iterator<Item = Event>) {
+pub(super) fn take(agent: &Agent, events: impl Iterator<Item = Event>) {
     let mut shown = agent.shown_mut();
     for event in events {
         match event {

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use serde_json::Value;
-use weft_core::dhcp::Standing;
+use weft_core::{dhcp::Standing, name::NodeName};
 
 use crate::control::report::{Block, PeerPath, Plan, Pod, Status};
 
@@ -55,8 +55,7 @@ pub fn status(status: &Status) -> String {
             let _ = writeln!(out, "  {switch}");
         }
         if !network.withdrawing.is_empty() {
-            let waiting: Vec<&str> =
-                network.waiting.iter().map(weft_core::name::NodeName::as_str).collect();
+            let waiting: Vec<&str> = network.waiting.iter().map(NodeName::as_str).collect();
             let _ = writeln!(
                 out,
                 "  still holds {}: not yet acknowledged by {}",
@@ -100,11 +99,14 @@ fn host_dev(pod: &Pod) -> String {
 
 pub fn ipam(blocks: &[Block]) -> String {
     let rows = blocks.iter().map(|block| {
-        let taken = match (block.taken, block.size) {
-            (Some(taken), Some(size)) => format!("{taken} of {size}"),
+        let taken = match (block.taken, block.size, &block.pod) {
+            (Some(taken), Some(size), _) => format!("{taken} of {size}"),
+            (_, _, Some(pod)) if block.node.is_some() => format!("by {pod}"),
+            (_, _, Some(pod)) => format!("kept for {pod}"),
             _ => "-".into(),
         };
-        vec![block.network.to_string(), block.block.to_string(), block.node.to_string(), taken]
+        let node = block.node.as_ref().map_or("-", NodeName::as_str).to_owned();
+        vec![block.network.to_string(), block.block.to_string(), node, taken]
     });
     table(&["NETWORK", "BLOCK", "NODE", "TAKEN"], rows)
 }

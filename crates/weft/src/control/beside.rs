@@ -137,6 +137,18 @@ fn owner(agent: &Agent, here: &NetworkHere, pod: &Attachment, addr: IpAddr) -> S
         );
     }
     let asked = if addr.is_ipv4() { "ARP" } else { "neighbour discovery" };
+    if let Some((_, claim)) = shown.view.fixed.get(&(pod.network.clone(), addr)) {
+        return match &claim.node {
+            Some(node) => format!(
+                "on the link: {asked} finds it; {addr} is static, with pod {} of node {node}",
+                claim.pod
+            ),
+            None => format!("nobody has it now; {addr} is kept for pod {}", claim.pod),
+        };
+    }
+    if here.reserve.fixes(addr) {
+        return format!("on the link: nobody has claimed {addr}, a static address");
+    }
     match claim {
         Some(((_, block), claim)) => {
             format!(

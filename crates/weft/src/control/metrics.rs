@@ -3,12 +3,18 @@
 use std::{
     collections::BTreeMap,
     fmt::Write,
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use axum::{extract::State, http::StatusCode};
 
-use crate::agent::{Agent, Serving};
+use crate::agent::{
+    Agent, Counters, Serving,
+    timing::{BOUNDS, Timing},
+};
 
 pub(super) async fn ready(State(agent): State<Arc<Agent>>) -> (StatusCode, String) {
     let serving = agent.serving();
@@ -20,99 +26,144 @@ pub(super) async fn ready(State(agent): State<Arc<Agent>>) -> (StatusCode, Strin
 }
 
 pub(super) async fn metrics(State(agent): State<Arc<Agent>>) -> String {
-    let serving = agent.serving();
-    let counters = &agent.counters;
-    let mut text = String::new();
-    let mut metric = |name: &str, kind: &str, help: &str, values: &[(String, u64)]| {
-        let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
+    let mut text = Text::default();
+    state(&agent, &mut text);
+    shared_networks(&agent, &mut text);
+    work(&agent.counters, &mut text);
+    text.0
+}
+
+/// What is served, in the format's words.
+#[derive(Default)]
+struct Text(String);
+
+impl Text {
+    fn metric(&mut self, name: &str, kind: &str, help: &str, values: &[(String, u64)]) {
+        let _ = write!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
         for (labels, value) in values {
-            let _ = writeln!(text, "{name}{labels} {value}");
+            let _ = writeln!(self.0, "{name}{labels} {value}");
         }
-    };
-    let one = |value: u64| vec![(String::new(), value)];
-    let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+    }
+}
+
+fn one(value: u64) -> Vec<(String, u64)> {
+    vec![(String::new(), value)]
+}
+
+fn state(agent: &Agent, text: &mut Text) {
+    let serving = agent.serving();
     let shown = agent.shown();
-    metric(
+    text.metric(
         "weft_converged",
         "gauge",
         "1 if the kernel holds what it should",
         &one(serving.converged.into()),
     );
-    metric(
+    text.metric(
         "weft_store_away",
         "gauge",
         "1 if the store can't be reached",
         &one(shown.away.is_some().into()),
     );
-    metric(
+    text.metric(
         "weft_problems",
         "gauge",
         "Problems that `weft status` names",
         &one(serving.problems.len() as u64),
     );
-    metric("weft_nodes", "gauge", "Nodes in the view", &one(shown.view.nodes.len() as u64));
+    text.metric("weft_nodes", "gauge", "Nodes in the view", &one(shown.view.nodes.len() as u64));
     drop(shown);
     let pods = agent.ledger().attachments().count() as u64;
-    metric("weft_pods", "gauge", "Attachments of this node", &one(pods));
+    text.metric("weft_pods", "gauge", "Attachments of this node", &one(pods));
+    let paths = paths(&serving);
+    text.metric("weft_paths", "gauge", "Paths to peers by the way they take", &paths);
+}
+
+/// Of networks that pods share with strangers.
+fn shared_networks(agent: &Agent, text: &mut Text) {
     let (conflicts, ready) = (agent.conflicts().len() as u64, agent.ready().into_iter());
     let ready: Vec<_> =
         ready.map(|(name, n)| (format!("{{network=\"{name}\"}}"), n as u64)).collect();
-    metric(
+    text.metric(
         "weft_address_conflicts",
         "gauge",
         "Addresses of pods' networks that strangers have",
         &one(conflicts),
     );
-    metric(
+    text.metric(
         "weft_addresses_ready",
         "gauge",
         "Addresses that were asked for and are nobody's, ready to be given",
         &ready,
     );
-    metric(
+    text.metric(
         "weft_addresses_unprobed_total",
         "counter",
         "Addresses given before it was known that nobody has them",
         &one(agent.ledger().unprobed()),
     );
-    metric(
+    text.metric(
         "weft_switches_of_one_mac",
         "gauge",
         "Networks whose switch admits no MAC address of a pod",
         &one(agent.unheard_macs().len() as u64),
     );
+}
+
+/// What was done since the agent began.
+fn work(counters: &Counters, text: &mut Text) {
+    let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     let calls = [
         ("{verb=\"add\"}".to_owned(), count(&counters.adds)),
         ("{verb=\"del\"}".to_owned(), count(&counters.dels)),
     ];
-    metric("weft_cni_calls_total", "counter", "CNI calls answered well", &calls);
-    metric(
+    text.metric("weft_cni_calls_total", "counter", "CNI calls answered well", &calls);
+    text.metric(
         "weft_cni_errors_total",
         "counter",
         "CNI calls answered with an error",
         &one(count(&counters.errors)),
     );
-    metric(
+    text.metric(
         "weft_rounds_total",
         "counter",
         "Rounds of observe, plan, apply",
         &one(count(&counters.rounds)),
     );
-    metric(
+    text.metric(
         "weft_changes_total",
         "counter",
         "Changes written to the kernel",
         &one(count(&counters.changes)),
     );
-    metric(
+    text.metric(
         "weft_refusals_total",
         "counter",
         "Changes that the kernel refused",
         &one(count(&counters.refusals)),
     );
-    let paths = paths(&serving);
-    metric("weft_paths", "gauge", "Paths to peers by the way they take", &paths);
-    text
+    let taken = &counters.addresses;
+    text.metric(
+        "weft_address_microseconds",
+        "histogram",
+        "Time that ADD took for its addresses",
+        &histogram(taken),
+    );
+    text.metric(
+        "weft_address_slowest_microseconds",
+        "gauge",
+        "The longest of these since the agent began",
+        &one(taken.longest()),
+    );
+}
+
+fn histogram(timing: &Timing) -> Vec<(String, u64)> {
+    let counts = timing.counts();
+    let bounds = BOUNDS.iter().map(ToString::to_string).chain(["+Inf".to_owned()]);
+    let buckets = bounds.zip(&counts);
+    let buckets = buckets.map(|(bound, count)| (format!("_bucket{{le=\"{bound}\"}}"), *count));
+    let count = counts.last().copied().unwrap_or(0);
+    buckets.chain([("_sum".into(), timing.sum()), ("_count".into(), count)]).collect()
 }
 
 /// How many paths take which way, by network.

@@ -20,15 +20,17 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post, put},
 };
+use ipnet::IpNet;
 use serde_json::{Value, json};
 use weft_core::{
+    ipam::fixed::FixedClaim,
     name::{NetworkName, NodeName},
-    network::Network,
-    view::{Node, ack_key, network_key, node_key, residents_key},
+    network::{Network, overlap},
+    view::{Node, View, ack_key, network_key, node_key, residents_key},
 };
 
 use crate::{
-    agent::{Agent, config::from_value, free},
+    agent::{Agent, Freed, config::from_value, free, free_fixed},
     store::StoreError,
 };
 
@@ -192,6 +194,7 @@ fn check_network(
                     && was.ranges.iter().all(|r| was.block_prefix(r) == network.block_prefix(r)),
             "network {name}: nodes have blocks of its ranges; make another network for other ranges"
         );
+        check_fixed(&shown.view, &name, was, &network)?;
     }
     let mut record = serde_json::to_value(&network)?;
     if let (Some(record), Some(written)) = (record.as_object_mut(), written.as_object()) {
@@ -200,6 +203,40 @@ fn check_network(
         }
     }
     Ok((name, record))
+}
+
+/// What pods have of blocks does not become static under them, nor the reverse.
+fn check_fixed(
+    view: &View,
+    name: &NetworkName,
+    was: &Network,
+    network: &Network,
+) -> anyhow::Result<()> {
+    let spans = |network: &Network| {
+        network.join.shared().map(|shared| shared.fixed.clone()).unwrap_or_default()
+    };
+    let before = spans(was);
+    let covered = |span: &IpNet| before.iter().any(|old| old.0.contains(span));
+    for span in spans(network).iter().filter(|span| !covered(&span.0)) {
+        let claims = view.claims.iter().filter(|((of, _), _)| of == name);
+        let mut beside = claims.filter(|((_, block), _)| overlap(block, &span.0));
+        if let Some(((_, block), claim)) = beside.next() {
+            anyhow::bail!(
+                "network {name}: static {span} overlaps block {block} of node {}, whose pods may have \
+                 addresses of it; choose addresses of no block (`weft ipam`)",
+                claim.node
+            );
+        }
+    }
+    let mut held = view.fixed_of(name).filter(|(.., claim)| claim.node.is_some());
+    if let Some((addr, _, claim)) = held.find(|(addr, ..)| !network.is_fixed(*addr)) {
+        anyhow::bail!(
+            "network {name}: static address {addr} is with pod {}; delete it first, or leave the \
+             address static",
+            claim.pod
+        );
+    }
+    Ok(())
 }
 
 async fn delete_network(State(agent): Shared, Path(name): Path<String>) -> Response {
@@ -222,6 +259,7 @@ async fn delete_network(State(agent): Shared, Path(name): Path<String>) -> Respo
         let there = agent.store.delete(&network_key(&name)).await?;
         // One that died in between left blocks without a network.
         let freed = free(&agent, |network, _| *network == name).await?;
+        free_fixed(&agent, Freed::Whole, |network, _| *network == name).await?;
         forget_residents(&agent, |network, _| *network == name).await?;
         Ok::<_, StoreError>(there || !freed.is_empty())
     };
@@ -301,7 +339,10 @@ async fn forget(
         agent.store.delete(&node_key(&name)).await?;
         agent.store.delete(&ack_key(&name)).await?;
         forget_residents(&agent, |_, node| *node == name).await?;
-        free(&agent, |_, claim| claim.node == name).await
+        let mut freed = free(&agent, |_, claim| claim.node == name).await?;
+        let ours = |_: &NetworkName, claim: &FixedClaim| claim.node.as_ref() == Some(&name);
+        freed.extend(free_fixed(&agent, Freed::FromNode, ours).await?);
+        Ok::<_, StoreError>(freed)
     };
     match forgotten.await {
         Ok(blocks) => reported(json!({"node": name, "freed": blocks})),

@@ -213,7 +213,11 @@ pub fn pods(agent: &Agent) -> Vec<Pod> {
 pub struct Block {
     pub network: NetworkName,
     pub block: IpNet,
-    pub node: NodeName,
+    /// None: nobody has the address now.
+    pub node: Option<NodeName>,
+    /// Of an address that was claimed by itself: who has it, or for whom it is kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<String>,
     /// Addresses taken and in all; known of this node's blocks alone.
     pub taken: Option<usize>,
     pub size: Option<u128>,
@@ -239,12 +243,21 @@ pub fn ipam(agent: &Agent) -> Vec<Block> {
         Block {
             network: network.clone(),
             block: *block,
-            node: claim.node.clone(),
+            node: Some(claim.node.clone()),
+            pod: None,
             taken: ours.then(held),
             size: ours.then(size),
         }
     });
-    blocks.collect()
+    let fixed = shown.view.fixed.iter().map(|((network, addr), (_, claim))| Block {
+        network: network.clone(),
+        block: IpNet::from(*addr),
+        node: claim.node.clone(),
+        pod: Some(claim.pod.clone()),
+        taken: None,
+        size: None,
+    });
+    blocks.chain(fixed).collect()
 }
 
 #[derive(Serialize, Deserialize)]

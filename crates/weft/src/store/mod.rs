@@ -4,6 +4,8 @@
 #[cfg(feature = "etcd")]
 pub mod etcd;
 pub mod file;
+#[cfg(test)]
+pub mod model;
 
 use std::{fmt, path::PathBuf, time::Duration};
 
@@ -132,6 +134,8 @@ pub enum Store {
     File(file::FileStore),
     #[cfg(feature = "etcd")]
     Etcd(Box<etcd::EtcdStore>),
+    #[cfg(test)]
+    Model(model::ModelStore),
 }
 
 macro_rules! each {
@@ -140,6 +144,8 @@ macro_rules! each {
             Self::File($store) => $call,
             #[cfg(feature = "etcd")]
             Self::Etcd($store) => $call,
+            #[cfg(test)]
+            Self::Model($store) => $call,
         }
     };
 }

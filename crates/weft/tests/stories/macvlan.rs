@@ -6,7 +6,7 @@ use crate::{
     story::*,
 };
 
-fn attach(mode: &str) -> Value {
+pub fn attach(mode: &str) -> Value {
     json!({"kind": "macvlan", "parent": "eth1", "mode": mode})
 }
 
@@ -556,7 +556,7 @@ fn a_packet_on_the_physical_network_is_explained() {
 }
 
 /// How long until `to` answers, asked every millisecond.
-fn first_answer(from: &Netns, to: IpAddr) -> Duration {
+pub fn first_answer(from: &Netns, to: IpAddr) -> Duration {
     let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
     let socket = from.run(|| std::net::UdpSocket::bind(any)).unwrap().unwrap();
     socket.connect((to, 7)).unwrap();

@@ -3,6 +3,7 @@
 //! plan. What all of them use is in `story.rs`; the rest is one file per theme.
 #![allow(clippy::unwrap_used)]
 
+mod addresses;
 mod advertised;
 mod change;
 mod cni;

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 pub use switch::{Switch, TRIES, Try};
 
 use super::{Joining, Receive, Receiver, Way};
+use crate::network::overlap;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Underlay {
@@ -24,6 +25,13 @@ pub struct Underlay {
     /// network's own DHCP server, which names the router too; IPv4 alone).
     #[serde(default)]
     pub addresses: Addresses,
+    /// Addresses of the ranges that pods get one at a time, on whichever node: who asks for one, or
+    /// who had one (`sticky`). No node's block gives them.
+    #[serde(default, rename = "static")]
+    pub fixed: Vec<Span>,
+    /// A pod gets the address that its name had, from those that are static.
+    #[serde(default)]
+    pub sticky: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,6 +72,36 @@ impl Underlay {
         kept.extend(self.gateway.iter().copied().map(one));
         kept.extend(self.exclude.iter().map(|span| span.0));
         kept
+    }
+
+    /// Checks its static addresses against everything else that is said of the network.
+    pub fn check_fixed(&self, ranges: &[IpNet]) -> Result<(), String> {
+        if self.sticky && self.fixed.is_empty() {
+            return Err("`sticky` gives out static addresses: name some, such as \
+                        `static: [192.0.2.128/26]`"
+                .into());
+        }
+        let inside = |span: &Span| ranges.iter().any(|range| range.contains(&span.0));
+        if let Some(span) = self.fixed.iter().find(|span| !inside(span)) {
+            return Err(format!("static {span} is in none of its ranges"));
+        }
+        for span in &self.fixed {
+            if let Some(gateway) = self.gateway.iter().find(|gateway| span.0.contains(*gateway)) {
+                return Err(format!("static {span} has gateway {gateway} in it"));
+            }
+            if let Some(other) = self.exclude.iter().find(|other| overlap(&span.0, &other.0)) {
+                return Err(format!("static {span} and exclude {other} overlap"));
+            }
+        }
+        let usable = |range: &IpNet| {
+            let kept: Vec<IpNet> = self.kept(range);
+            let inside = self.fixed.iter().filter(|span| range.contains(&span.0));
+            inside.into_iter().any(|span| !kept.contains(&span.0))
+        };
+        if !self.fixed.is_empty() && !ranges.iter().any(usable) {
+            return Err("no static address can be given: they are the range's own".into());
+        }
+        Ok(())
     }
 }
 
@@ -115,7 +153,7 @@ mod tests {
         let join = Underlay {
             gateway: vec!["10.9.0.1".parse().unwrap()],
             exclude: vec!["10.9.0.64/26".parse().unwrap(), "10.9.0.9".parse().unwrap()],
-            addresses: Addresses::Chunks,
+            ..Underlay::default()
         };
         let kept = |range: &str| -> Vec<String> {
             join.kept(&range.parse().unwrap()).iter().map(ToString::to_string).collect()
