@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::{
-    attach::Attach,
+    attach::{Attach, access},
     name::{IfName, Mac, NetworkName},
 };
 
@@ -37,6 +37,9 @@ pub struct Attachment {
     /// None: the link is in the pod's namespace alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host_end: Option<IfName>,
+    /// The host's end of the pair by which the pod reaches its node, where its link does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub access: Option<IfName>,
     /// The number that the node's namespace has for the pod's, where the link is there alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nsid: Option<u32>,
@@ -77,6 +80,17 @@ impl Attachment {
         let derived =
             || IfName::host_end(&self.id.cni, &self.id.container, self.id.ifname.as_str());
         self.host_end.clone().unwrap_or_else(derived)
+    }
+
+    /// The links in the pod's namespace that are this attachment's.
+    pub fn links(&self) -> Vec<IfName> {
+        let access = self.access.as_ref().map(|_| access::pod_end(&self.id.ifname));
+        [self.id.ifname.clone()].into_iter().chain(access).collect()
+    }
+
+    /// The links in the node's namespace that are.
+    pub fn host_links(&self) -> impl Iterator<Item = &IfName> {
+        self.host_end.iter().chain(&self.access)
     }
 
     /// What the pod sends by this link for destinations of the family of `addr`.

@@ -42,10 +42,13 @@ pub struct Network {
     #[serde(default)]
     pub masquerade: Option<bool>,
     /// The nodes are in the network too: pods reach their node and through it everything else.
-    /// Without it (`join: vxlan-bridged` alone) pods reach each other only, and several networks may
-    /// have the same ranges.
+    /// Without it (joins `vxlan-bridged` and `underlay` alone) pods reach each other only, and several
+    /// networks may have the same ranges.
     #[serde(default = "yes")]
     pub host_access: bool,
+    /// Ranges of Services (ClusterIPs), which pods on the physical network reach by their node.
+    #[serde(default)]
+    pub services: Vec<IpNet>,
     /// Pod-to-pod packets skip connection tracking: `auto` (as long as no other program
     /// translates addresses on the node, as kube-proxy does), `always` or `never`.
     #[serde(default)]
@@ -138,10 +141,17 @@ pub enum BadNetwork {
     )]
     OneBlock { name: NetworkName, range: IpNet },
     #[error(
-        "network {0}: `hostAccess: false` is for join vxlan-bridged alone; packets of every other \
-         join are routed by the hosts"
+        "network {0}: `hostAccess: false` is for joins vxlan-bridged and underlay alone; packets of \
+         every other join are routed by the hosts"
     )]
     HostAccess(NetworkName),
+    #[error(
+        "network {name}: `services` has no meaning with {with}: it is for pods on the physical network \
+         (join underlay), whose other packets pass no node; leave it out"
+    )]
+    Services { name: NetworkName, with: String },
+    #[error("network {name}: services {services}: {why}")]
+    BadServices { name: NetworkName, services: IpNet, why: String },
     #[error(
         "network {0}: without host access it can't be the default network: pods would have no way \
          to their node"
@@ -184,6 +194,16 @@ impl Network {
         Reserve::on_shared(kept.chain(hosts.into_iter().map(IpNet::from)))
     }
 
+    /// True if packets between pods of two nodes pass the nodes' routing.
+    pub fn is_routed(&self) -> bool {
+        self.join.shared().is_none() && self.host_access
+    }
+
+    /// True if pods reach their node by a pair of its own, since their link is no way to it.
+    pub fn gives_access(&self) -> bool {
+        self.host_access && self.attach.kind().parent().is_some()
+    }
+
     pub fn contains(&self, net: &IpNet) -> bool {
         self.ranges.iter().any(|range| range.contains(net))
     }
@@ -213,18 +233,18 @@ impl Network {
             let (name, join) = (name.clone(), self.join.clone());
             BadNetwork::Join { name, join, why }
         })?;
-        if !self.join.kind().is_bridged() {
-            return if self.host_access {
-                Ok(())
-            } else {
-                Err(BadNetwork::HostAccess(name.clone()))
-            };
-        }
-        if !matches!(self.attach.0, attach::Kind::Bridge(_)) {
-            return Err(BadNetwork::BridgedAttach(name.clone()));
+        let bridged = self.join.kind().is_bridged();
+        if !self.host_access && !bridged && self.join.shared().is_none() {
+            return Err(BadNetwork::HostAccess(name.clone()));
         }
         if self.default && !self.host_access {
             return Err(BadNetwork::HostlessDefault(name.clone()));
+        }
+        if !bridged {
+            return Ok(());
+        }
+        if !matches!(self.attach.0, attach::Kind::Bridge(_)) {
+            return Err(BadNetwork::BridgedAttach(name.clone()));
         }
         match self.ranges.iter().find(|range| self.block_prefix(range) == range.prefix_len()) {
             Some(range) => Err(BadNetwork::OneBlock { name: name.clone(), range: *range }),
@@ -260,7 +280,40 @@ impl Network {
             }
         }
         self.check_bridged(&name())?;
-        self.check_models(&name())
+        self.check_models(&name())?;
+        self.check_services(&name())
+    }
+
+    fn check_services(&self, name: &NetworkName) -> Result<(), BadNetwork> {
+        if self.services.is_empty() {
+            return Ok(());
+        }
+        if !self.gives_access() {
+            let with = if self.host_access {
+                format!("join {}", self.join)
+            } else {
+                "hostAccess: false".into()
+            };
+            return Err(BadNetwork::Services { name: name.clone(), with });
+        }
+        let bad = |services: &IpNet| {
+            let overlapped = self.ranges.iter().find(|range| overlap(services, range));
+            if services.trunc() != *services {
+                Some(format!("it has bits set beyond its prefix; write {}", services.trunc()))
+            } else if UNROUTED.iter().any(|net| overlaps(services, net)) {
+                Some(
+                    "it is not for Services: loopback, link-local, multicast or unspecified".into(),
+                )
+            } else {
+                overlapped.map(|range| format!("it overlaps {range}, the pods' own range"))
+            }
+        };
+        match self.services.iter().find_map(|services| Some((*services, bad(services)?))) {
+            Some((services, why)) => {
+                Err(BadNetwork::BadServices { name: name.clone(), services, why })
+            }
+            None => Ok(()),
+        }
     }
 
     /// Whether attach and join go together, and what is said of a shared network.
@@ -320,6 +373,14 @@ impl Network {
                 return Err(BadNetwork::Overlap { name, range, other, other_range });
             }
         }
+        let pairs = [(&self.services, &beside.ranges), (&beside.services, &self.ranges)];
+        for (services, ranges) in pairs {
+            let met = |services: &&IpNet| ranges.iter().any(|range| overlap(range, services));
+            if let Some(services) = services.iter().find(met) {
+                let why = format!("it overlaps a range of pods, {name}'s or {other}'s");
+                return Err(BadNetwork::BadServices { name, services: *services, why });
+            }
+        }
         if let (Some(vni), Some(taken)) = (self.join.vni(), beside.join.vni())
             && vni == taken
         {
@@ -353,18 +414,18 @@ impl Network {
     }
 }
 
-/// Addresses that mean something of their own in every network (RFC 6890).
+/// What no network routes.
+const UNROUTED: [&str; 6] =
+    ["0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/3", "::/127", "fe80::/10", "ff00::/8"];
+
+/// Addresses that mean something of their own in every network (RFC 6890). A node may answer for a
+/// Service at one of IPv4's link-local addresses, as a DNS cache does; no pod has one.
 fn special(range: &IpNet) -> bool {
-    let special = [
-        "0.0.0.0/8",
-        "127.0.0.0/8",
-        "169.254.0.0/16",
-        "224.0.0.0/3",
-        "::/127",
-        "fe80::/10",
-        "ff00::/8",
-    ];
-    special.iter().filter_map(|net| net.parse().ok()).any(|net| overlap(range, &net))
+    UNROUTED.iter().chain(&["169.254.0.0/16"]).any(|net| overlaps(range, net))
+}
+
+fn overlaps(range: &IpNet, net: &str) -> bool {
+    net.parse().is_ok_and(|net| overlap(range, &net))
 }
 
 pub fn overlap(a: &IpNet, b: &IpNet) -> bool {

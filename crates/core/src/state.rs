@@ -120,6 +120,8 @@ pub enum Hop {
     NextHop(IfName, IpAddr),
     /// Through a gateway written into the route itself (inside pods).
     Gateway(IfName, IpAddr),
+    /// As that; what is sent there comes from the last address.
+    GatewayFrom(IfName, IpAddr, IpAddr),
     /// Nowhere: the packet is dropped without an answer.
     Blackhole,
 }
@@ -130,7 +132,8 @@ impl Hop {
             Self::Link(dev)
             | Self::From(dev, _)
             | Self::NextHop(dev, _)
-            | Self::Gateway(dev, _) => Some(dev),
+            | Self::Gateway(dev, _)
+            | Self::GatewayFrom(dev, ..) => Some(dev),
             Self::Blackhole => None,
         }
     }
@@ -394,6 +397,9 @@ impl fmt::Display for Route {
             Hop::From(dev, src) => write!(f, "route {} dev {dev} src {src}", self.dst)?,
             Hop::NextHop(dev, via) | Hop::Gateway(dev, via) => {
                 write!(f, "route {} via {via} dev {dev}", self.dst)?;
+            }
+            Hop::GatewayFrom(dev, via, src) => {
+                write!(f, "route {} via {via} dev {dev} src {src}", self.dst)?;
             }
             Hop::Blackhole => write!(f, "route blackhole {}", self.dst)?,
         }

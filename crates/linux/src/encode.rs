@@ -395,7 +395,7 @@ pub(crate) fn route(batch: &mut Batch, route: &Route, through: u32) {
         Hop::Blackhole => (RTN_BLACKHOLE, 0, 0),
         Hop::Link(_) | Hop::From(..) => (RTN_UNICAST, RT_SCOPE_LINK, 0),
         Hop::NextHop(..) => (RTN_UNICAST, 0, 0),
-        Hop::Gateway(..) => (RTN_UNICAST, 0, RTNH_F_ONLINK),
+        Hop::Gateway(..) | Hop::GatewayFrom(..) => (RTN_UNICAST, 0, RTNH_F_ONLINK),
     };
     // IPv6 knows no scopes.
     let scope = if ip.is_ipv4() { scope } else { 0 };
@@ -417,6 +417,9 @@ pub(crate) fn route(batch: &mut Batch, route: &Route, through: u32) {
         }
         Hop::NextHop(..) => {
             batch.attr_u32(RTA_NH_ID, through);
+        }
+        Hop::GatewayFrom(_, via, src) => {
+            batch.attr_ip(RTA_GATEWAY, *via).attr_ip(RTA_PREFSRC, *src).attr_u32(RTA_OIF, through);
         }
         Hop::Gateway(_, via) => {
             if via.is_ipv4() == ip.is_ipv4() {

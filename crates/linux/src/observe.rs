@@ -428,7 +428,10 @@ fn route(
     let to = match (kind, hop, via) {
         (RTN_BLACKHOLE, ..) => Hop::Blackhole,
         (_, Some(id), _) => hops.get(&id).map(|(dev, via)| Hop::NextHop(dev.clone(), *via))?,
-        (_, None, Some(via)) => Hop::Gateway(dev?, via),
+        (_, None, Some(via)) => match src {
+            Some(src) => Hop::GatewayFrom(dev?, via, src),
+            None => Hop::Gateway(dev?, via),
+        },
         (_, None, None) => match src {
             Some(src) => Hop::From(dev?, src),
             None => Hop::Link(dev?),

@@ -297,7 +297,10 @@ impl<'a> Writer<'a> {
     fn through(&mut self, route: &Route) -> io::Result<u32> {
         match &route.to {
             Hop::Blackhole => Ok(0),
-            Hop::Link(dev) | Hop::From(dev, _) | Hop::Gateway(dev, _) => self.index(dev),
+            Hop::Link(dev)
+            | Hop::From(dev, _)
+            | Hop::Gateway(dev, _)
+            | Hop::GatewayFrom(dev, ..) => self.index(dev),
             Hop::NextHop(dev, via) => {
                 let id = self.hops.ids.get(&(dev.clone(), *via)).copied();
                 id.ok_or_else(|| io::Error::other("its nexthop object is not there"))

@@ -1,6 +1,7 @@
 //! How a pod's link is born: one folder each; this file is the only other that names them.
 //! A kind says what the pod's side, the host's side and the node should hold. It performs nothing.
 
+pub mod access;
 pub mod bridge;
 pub mod macvlan;
 pub mod veth;
@@ -58,6 +59,15 @@ impl Birth {
     }
 }
 
+/// How far pods of one node may meet by way of the node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Meet {
+    Freely,
+    /// Only where a Service led the one to the other.
+    Translated,
+    Never,
+}
+
 /// Where packets go that leave the link.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NextHop {
@@ -91,6 +101,10 @@ pub trait Attaching {
     /// True if one pod has the whole of the parent.
     fn alone(&self) -> bool {
         false
+    }
+    /// How far pods of one node may meet by way of the node, where it is a way for them.
+    fn meet_by_node(&self) -> Meet {
+        Meet::Freely
     }
     /// For people: the kind and what matters of its settings.
     fn described(&self) -> String;
@@ -141,6 +155,7 @@ impl Attach {
             }));
         }
         state.merge(self.kind().beside(pod));
+        state.merge(access::inside(pod, on));
         state
     }
 }
@@ -162,6 +177,7 @@ impl Attach {
             let proxy = |ip: &IpAddr| Object::Proxy { dev: dev.clone(), ip: *ip };
             state.extend(pod.addrs.iter().map(proxy));
         }
+        state.merge(access::outside(pod, on));
         state
     }
 
@@ -224,6 +240,8 @@ pub struct Ground<'a> {
     pub nics: &'a [Nic],
     /// Tunnels on which the node answers for its pods, since nobody tells the others of them.
     pub answers: Vec<IfName>,
+    /// What pods reach by the node whose link is no way to it.
+    pub access: Option<&'a access::Access>,
 }
 
 impl Ground<'_> {

@@ -261,7 +261,7 @@ pub(super) fn tend(agent: &Agent, serving: &mut Serving) {
     }
 }
 
-fn bury(agent: &Agent, pod: &Attachment) -> Result<(), String> {
+pub(super) fn bury(agent: &Agent, pod: &Attachment) -> Result<(), String> {
     let refusals = agent.kernel.apply(&links::unreachable(agent, pod));
     refusals.first().map_or(Ok(()), |refusal| Err(refusal.to_string()))?;
     agent.ledger().close(&pod.id).map_err(|error| error.to_string())

@@ -5,6 +5,7 @@
 
 mod advertised;
 mod change;
+mod citizens;
 mod cni;
 mod domains;
 mod input;

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use ipnet::{IpNet, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
-use super::{Attaching, Birth, Ground, NextHop};
+use super::{Attaching, Birth, Ground, Meet, NextHop};
 use crate::{
     attachment::Attachment,
     name::{IfName, Mac},
@@ -114,6 +114,14 @@ impl Attaching for Macvlan {
         self.mode == Mode::Passthru
     }
 
+    fn meet_by_node(&self) -> Meet {
+        match self.mode {
+            Mode::Private => Meet::Never,
+            Mode::Vepa => Meet::Translated,
+            Mode::Bridge | Mode::Passthru => Meet::Freely,
+        }
+    }
+
     fn described(&self) -> String {
         format!("macvlan on {}, mode {}", self.parent, self.mode)
     }
@@ -162,6 +170,7 @@ mod tests {
             segment: crate::attach::Segment::Node,
             nics: &[],
             answers: Vec::new(),
+            access: None,
             send: mtu(1400),
             accept: mtu(9000),
             wire: mtu(1500),
