@@ -51,7 +51,7 @@ pub fn seen_at(from: &Netns, to: SocketAddr, tcp: bool) -> Option<IpAddr> {
         let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
         let socket = from.run(|| UdpSocket::bind(any).unwrap()).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
-        socket.connect(to).unwrap();
+        socket.connect(to).ok()?;
         socket.send(b"who am I?").ok()?;
         let mut answer = [0; 64];
         let length = socket.recv(&mut answer).ok()?;
