@@ -92,10 +92,11 @@ pub fn node<'a>(
         let there = parent.is_none_or(|parent| host.parents.contains_key(parent));
         let ours = pods.clone().filter(|pod| pod.network == *network.name);
         for pod in ours.filter(|pod| holds(pod)) {
-            state.merge(match there {
-                true => pod.attach.outside(pod, &ground),
+            state.merge(if there {
+                pod.attach.outside(pod, &ground)
+            } else {
                 // What comes in by a device that is not there needs no guard.
-                false => access::outside(pod, &ground),
+                access::outside(pod, &ground)
             });
         }
     }

@@ -1,5 +1,5 @@
 //! The way of a packet from a pod that stands on the physical network itself: no route of the node
-//! is asked, and what the network does with it is beyond what a node can see.
+//! is asked but by its pair of access (`access.rs`), and what the network does with it is beyond what a node can see.
 
 use std::net::IpAddr;
 
@@ -26,6 +26,14 @@ pub(super) fn follow(
         Err(text) => return (vec![hop(node, text)], false),
     };
     hops.push(stands);
+    if let Some(by_node) = super::access::by_node(agent, here, pod, addr) {
+        return by_node;
+    }
+    let inside = here.network.ranges.iter().any(|range| range.contains(&addr));
+    if inside && agent.serving().nics.iter().any(|nic| nic.addr.addr() == addr) {
+        hops.push(hop(node, super::access::lacking(here, pod, addr.is_ipv4())));
+        return (hops, false);
+    }
     let mode = match &here.network.attach.0 {
         Kind::Macvlan(attach) => attach.mode,
         Kind::Veth(_) | Kind::Bridge(_) => Mode::Bridge,
@@ -38,7 +46,6 @@ pub(super) fn follow(
         }
         return (hops, works);
     }
-    let inside = here.network.ranges.iter().any(|range| range.contains(&addr));
     let gateway = here.network.join.kind().gateways().iter();
     let gateway = gateway.copied().find(|gateway| gateway.is_ipv4() == addr.is_ipv4());
     let (text, works) = match (inside, gateway) {
@@ -76,7 +83,7 @@ fn stands(agent: &Agent, pod: &Attachment, parent: &IfName) -> Result<String, St
     match link {
         Some(link) if link.up => Ok(format!(
             "{dev} is {} at {parent} (mtu {}), address {}: the kernel agrees; no route, rule or \
-             translation of the node is passed",
+             translation of the node is passed by it",
             link.kind, nic.mtu, link.mac
         )),
         Some(_) => Err(format!("but {dev} is down inside the pod")),

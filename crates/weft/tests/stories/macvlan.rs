@@ -422,14 +422,14 @@ fn a_parent_that_goes_and_comes_back_has_its_pods_again() {
         let addrs = || sh(&pods[0].netns, "ip -o addr show eth0 scope global | cut -d' ' -f4-7");
         let before = addrs();
         unplug(node);
-        assert!(!sh(&pods[0].netns, "ip -o link").contains("eth0"), "{mode}: it went");
+        assert!(!sh(&pods[0].netns, "ip -o link").contains(": eth0"), "{mode}: it went");
         node.wait_until("saying it", |node| {
             Ok(node.status()?["problems"].to_string().contains("no device eth1"))
         })
         .unwrap();
         plug(&site, node);
         until(&format!("{mode}: there again"), || {
-            sh(&pods[0].netns, "ip -o link").contains("eth0@") && meet(&pods, "a1", "b1")
+            sh(&pods[0].netns, "ip -o link").contains(": eth0@") && meet(&pods, "a1", "b1")
         });
         assert_eq!(addrs(), before, "{mode}");
         site.settled("net", "underlay").unwrap();
@@ -480,7 +480,7 @@ fn a_macvlan_pod_whose_namespace_has_lost_its_name_is_deleted_all_the_same() {
     let config = node.cni_config("net");
     assert!(sh(&pod.netns, "ip -o link").contains("eth0"));
     assert_eq!(node.cni("DEL", "a1", Path::new(""), &config, &[]).unwrap().0, 0);
-    assert!(!sh(&pod.netns, "ip -o link").contains("eth0"), "a process may hold it still");
+    assert!(!sh(&pod.netns, "ip -o link").contains(": eth0"), "a process may hold it still");
     nothing_left(node);
     // The same after a restart in between, and where nothing is left at all.
     let pod = node.add_pod("a2", "net").unwrap();
@@ -774,6 +774,8 @@ fn what_a_router_advertises_is_not_taken_by_pods_of_either_family() {
         let pod = node.add_pod("a1", "net").unwrap();
         let prefix = "prefix fd00:99::/64 { AdvOnLink on; AdvAutonomous on; };";
         let mut radvd = crate::advertised::start_radvd(&site, "lan", prefix);
+        // A node that forwards hears none unless told to.
+        sh(&node.netns, "sysctl -w net.ipv6.conf.eth1.accept_ra=2");
         // The NIC itself hears it, and takes an address and a way out.
         let inside = |netns: &Netns, dev: &str| {
             sh(netns, &format!("ip -6 -o addr show dev {dev}; ip -6 route show dev {dev}"))
