@@ -39,6 +39,8 @@ pub enum Key {
     /// A nexthop object; its number is the kernel crate's own business.
     NextHop(IfName, IpAddr),
     Route(IpNet),
+    /// A route to what lies by the pod's node, beside another link's to the same.
+    Access(IpNet),
 }
 
 /// A member is an address whose prefix has a route of its own (`noprefixroute`). An anycast one is
@@ -120,7 +122,7 @@ pub enum Hop {
     NextHop(IfName, IpAddr),
     /// Through a gateway written into the route itself (inside pods).
     Gateway(IfName, IpAddr),
-    /// As that; what is sent there comes from the last address.
+    /// As that, behind routes of other links; what is sent there comes from the last address.
     GatewayFrom(IfName, IpAddr, IpAddr),
     /// Nowhere: the packet is dropped without an answer.
     Blackhole,
@@ -203,6 +205,7 @@ impl Object {
             Self::Flood { dev, dst } => Key::Flood(dev, dst),
             Self::Behind { dev, mac } => Key::Behind(dev, mac),
             Self::NextHop { dev, via } => Key::NextHop(dev, via),
+            Self::Route(Route { dst, to: Hop::GatewayFrom(..), .. }) => Key::Access(dst),
             Self::Route(route) => Key::Route(route.dst),
         }
     }
@@ -427,6 +430,7 @@ impl fmt::Display for Key {
             Self::Behind(dev, mac) => write!(f, "fdb {mac} dev {dev} master"),
             Self::NextHop(dev, via) => write!(f, "nexthop via {via} dev {dev}"),
             Self::Route(dst) => write!(f, "route {dst}"),
+            Self::Access(dst) => write!(f, "route {dst} by the node"),
         }
     }
 }

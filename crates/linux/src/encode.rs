@@ -397,6 +397,10 @@ pub(crate) fn route(batch: &mut Batch, route: &Route, through: u32) {
         Hop::NextHop(..) => (RTN_UNICAST, 0, 0),
         Hop::Gateway(..) | Hop::GatewayFrom(..) => (RTN_UNICAST, 0, RTNH_F_ONLINK),
     };
+    let metric = match &route.to {
+        Hop::GatewayFrom(..) => mark::ACCESS_METRIC,
+        _ => mark::METRIC,
+    };
     // IPv6 knows no scopes.
     let scope = if ip.is_ipv4() { scope } else { 0 };
     batch
@@ -406,7 +410,7 @@ pub(crate) fn route(batch: &mut Batch, route: &Route, through: u32) {
             &rtmsg(family(ip), route.dst.prefix_len(), mark::PROTOCOL, scope, kind, flags),
         )
         .attr_ip(RTA_DST, ip)
-        .attr_u32(RTA_PRIORITY, mark::METRIC);
+        .attr_u32(RTA_PRIORITY, metric);
     match &route.to {
         Hop::Blackhole => {}
         Hop::Link(_) => {
@@ -447,7 +451,7 @@ fn metrics(batch: &mut Batch, mtu: Option<Mtu>) {
     }
 }
 
-pub(crate) fn delete_route(batch: &mut Batch, dst: &IpNet) {
+pub(crate) fn delete_route(batch: &mut Batch, dst: &IpNet, metric: u32) {
     let ip = dst.addr();
     batch
         .begin(
@@ -456,7 +460,7 @@ pub(crate) fn delete_route(batch: &mut Batch, dst: &IpNet) {
             &rtmsg(family(ip), dst.prefix_len(), mark::PROTOCOL, RT_SCOPE_NOWHERE, 0, 0),
         )
         .attr_ip(RTA_DST, ip)
-        .attr_u32(RTA_PRIORITY, mark::METRIC)
+        .attr_u32(RTA_PRIORITY, metric)
         .end();
 }
 

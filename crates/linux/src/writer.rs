@@ -261,7 +261,8 @@ impl<'a> Writer<'a> {
                     encode::delete_nexthop(&mut self.batch, id);
                 }
             }
-            Key::Route(dst) => encode::delete_route(&mut self.batch, dst),
+            Key::Route(dst) => encode::delete_route(&mut self.batch, dst, mark::METRIC),
+            Key::Access(dst) => encode::delete_route(&mut self.batch, dst, mark::ACCESS_METRIC),
         }
         Ok(())
     }

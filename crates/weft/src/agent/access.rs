@@ -121,17 +121,14 @@ pub(super) fn again(agent: &Agent, serving: &Serving, pod: &Attachment) -> Resul
     let mut wanted = access::inside(pod, &ground);
     if held.link(&pod.id.ifname).is_none() {
         // Nobody has the address that its routes send from: they come with the pod's own link.
-        let routes: Vec<Key> = wanted.keys().filter(|key| is_route(key)).cloned().collect();
+        let is_route = |key: &&Key| matches!(key, Key::Access(_));
+        let routes: Vec<Key> = wanted.keys().filter(is_route).cloned().collect();
         routes.iter().for_each(|key| wanted.drop(key));
     }
     let born: State = pod_end(pod, &ground).into_iter().collect();
     let mut refusals = there.apply(&plan(&wanted, &born));
     refusals.extend(open(agent, pod, &ground));
     refusals.first().map_or(Ok(()), |refusal| Err(refusal.to_string()))
-}
-
-fn is_route(key: &Key) -> bool {
-    matches!(key, Key::Route(_))
 }
 
 /// Takes the way by the node from a pod that goes: nobody reaches it by it any more.

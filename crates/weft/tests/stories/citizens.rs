@@ -4,6 +4,7 @@
 use std::net::{SocketAddr, UdpSocket};
 
 use crate::{
+    kill::restart,
     macvlan::{attach, checked, lan, links_inside, on_lan, plug, unplug},
     services::{ENDPOINT, SERVICE, cluster_ip, load, seen_at, serve, serve_at},
     story::*,
@@ -353,6 +354,20 @@ fn what_is_taken_from_a_pods_access_is_there_again() {
         checked(node, pod);
     }
     assert!(!arrives(&pods[0], &pods[1], pods[0].addrs[0]));
+    // Inside the pod nobody hears it; CHECK finds it, and a repeated ADD mends it.
+    sh(&pod.netns, "ip -6 route flush dev weft-eth0");
+    let mut config = node.cni_config("net");
+    config["prevResult"] = json!({
+        "cniVersion": "1.1.0", "ips": pod.addrs.iter().map(|addr| json!({
+            "address": format!("{addr}/{}", if addr.is_ipv4() { 24 } else { 64 }),
+        })).collect::<Vec<_>>(),
+        "interfaces": [{"name": "eth0", "mac": crate::macvlan::mac(&pod.netns, "eth0")}],
+    });
+    let (exit, answer) = node.cni("CHECK", &pod.name, &pod.path, &config, &[]).unwrap();
+    assert_eq!(exit, 1, "{answer}");
+    assert!(answer["details"].to_string().contains("via fe80::1 dev weft-eth0"), "{answer}");
+    checked(node, pod);
+    assert_eq!(met(node, pod), Ok(()));
     site.delete_pods(pods).unwrap();
     nothing_left(node);
 }
@@ -450,6 +465,23 @@ fn a_pods_first_link_is_its_way_to_the_node() {
     assert!(
         sh(&netns, "ip route").contains(&format!("10.96.0.0/16 via 169.254.1.1 dev {}", named(2)))
     );
+    // A further link of a network that nodes route stands before it for that network's pods.
+    let further = [("CNI_IFNAME", "net1")];
+    let (exit, answer) =
+        node.cni("ADD", "alone", &path, &node.cni_config("net"), &further).unwrap();
+    assert_eq!(exit, 0, "{answer}");
+    let way =
+        || sh(&netns, "ip route get 10.1.0.77; ip route get 10.96.0.1; ip route get 192.0.2.1");
+    let both = way();
+    for word in ["dev net1", "10.96.0.1 via 169.254.1.1 dev weft-", "192.0.2.1 via 169.254.1.1"] {
+        assert!(both.contains(word), "{word} is not in {both}");
+    }
+    restart(node, &[]);
+    assert_eq!(way(), both, "and stays so, looked at anew");
+    let (exit, _) = node.cni("DEL", "alone", &path, &node.cni_config("net"), &further).unwrap();
+    assert_eq!(exit, 0);
+    until("by the node again", || way().contains("10.1.0.77 via 169.254.1.1 dev weft-"));
+    empty_plan(node);
     assert_eq!(node.cni("DEL", "alone", &path, &config, &long).unwrap().0, 0);
     assert_eq!(node.cni("DEL", "a1", &pods[0].path, &config, &second).unwrap().0, 0);
     site.delete_pods(pods).unwrap();

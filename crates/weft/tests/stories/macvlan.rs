@@ -21,7 +21,7 @@ pub fn on_lan(plan: &Plan, mode: &str) -> Site {
     site
 }
 
-fn mac(netns: &Netns, dev: &str) -> String {
+pub fn mac(netns: &Netns, dev: &str) -> String {
     let line = sh(netns, &format!("ip -br link show {dev}"));
     line.split_whitespace().nth(2).unwrap().to_owned()
 }
