@@ -174,6 +174,13 @@ fn ruleset(host: &Host, served: &[Served<'_>]) -> Ruleset {
             Untracked::Auto => !host.foreign_nat,
         };
         for range in &net.network.ranges {
+            if untracked && access {
+                // What a pod of another network sends to one of this by the node may have one of the
+                // node's own addresses here, and its reply is to be translated back.
+                let own = net.blocks.iter().filter(|block| range.contains(*block));
+                let own = own.filter_map(|block| first_two(block));
+                ruleset.raw.extend(own.map(|to| Rule::Keep { from: *range, to }));
+            }
             if untracked {
                 ruleset.raw.push(Rule::NoTrack { from: *range, to: *range });
             }
@@ -206,6 +213,11 @@ fn apart(network: &Network) -> Vec<Rule> {
     };
     let rule = |range: &IpNet| Rule::Apart { range: *range, unless_translated };
     network.ranges.iter().map(rule).collect()
+}
+
+/// The node's own addresses in one of its blocks: the tunnel's and the bridge's.
+fn first_two(block: &IpNet) -> Option<IpNet> {
+    IpNet::new(block.network(), block.max_prefix_len() - 1).ok()
 }
 
 /// Multicast and broadcast, of the family of `range`.

@@ -29,7 +29,8 @@ pub enum Rule {
     NoTrack { from: IpNet, to: IpNet },
     /// Nor are packets to this UDP port: a tunnel's own, which nobody translates.
     NoTrackPort { port: u16 },
-    /// Packets from and to these prefixes keep their source address.
+    /// Packets from and to these prefixes keep their source address; before tracking, they are
+    /// tracked whatever the rules behind say.
     Keep { from: IpNet, to: IpNet },
     /// Whatever else leaves `from` takes the address of the interface it leaves by, multicast
     /// and broadcast too unless a rule before keeps them.

@@ -568,3 +568,32 @@ fn the_way_between_a_pod_and_its_node_is_explained() {
         said["works"] == false && said.to_string().contains("no access (hostAccess: false)")
     });
 }
+
+#[test]
+fn pods_that_nodes_route_are_reached_and_packets_too_large_for_them_are_answered() {
+    for (attach, join) in
+        [("veth", "vxlan"), ("bridge", "vxlan"), ("veth", "host-gw"), ("bridge", "vxlan-bridged")]
+    {
+        let site = built(&Plan { pods: 1, ..lan(2) });
+        begin(&site, attach, join);
+        site.settled("net", join).unwrap();
+        site.apply("lan", &alone(&site, "bridge")).unwrap();
+        site.settled("lan", "underlay").unwrap();
+        let routed = site.add_pods("net", "r-").unwrap();
+        let pods = site.add_pods("lan", "").unwrap();
+        let _echo = responders(routed.iter().chain(&pods));
+        // Nobody translates but weft: what passes between routed pods goes untracked all the same.
+        let rules = sh(&site.nodes[0].netns, "nft list table inet weft");
+        assert!(rules.contains("ip saddr 10.1.0.0/16 ip daddr 10.1.0.0/16 notrack"), "{rules}");
+        let most = if join == "host-gw" { 1500 } else { 1450 };
+        for to in &routed {
+            let what = format!("{attach} × {join}: {} to {}", pods[0].name, to.name);
+            for addr in &to.addrs {
+                // As much as their network takes, though the way to the node takes more.
+                assert_eq!(largest(&pods[0].netns, *addr), Some(most), "{what} at {addr}");
+            }
+        }
+        assert!(reaches(&routed[0], &pods[0]), "{attach} × {join}: and back on their own node");
+        assert!(reaches(&routed[0], &routed[1]), "{attach} × {join}");
+    }
+}
