@@ -178,7 +178,7 @@ fn ruleset(host: &Host, served: &[Served<'_>]) -> Ruleset {
                 // What a pod of another network sends to one of this by the node may have one of the
                 // node's own addresses here, and its reply is to be translated back.
                 let own = net.blocks.iter().filter(|block| range.contains(*block));
-                let own = own.filter_map(|block| first_two(block));
+                let own = own.filter_map(first_two);
                 ruleset.raw.extend(own.map(|to| Rule::Keep { from: *range, to }));
             }
             if untracked {

@@ -366,7 +366,9 @@ impl Network {
         beside: &Self,
     ) -> Result<(), BadNetwork> {
         let (name, other) = (name.clone(), other.clone());
-        let apart = !self.host_access && !beside.host_access;
+        let (ours, theirs) = (self.attach.kind(), beside.attach.kind());
+        let one_wire = ours.parent().is_some() && ours.parent() == theirs.parent();
+        let apart = !self.host_access && !beside.host_access && !one_wire;
         for range in self.ranges.iter().filter(|_| !apart) {
             if let Some(other_range) = beside.ranges.iter().find(|other| overlap(range, other)) {
                 let (range, other_range) = (*range, *other_range);
@@ -386,7 +388,6 @@ impl Network {
         {
             return Err(BadNetwork::SameVni { name, vni: vni.get(), other });
         }
-        let (ours, theirs) = (self.attach.kind(), beside.attach.kind());
         if let (Some(parent), Some(same)) = (ours.parent(), theirs.parent())
             && parent == same
             && let Err(why) = ours.beside_on_parent(theirs)

@@ -521,6 +521,17 @@ fn services_that_make_no_sense_are_refused_by_name() {
     refused("routed", &routed, "`services` has no meaning with join vxlan");
     // A cache of names at a link-local address is one.
     put("lan", &lan("169.254.20.10/32")).unwrap();
+    // On one wire no address is given twice, whether or not the node is in the network.
+    let mut lonely = alone(&site, "bridge");
+    lonely["hostAccess"] = json!(false);
+    put("lan", &lonely).unwrap();
+    node.wait_until("changed", |node| {
+        Ok(node.ask("GET", "/v1/networks", None)?["lan"]["hostAccess"] == false)
+    })
+    .unwrap();
+    refused("other", &lonely, "overlaps 10.77.0.0/24 of network lan");
+    lonely["default"] = json!(true);
+    refused("lan", &lonely, "without host access it can't be the default network");
 }
 
 #[test]
