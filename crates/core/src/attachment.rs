@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::{
-    attach::Attach,
+    attach::{Attach, access},
     dhcp::Lease,
     name::{IfName, Mac, NetworkName, fnv1a},
 };
@@ -38,6 +38,9 @@ pub struct Attachment {
     /// None: the link is in the pod's namespace alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host_end: Option<IfName>,
+    /// The host's end of the pair by which the pod reaches its node, where its link does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub access: Option<IfName>,
     /// The number that the node's namespace has for the pod's, where the link is there alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nsid: Option<u32>,
@@ -98,6 +101,17 @@ impl Attachment {
     /// The lease that the address is of.
     pub fn lease_of(&self, addr: IpAddr) -> Option<&Lease> {
         self.lease.as_ref().filter(|lease| IpAddr::from(lease.terms.addr) == addr)
+    }
+
+    /// The links in the pod's namespace that are this attachment's.
+    pub fn links(&self) -> Vec<IfName> {
+        let access = self.access.as_ref().map(|_| access::pod_end(&self.id.ifname));
+        [self.id.ifname.clone()].into_iter().chain(access).collect()
+    }
+
+    /// The links in the node's namespace that are.
+    pub fn host_links(&self) -> impl Iterator<Item = &IfName> {
+        self.host_end.iter().chain(&self.access)
     }
 
     /// What the pod sends by this link for destinations of the family of `addr`.

@@ -5,7 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use ipnet::IpNet;
 
 use crate::{
-    attach::{Ground, Parent, Standing},
+    attach::{
+        Ground, Meet, Parent, Standing,
+        access::{self, Access},
+    },
     attachment::{Attachment, Phase},
     join::Receive,
     name::{IfName, Mtu, NetworkName, NodeName},
@@ -21,6 +24,8 @@ pub struct Served<'a> {
     pub network: &'a Network,
     pub blocks: &'a [IpNet],
     pub stage: &'a Stage,
+    /// What pods reach by the node whose link is no way to it.
+    pub access: Option<&'a Access>,
 }
 
 /// What the host itself asks us to mind.
@@ -68,6 +73,7 @@ impl Served<'_> {
                 .filter(|held| matches!(held, Receive::VxlanLearnt { .. }))
                 .filter_map(Receive::device)
                 .collect(),
+            access: self.access,
         }
     }
 }
@@ -90,13 +96,15 @@ pub fn node<'a>(
         state.extend(network.stage.choices.values().flat_map(|peer| peer.objects()));
         let parent = network.network.attach.kind().parent();
         let ready = |parent: &Parent| host.parents.get(parent).is_some_and(|nic| nic.ready);
-        if parent.is_some_and(|parent| !ready(parent)) {
-            // What comes in by a device that is not there needs no guard.
-            continue;
-        }
+        let there = parent.is_none_or(ready);
         let ours = pods.clone().filter(|pod| pod.network == *network.name);
         for pod in ours.filter(|pod| holds(pod)) {
-            state.merge(pod.attach.outside(pod, &ground));
+            state.merge(if there {
+                pod.attach.outside(pod, &ground)
+            } else {
+                // What comes in by a device that is not there needs no guard.
+                access::outside(pod, &ground)
+            });
         }
     }
     state.extend(sysctls(host, served));
@@ -122,13 +130,18 @@ pub fn bridged_behind_services(host: &Host, served: &[Served<'_>]) -> bool {
 /// Networks whose packets pass the node's routing: not those that are the physical one, nor those
 /// that no node is in.
 fn routed<'a>(served: &'a [Served<'a>]) -> impl Iterator<Item = &'a Served<'a>> {
-    let passes = |net: &Network| net.join.shared().is_none() && net.host_access;
-    served.iter().filter(move |net| passes(net.network))
+    served.iter().filter(|net| net.network.is_routed())
+}
+
+/// Networks whose packets pass it in part: pods reach what lies behind their node.
+fn accessible<'a>(served: &'a [Served<'a>]) -> impl Iterator<Item = &'a Served<'a>> {
+    served.iter().filter(|net| net.access.is_some())
 }
 
 fn sysctls(host: &Host, served: &[Served<'_>]) -> Vec<Object> {
     let has = |ipv4: bool| {
-        let mut ranges = routed(served).flat_map(|net| &net.network.ranges);
+        let passing = routed(served).chain(accessible(served));
+        let mut ranges = passing.flat_map(|net| &net.network.ranges);
         ranges.any(|range| range.addr().is_ipv4() == ipv4)
     };
     let set = |knob: Knob, value: u8| Object::Sysctl { knob, value };
@@ -153,7 +166,8 @@ fn sysctls(host: &Host, served: &[Served<'_>]) -> Vec<Object> {
 fn ruleset(host: &Host, served: &[Served<'_>]) -> Ruleset {
     let mut ruleset = Ruleset::default();
     // As soon as anything is translated, the kernel tracks the tunnels' own packets too.
-    if host.foreign_nat || served.iter().any(|net| net.network.masquerades()) {
+    let access = accessible(served).next().is_some();
+    if host.foreign_nat || access || served.iter().any(|net| net.network.masquerades()) {
         let ports = served.iter().flat_map(|net| &net.stage.hold).filter_map(Receive::port);
         let ports: BTreeSet<u16> = ports.collect();
         ruleset.raw.extend(ports.into_iter().map(|port| Rule::NoTrackPort { port }));
@@ -167,6 +181,13 @@ fn ruleset(host: &Host, served: &[Served<'_>]) -> Ruleset {
             Untracked::Auto => !host.foreign_nat,
         };
         for range in &net.network.ranges {
+            if untracked && access {
+                // What a pod of another network sends to one of this by the node may have one of the
+                // node's own addresses here, and its reply is to be translated back.
+                let own = net.blocks.iter().filter(|block| range.contains(*block));
+                let own = own.filter_map(first_two);
+                ruleset.raw.extend(own.map(|to| Rule::Keep { from: *range, to }));
+            }
             if untracked {
                 ruleset.raw.push(Rule::NoTrack { from: *range, to: *range });
             }
@@ -182,7 +203,28 @@ fn ruleset(host: &Host, served: &[Served<'_>]) -> Ruleset {
             }
         }
     }
+    if access {
+        ruleset.forward.push(Rule::Spoofed);
+        ruleset.forward.extend(accessible(served).flat_map(|net| apart(net.network)));
+        ruleset.nat.push(Rule::MasqueradeAccess);
+    }
     ruleset
+}
+
+/// What keeps pods of one node from meeting by way of it, where they are not to.
+fn apart(network: &Network) -> Vec<Rule> {
+    let unless_translated = match network.attach.kind().meet_by_node() {
+        Meet::Freely => return Vec::new(),
+        Meet::Translated => true,
+        Meet::Never => false,
+    };
+    let rule = |range: &IpNet| Rule::Apart { range: *range, unless_translated };
+    network.ranges.iter().map(rule).collect()
+}
+
+/// The node's own addresses in one of its blocks: the tunnel's and the bridge's.
+fn first_two(block: &IpNet) -> Option<IpNet> {
+    IpNet::new(block.network(), block.max_prefix_len() - 1).ok()
 }
 
 /// Multicast and broadcast, of the family of `range`.

@@ -8,6 +8,8 @@ pub const DOOMED_GROUP: u32 = LINK_GROUP + 1;
 pub const PROTOCOL: u8 = 119;
 /// Metric of our routes. Ours alone: `NLM_F_REPLACE` takes over a route of equal prefix and metric.
 pub const METRIC: u32 = 119;
+/// Of the routes inside a pod that lead to its node: behind those of the pod's other links.
+pub const ACCESS_METRIC: u32 = METRIC + 1;
 /// Our nftables tables, families inet and netdev.
 pub const TABLE: &str = "weft";
 /// Nexthop objects of ours have this in the top byte of their number.

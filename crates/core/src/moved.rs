@@ -57,6 +57,7 @@ fn same_ground(last: &Served<'_>, now: &Served<'_>) -> bool {
         && last.blocks == now.blocks
         && last.stage.hold == now.stage.hold
         && ground(last) == ground(now)
+        && last.access == now.access
 }
 
 /// Parts the choices of two moments into those that went, those that came and those that stayed.

@@ -136,10 +136,20 @@ impl IfName {
         Self::new(&format!("{}{hash:011x}", Self::PREFIX))
     }
 
-    /// One of the names that `host_end` gives.
+    /// What every host's end of a pod's pair of access begins with.
+    pub const ACCESS: &str = "weftn";
+
+    /// The host's end of the pair by which a pod reaches its node beside its own link.
+    pub fn access_end(network: &str, container: &str, ifname: &str) -> Self {
+        let hash = fnv1a(&[network, container, ifname]) >> 24;
+        Self::new(&format!("{}{hash:010x}", Self::ACCESS))
+    }
+
+    /// One of the names that `host_end` and `access_end` give.
     pub fn is_host_end(&self) -> bool {
         let hash = self.as_str().strip_prefix(Self::PREFIX).unwrap_or_default();
-        hash.len() == 11 && hash.bytes().all(|b| b.is_ascii_hexdigit())
+        let hash = hash.strip_prefix('n').filter(|hash| hash.len() == 10).unwrap_or(hash);
+        self.as_str().len() == 15 && hash.bytes().all(|b| b.is_ascii_hexdigit())
     }
 
     pub fn is_ours(&self) -> bool {

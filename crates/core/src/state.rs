@@ -39,6 +39,8 @@ pub enum Key {
     /// A nexthop object; its number is the kernel crate's own business.
     NextHop(IfName, IpAddr),
     Route(IpNet),
+    /// A route to what lies by the pod's node, beside another link's to the same.
+    Access(IpNet),
 }
 
 /// A member is an address whose prefix has a route of its own (`noprefixroute`). An anycast one is
@@ -130,6 +132,8 @@ pub enum Hop {
     NextHop(IfName, IpAddr),
     /// Through a gateway written into the route itself (inside pods).
     Gateway(IfName, IpAddr),
+    /// As that, behind routes of other links; what is sent there comes from the last address.
+    GatewayFrom(IfName, IpAddr, IpAddr),
     /// Nowhere: the packet is dropped without an answer.
     Blackhole,
 }
@@ -140,7 +144,8 @@ impl Hop {
             Self::Link(dev)
             | Self::From(dev, _)
             | Self::NextHop(dev, _)
-            | Self::Gateway(dev, _) => Some(dev),
+            | Self::Gateway(dev, _)
+            | Self::GatewayFrom(dev, ..) => Some(dev),
             Self::Blackhole => None,
         }
     }
@@ -210,6 +215,7 @@ impl Object {
             Self::Flood { dev, dst } => Key::Flood(dev, dst),
             Self::Behind { dev, mac } => Key::Behind(dev, mac),
             Self::NextHop { dev, via } => Key::NextHop(dev, via),
+            Self::Route(Route { dst, to: Hop::GatewayFrom(..), .. }) => Key::Access(dst),
             Self::Route(route) => Key::Route(route.dst),
         }
     }
@@ -414,6 +420,9 @@ impl fmt::Display for Route {
             Hop::NextHop(dev, via) | Hop::Gateway(dev, via) => {
                 write!(f, "route {} via {via} dev {dev}", self.dst)?;
             }
+            Hop::GatewayFrom(dev, via, src) => {
+                write!(f, "route {} via {via} dev {dev} src {src}", self.dst)?;
+            }
             Hop::Blackhole => write!(f, "route blackhole {}", self.dst)?,
         }
         self.mtu.iter().try_for_each(|mtu| write!(f, " mtu {mtu}"))
@@ -440,6 +449,7 @@ impl fmt::Display for Key {
             Self::Behind(dev, mac) => write!(f, "fdb {mac} dev {dev} master"),
             Self::NextHop(dev, via) => write!(f, "nexthop via {via} dev {dev}"),
             Self::Route(dst) => write!(f, "route {dst}"),
+            Self::Access(dst) => write!(f, "route {dst} by the node"),
         }
     }
 }

@@ -342,7 +342,11 @@ pub(crate) fn route(batch: &mut Batch, route: &Route, through: u32) {
         Hop::Blackhole => (RTN_BLACKHOLE, 0, 0),
         Hop::Link(_) | Hop::From(..) => (RTN_UNICAST, RT_SCOPE_LINK, 0),
         Hop::NextHop(..) => (RTN_UNICAST, 0, 0),
-        Hop::Gateway(..) => (RTN_UNICAST, 0, RTNH_F_ONLINK),
+        Hop::Gateway(..) | Hop::GatewayFrom(..) => (RTN_UNICAST, 0, RTNH_F_ONLINK),
+    };
+    let metric = match &route.to {
+        Hop::GatewayFrom(..) => mark::ACCESS_METRIC,
+        _ => mark::METRIC,
     };
     // IPv6 knows no scopes.
     let scope = if ip.is_ipv4() { scope } else { 0 };
@@ -353,7 +357,7 @@ pub(crate) fn route(batch: &mut Batch, route: &Route, through: u32) {
             &rtmsg(family(ip), route.dst.prefix_len(), mark::PROTOCOL, scope, kind, flags),
         )
         .attr_ip(RTA_DST, ip)
-        .attr_u32(RTA_PRIORITY, mark::METRIC);
+        .attr_u32(RTA_PRIORITY, metric);
     match &route.to {
         Hop::Blackhole => {}
         Hop::Link(_) => {
@@ -364,6 +368,9 @@ pub(crate) fn route(batch: &mut Batch, route: &Route, through: u32) {
         }
         Hop::NextHop(..) => {
             batch.attr_u32(RTA_NH_ID, through);
+        }
+        Hop::GatewayFrom(_, via, src) => {
+            batch.attr_ip(RTA_GATEWAY, *via).attr_ip(RTA_PREFSRC, *src).attr_u32(RTA_OIF, through);
         }
         Hop::Gateway(_, via) => {
             if via.is_ipv4() == ip.is_ipv4() {
@@ -391,7 +398,7 @@ fn metrics(batch: &mut Batch, mtu: Option<Mtu>) {
     }
 }
 
-pub(crate) fn delete_route(batch: &mut Batch, dst: &IpNet) {
+pub(crate) fn delete_route(batch: &mut Batch, dst: &IpNet, metric: u32) {
     let ip = dst.addr();
     batch
         .begin(
@@ -400,7 +407,7 @@ pub(crate) fn delete_route(batch: &mut Batch, dst: &IpNet) {
             &rtmsg(family(ip), dst.prefix_len(), mark::PROTOCOL, RT_SCOPE_NOWHERE, 0, 0),
         )
         .attr_ip(RTA_DST, ip)
-        .attr_u32(RTA_PRIORITY, mark::METRIC)
+        .attr_u32(RTA_PRIORITY, metric)
         .end();
 }
 

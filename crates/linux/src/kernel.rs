@@ -216,35 +216,43 @@ impl Kernel {
         Ok((observed, hops))
     }
 
-    /// What a pod's namespace holds of the link `dev`.
-    pub fn observe_pod(&self, dev: &IfName) -> Result<State, Error> {
-        let mut state = self.look_inside(dev)?;
-        // Of links to strangers alone: the others have no such address, and hear nobody.
-        let knob = Knob::AcceptRa(dev.clone());
-        if state.link(dev).is_some_and(|link| is_child(&link.kind)) {
-            // Where there is no IPv6, nothing is heard either.
-            let value = self.netns.run(|| read_knob(&knob)).map(|value| value.unwrap_or(0));
-            state.extend(value.ok().map(|value| Object::Sysctl { knob, value }));
+    /// What a pod's namespace holds of these links.
+    pub fn observe_pod(&self, devs: &[IfName]) -> Result<State, Error> {
+        let mut state = self.look_inside(devs)?;
+        for dev in devs {
+            // Of links to strangers alone: the others have no such address, and hear nobody.
+            let knob = Knob::AcceptRa(dev.clone());
+            if state.link(dev).is_some_and(|link| is_child(&link.kind)) {
+                // Where there is no IPv6, nothing is heard either.
+                let value = self.netns.run(|| read_knob(&knob)).map(|value| value.unwrap_or(0));
+                state.extend(value.ok().map(|value| Object::Sysctl { knob, value }));
+            }
         }
         Ok(state)
     }
 
-    fn look_inside(&self, dev: &IfName) -> Result<State, Error> {
+    fn look_inside(&self, devs: &[IfName]) -> Result<State, Error> {
         self.with(|socket| {
             let links = observe::links(socket)?;
             let lo = links.iter().find(|link| link.loopback && link.up);
             let mut state: State =
                 lo.map(|lo| Object::Up { dev: lo.dev.clone() }).into_iter().collect();
-            let Some(link) = links.iter().find(|link| link.dev == *dev) else { return Ok(state) };
-            state.extend(link.ours.clone().map(Object::Link));
-            state.extend(link.up.then(|| Object::Up { dev: dev.clone() }));
-            let names: BTreeMap<u32, IfName> = [(link.index, dev.clone())].into();
-            // Those that the kernel or the pod itself makes are theirs, but for a child of a NIC.
-            let own = |at: &observe::Address| {
-                at.index == link.index && (link.is_child() || !at.link_local)
-            };
-            let addrs = observe::addrs(socket)?.into_iter().filter(own);
-            state.extend(addrs.map(|addr| addr.object(dev)));
+            let links: BTreeMap<u32, &HostLink> =
+                links.iter().filter(|l| devs.contains(&l.dev)).map(|l| (l.index, l)).collect();
+            if links.is_empty() {
+                return Ok(state);
+            }
+            for link in links.values() {
+                state.extend(link.ours.clone().map(Object::Link));
+                state.extend(link.up.then(|| Object::Up { dev: link.dev.clone() }));
+            }
+            let names: BTreeMap<u32, IfName> =
+                links.iter().map(|(index, link)| (*index, link.dev.clone())).collect();
+            for at in observe::addrs(socket)? {
+                // Those that the kernel or the pod itself makes are theirs, but for a child of a NIC.
+                let own = links.get(&at.index).filter(|link| link.is_child() || !at.link_local);
+                state.extend(own.map(|link| at.object(&link.dev)));
+            }
             state.extend(observe::neighbours(socket, &names)?);
             for route in observe::routes(socket, &names, &Hops::default())? {
                 if let Found::Ours(route) = route {

@@ -377,12 +377,16 @@ fn route(
         }
     }
     let dst = IpNet::new(dst, prefix).ok()?;
-    if protocol != mark::PROTOCOL || metric != mark::METRIC {
+    if protocol != mark::PROTOCOL || ![mark::METRIC, mark::ACCESS_METRIC].contains(&metric) {
         return Some(Found::Foreign(ForeignRoute { dst, protocol, metric, dev, via }));
     }
     let to = match (kind, hop, via) {
         (RTN_BLACKHOLE, ..) => Hop::Blackhole,
         (_, Some(id), _) => hops.get(&id).map(|(dev, via)| Hop::NextHop(dev.clone(), *via))?,
+        // IPv6 forgets an address that went; the route stays.
+        (_, None, Some(via)) if metric == mark::ACCESS_METRIC => {
+            Hop::GatewayFrom(dev?, via, src.unwrap_or(any))
+        }
         (_, None, Some(via)) => Hop::Gateway(dev?, via),
         (_, None, None) => match src {
             Some(src) => Hop::From(dev?, src),

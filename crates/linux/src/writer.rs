@@ -265,7 +265,8 @@ impl<'a> Writer<'a> {
                     encode::delete_nexthop(&mut self.batch, id);
                 }
             }
-            Key::Route(dst) => encode::delete_route(&mut self.batch, dst),
+            Key::Route(dst) => encode::delete_route(&mut self.batch, dst, mark::METRIC),
+            Key::Access(dst) => encode::delete_route(&mut self.batch, dst, mark::ACCESS_METRIC),
         }
         Ok(())
     }
@@ -301,7 +302,10 @@ impl<'a> Writer<'a> {
     fn through(&mut self, route: &Route) -> io::Result<u32> {
         match &route.to {
             Hop::Blackhole => Ok(0),
-            Hop::Link(dev) | Hop::From(dev, _) | Hop::Gateway(dev, _) => self.index(dev),
+            Hop::Link(dev)
+            | Hop::From(dev, _)
+            | Hop::Gateway(dev, _)
+            | Hop::GatewayFrom(dev, ..) => self.index(dev),
             Hop::NextHop(dev, via) => {
                 let id = self.hops.ids.get(&(dev.clone(), *via)).copied();
                 id.ok_or_else(|| io::Error::other("its nexthop object is not there"))

@@ -320,7 +320,8 @@ fn a_pods_link_is_born_in_its_namespace_and_freed_with_others() {
                 let there = Kernel::of(&netns).unwrap();
                 let refusals = there.apply(&plan(&inside, &State::default()));
                 assert!(refusals.is_empty(), "{refusals:?}");
-                let left = plan(&inside, &there.observe_pod(&pod.dev).unwrap());
+                let left =
+                    plan(&inside, &there.observe_pod(std::slice::from_ref(&pod.dev)).unwrap());
                 assert_eq!(left, [], "{n}");
                 (netns, host)
             })

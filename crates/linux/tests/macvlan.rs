@@ -71,7 +71,11 @@ fn a_child_is_born_in_its_namespace_in_every_mode_and_known_from_the_node() {
             .collect();
             let pod = Kernel::of(&netns).unwrap();
             assert_eq!(pod.apply(&plan(&inside, &State::default())), []);
-            assert_eq!(plan(&inside, &pod.observe_pod(&dev).unwrap()), [], "{mode}");
+            assert_eq!(
+                plan(&inside, &pod.observe_pod(std::slice::from_ref(&dev)).unwrap()),
+                [],
+                "{mode}"
+            );
             assert_eq!(pod.doom(std::slice::from_ref(&dev), true), []);
             assert!(!kernel.link_there(nsid, &dev).unwrap().unwrap().up);
             kernel.free_there(nsid, &dev).unwrap();
@@ -90,10 +94,21 @@ fn a_mode_is_edited_in_place_and_passthru_is_not() {
         let want = |mode| [Object::Link(link(1, mode))].into_iter().collect::<State>();
         let dev = IfName::new("eth0");
         for mode in [Mode::Private, Mode::Vepa, Mode::Bridge] {
-            assert_eq!(pod.apply(&plan(&want(mode), &pod.observe_pod(&dev).unwrap())), []);
-            assert_eq!(plan(&want(mode), &pod.observe_pod(&dev).unwrap()), [], "{mode}");
+            assert_eq!(
+                pod.apply(&plan(
+                    &want(mode),
+                    &pod.observe_pod(std::slice::from_ref(&dev)).unwrap()
+                )),
+                []
+            );
+            assert_eq!(
+                plan(&want(mode), &pod.observe_pod(std::slice::from_ref(&dev)).unwrap()),
+                [],
+                "{mode}"
+            );
         }
-        let changes = plan(&want(Mode::Passthru), &pod.observe_pod(&dev).unwrap());
+        let changes =
+            plan(&want(Mode::Passthru), &pod.observe_pod(std::slice::from_ref(&dev)).unwrap());
         assert!(changes[0].to_string().starts_with('!'), "{}", changes[0]);
     });
 }

@@ -24,6 +24,11 @@ fn the_table_says_in_nft_what_we_mean_and_sabotage_is_seen() {
             "ip6 saddr fd00:1::/48 ip6 daddr fd00:1::/48 return",
             "ip saddr 10.1.0.0/16 masquerade",
             "udp dport 4789 notrack",
+            "type filter hook forward priority filter",
+            "iifname \"weftn*\" fib saddr . iif oif missing drop",
+            "iifname \"weftn*\" oifname \"weftn*\" ip saddr 10.1.0.0/16 ip daddr 10.1.0.0/16 drop",
+            "ip6 daddr fd00:1::/48 ct status ! dnat drop",
+            "iifname \"weftn*\" masquerade",
         ] {
             assert!(text.contains(line), "{line} is not in {text}");
         }
@@ -37,6 +42,15 @@ fn the_table_says_in_nft_what_we_mean_and_sabotage_is_seen() {
             "nft insert rule inet weft raw-prerouting udp sport 4789 notrack",
             "nft insert rule inet weft raw-output ip saddr 10.1.0.0/16 udp dport 4789 notrack",
             "nft insert rule inet weft raw-output meta l4proto udp notrack",
+            "nft add rule inet weft forward accept",
+            "nft insert rule inet weft forward iifname weftn1 drop",
+            "nft insert rule inet weft forward iifname 'weft*' fib saddr . iif oif missing drop",
+            "nft insert rule inet weft forward iifname 'weftn*' fib saddr oif missing drop",
+            "nft insert rule inet weft forward iifname 'weftn*' oifname 'weftn*' ip saddr 10.1.0.0/16 ip daddr 10.2.0.0/16 drop",
+            "nft insert rule inet weft forward iifname 'weftn*' oifname 'weftn*' ip saddr 10.1.0.0/16 ip daddr 10.1.0.0/16 accept",
+            "nft insert rule inet weft forward iifname 'weftn*' oifname 'weftn*' ip saddr 10.1.0.0/16 ip daddr 10.1.0.0/16 ct status snat drop",
+            "nft insert rule inet weft forward iifname 'weftn*' oifname 'weftn*' ip saddr 10.1.0.0/16 ip daddr 10.1.0.0/16 udp dport 9 drop",
+            "nft insert rule inet weft source-nat iifname 'weftn*' masquerade random",
             "nft add chain inet weft more",
             "nft add chain inet weft source-nat '{ policy drop; }'",
             "nft add table inet weft '{ flags dormant; }'",
@@ -74,6 +88,9 @@ fn every_prefix_length_of_a_rule_comes_back() {
             let from = net(text);
             let ruleset = Ruleset {
                 raw: vec![Rule::NoTrack { from, to: from }],
+                forward: [false, true]
+                    .map(|unless_translated| Rule::Apart { range: from, unless_translated })
+                    .to_vec(),
                 nat: vec![Rule::Masquerade { from }],
             };
             converge(kernel, &[Object::Table { ruleset }].into_iter().collect());

@@ -1,6 +1,7 @@
 //! How a pod's link is born: one folder each; this file is the only other that names them.
 //! A kind says what the pod's side, the host's side and the node should hold. It performs nothing.
 
+pub mod access;
 pub mod bridge;
 pub mod ipvlan;
 pub mod macvlan;
@@ -61,6 +62,15 @@ impl Birth {
             Self::Child { .. } => None,
         }
     }
+}
+
+/// How far pods of one node may meet by way of the node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Meet {
+    Freely,
+    /// Only where a Service led the one to the other.
+    Translated,
+    Never,
 }
 
 /// Where packets go that leave the link.
@@ -134,6 +144,14 @@ pub trait Attaching {
     fn has_own_macs(&self) -> bool {
         self.footing() == Footing::Network && !self.has_nics_mac()
     }
+    /// How far pods of one node may meet by way of the node, where it is a way for them.
+    fn meet_by_node(&self) -> Meet {
+        match self.siblings() {
+            Siblings::Meet | Siblings::None => Meet::Freely,
+            Siblings::ByNetwork => Meet::Translated,
+            Siblings::Never => Meet::Never,
+        }
+    }
     /// For people: the kind and what matters of its settings.
     fn described(&self) -> String;
     /// Whether both may have children on one parent; if not, why.
@@ -184,6 +202,7 @@ impl Attach {
             }));
         }
         state.merge(self.kind().beside(pod));
+        state.merge(access::inside(pod, on));
         state
     }
 }
@@ -198,8 +217,15 @@ fn veth_end(pod: &Attachment, on: &Ground<'_>) -> Link {
 }
 
 impl Attach {
-    /// What the node's namespace should hold for this pod: by its kind, and by how it is found.
+    /// What the node's namespace should hold for this pod.
     pub fn outside(&self, pod: &Attachment, on: &Ground<'_>) -> State {
+        let mut state = self.guarded(pod, on);
+        state.merge(access::outside(pod, on));
+        state
+    }
+
+    /// As that, without the pod's way to the node: by its kind, and by how it is found.
+    pub fn guarded(&self, pod: &Attachment, on: &Ground<'_>) -> State {
         let mut state = self.kind().outside(pod, on);
         for dev in &on.answers {
             let proxy = |ip: &IpAddr| Object::Proxy { dev: dev.clone(), ip: *ip };
@@ -287,6 +313,8 @@ pub struct Ground<'a> {
     pub parent: Option<Standing>,
     /// Tunnels on which the node answers for its pods, since nobody tells the others of them.
     pub answers: Vec<IfName>,
+    /// What pods reach by the node whose link is no way to it.
+    pub access: Option<&'a access::Access>,
 }
 
 impl Ground<'_> {

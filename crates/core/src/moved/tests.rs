@@ -163,7 +163,12 @@ fn serve<'a>(
     network: &'a Network,
     blocks: &'a [IpNet],
 ) -> Vec<Served<'a>> {
-    let served =
-        stages.iter().map(|(at, stage)| Served { name: &names[*at], network, blocks, stage });
+    let served = stages.iter().map(|(at, stage)| Served {
+        name: &names[*at],
+        network,
+        blocks,
+        stage,
+        access: None,
+    });
     served.collect()
 }

@@ -1,6 +1,7 @@
 //! Our one nftables table, spoken in nfnetlink (include/uapi/linux/netfilter/nf_tables.h), and
 //! what other tables do that concerns pods. The shapes of rules are a closed list, in core.
 
+mod access;
 mod apart;
 mod foreign;
 mod shape;
@@ -53,6 +54,7 @@ const NETDEV: u8 = 5;
 const NLM_F_CREATE: u16 = 0x400;
 const NLM_F_APPEND: u16 = 0x800;
 const PREROUTING: u32 = 0;
+const FORWARD_HOOK: u32 = 2;
 const OUTPUT: u32 = 3;
 const POSTROUTING: u32 = 4;
 const ACCEPT: u32 = 1;
@@ -99,6 +101,7 @@ const RAW: [Chain; 2] = [
     Chain { name: "raw-prerouting", kind: "filter", hook: PREROUTING, priority: -300 },
     Chain { name: "raw-output", kind: "filter", hook: OUTPUT, priority: -300 },
 ];
+const FORWARD: Chain = Chain { name: "forward", kind: "filter", hook: FORWARD_HOOK, priority: 0 };
 const NAT: Chain = Chain { name: "source-nat", kind: "nat", hook: POSTROUTING, priority: 100 };
 
 impl Nft {
@@ -120,6 +123,10 @@ impl Nft {
             for chain in RAW.iter().filter(|_| !ruleset.raw.is_empty()) {
                 add_chain(batch, chain);
                 ruleset.raw.iter().for_each(|rule| add_rule(batch, chain.name, rule));
+            }
+            if !ruleset.forward.is_empty() {
+                add_chain(batch, &FORWARD);
+                ruleset.forward.iter().for_each(|rule| add_rule(batch, FORWARD.name, rule));
             }
             // A nat chain turns connection tracking on, which costs: none without need.
             if !ruleset.nat.is_empty() {
@@ -265,19 +272,16 @@ fn seen(chains: &[Base], rules: &[(String, Option<Rule>)]) -> Seen {
     let of = |name: &str| -> Option<Vec<Rule>> {
         rules.iter().filter(|(chain, _)| chain == name).map(|(_, rule)| rule.clone()).collect()
     };
-    let (Some(pre), Some(out), Some(nat)) = (of(RAW[0].name), of(RAW[1].name), of(NAT.name)) else {
-        return Seen::Altered;
-    };
-    let expected: Vec<&Chain> = [(&RAW[0], &pre), (&RAW[1], &out), (&NAT, &nat)]
-        .into_iter()
-        .filter(|(_, rules)| !rules.is_empty())
-        .map(|(chain, _)| chain)
-        .collect();
+    let (Some(pre), Some(out)) = (of(RAW[0].name), of(RAW[1].name)) else { return Seen::Altered };
+    let (Some(forward), Some(nat)) = (of(FORWARD.name), of(NAT.name)) else { return Seen::Altered };
+    let all = [(&RAW[0], &pre), (&RAW[1], &out), (&FORWARD, &forward), (&NAT, &nat)];
+    let expected: Vec<&Chain> =
+        all.into_iter().filter(|(_, rules)| !rules.is_empty()).map(|(chain, _)| chain).collect();
     let whole = expected.iter().all(|chain| known(chain))
         && expected.len() == chains.len()
-        && pre.len() + out.len() + nat.len() == rules.len()
+        && all.iter().map(|(_, rules)| rules.len()).sum::<usize>() == rules.len()
         && pre == out;
-    if whole { Seen::Ours(Ruleset { raw: pre, nat }) } else { Seen::Altered }
+    if whole { Seen::Ours(Ruleset { raw: pre, forward, nat }) } else { Seen::Altered }
 }
 
 fn header(family: u8) -> [u8; 4] {

@@ -5,20 +5,20 @@ use std::net::IpAddr;
 use ipnet::{IpNet, ip_mask_to_prefix};
 use weft_core::policy::Rule;
 
-use super::LIST_ELEM;
+use super::{LIST_ELEM, access};
 use crate::wire::{self, Batch};
 
 const EXPR_NAME: u16 = 1;
 const EXPR_DATA: u16 = 2;
-const META_DREG: u16 = 1;
-const META_KEY: u16 = 2;
+pub(super) const META_DREG: u16 = 1;
+pub(super) const META_KEY: u16 = 2;
 const META_IIFTYPE: u32 = 8;
 const META_NFPROTO: u32 = 15;
 const META_L4PROTO: u32 = 16;
 const CMP_SREG: u16 = 1;
-const CMP_OP: u16 = 2;
-const CMP_DATA: u16 = 3;
-const CMP_EQ: u32 = 0;
+pub(super) const CMP_OP: u16 = 2;
+pub(super) const CMP_DATA: u16 = 3;
+pub(super) const CMP_EQ: u32 = 0;
 const PAYLOAD_DREG: u16 = 1;
 const PAYLOAD_BASE: u16 = 2;
 const PAYLOAD_OFFSET: u16 = 3;
@@ -39,8 +39,8 @@ const LOOKUP_FLAGS: u16 = 5;
 const BITWISE_SREG: u16 = 1;
 const BITWISE_DREG: u16 = 2;
 const BITWISE_LEN: u16 = 3;
-const BITWISE_MASK: u16 = 4;
-const BITWISE_XOR: u16 = 5;
+pub(super) const BITWISE_MASK: u16 = 4;
+pub(super) const BITWISE_XOR: u16 = 5;
 const IMMEDIATE_DREG: u16 = 1;
 const IMMEDIATE_DATA: u16 = 2;
 const DATA_VALUE: u16 = 1;
@@ -48,9 +48,9 @@ const DATA_VERDICT: u16 = 2;
 const VERDICT_CODE: u16 = 1;
 const VERDICT_CHAIN: u16 = 2;
 const REG_VERDICT: u32 = 0;
-const REG_1: u32 = 1;
+pub(super) const REG_1: u32 = 1;
 const RETURN: i32 = -5;
-const DROP: i32 = 0;
+pub(super) const DROP: i32 = 0;
 const ACCEPTED: i32 = 1;
 const JUMP: i32 = -3;
 const GOTO: i32 = -4;
@@ -68,6 +68,12 @@ enum Field {
 pub(super) fn encode(batch: &mut Batch, rule: &Rule) {
     let (from, to) = match rule {
         Rule::NoTrackPort { port } => return no_track_port(batch, *port),
+        Rule::Spoofed => return access::spoofed(batch),
+        Rule::MasqueradeAccess => return access::masquerade(batch),
+        Rule::Apart { range, .. } => {
+            access::between(batch);
+            (range, Some(range))
+        }
         Rule::NoTrack { from, to } | Rule::Keep { from, to } => (from, Some(to)),
         Rule::Masquerade { from } => (from, None),
     };
@@ -79,16 +85,28 @@ pub(super) fn encode(batch: &mut Batch, rule: &Rule) {
     prefix(batch, Field::Source, from);
     to.into_iter().for_each(|to| prefix(batch, Field::Destination, to));
     match rule {
+        Rule::NoTrack { .. } => expression(batch, "notrack", |_| {}),
+        Rule::Keep { .. } => verdict_of(batch, RETURN),
+        Rule::Apart { unless_translated, .. } => {
+            if *unless_translated {
+                access::unless_translated(batch);
+            }
+            verdict_of(batch, DROP);
+        }
         Rule::Masquerade { .. } => expression(batch, "masq", |_| {}),
-        Rule::NoTrack { .. } | Rule::NoTrackPort { .. } => expression(batch, "notrack", |_| {}),
-        Rule::Keep { .. } => expression(batch, "immediate", |batch| {
-            batch.attr_be32(IMMEDIATE_DREG, REG_VERDICT).nest(IMMEDIATE_DATA, |batch| {
-                batch.nest(DATA_VERDICT, |batch| {
-                    batch.attr_be32(VERDICT_CODE, RETURN.cast_unsigned());
-                });
-            });
-        }),
+        // Written whole above.
+        Rule::NoTrackPort { .. } | Rule::Spoofed | Rule::MasqueradeAccess => {}
     }
+}
+
+pub(super) fn verdict_of(batch: &mut Batch, code: i32) {
+    expression(batch, "immediate", |batch| {
+        batch.attr_be32(IMMEDIATE_DREG, REG_VERDICT).nest(IMMEDIATE_DATA, |batch| {
+            batch.nest(DATA_VERDICT, |batch| {
+                batch.attr_be32(VERDICT_CODE, code.cast_unsigned());
+            });
+        });
+    });
 }
 
 fn no_track_port(batch: &mut Batch, port: u16) {
@@ -124,13 +142,7 @@ pub(super) fn drop_senders(batch: &mut Batch, set: &str) {
     expression(batch, "lookup", |batch| {
         batch.attr_str(LOOKUP_SET, set).attr_be32(LOOKUP_SREG, REG_1);
     });
-    expression(batch, "immediate", |batch| {
-        batch.attr_be32(IMMEDIATE_DREG, REG_VERDICT).nest(IMMEDIATE_DATA, |batch| {
-            batch.nest(DATA_VERDICT, |batch| {
-                batch.attr_be32(VERDICT_CODE, DROP.cast_unsigned());
-            });
-        });
-    });
+    verdict_of(batch, DROP);
 }
 
 /// The set, of a rule that `drop_senders` wrote.
@@ -157,13 +169,13 @@ pub(super) fn dropped_senders(expressions: &[u8]) -> Option<String> {
     whole.then(|| nested(set, LOOKUP_SET).map(wire::text)).flatten()
 }
 
-fn expression(batch: &mut Batch, name: &str, data: impl FnOnce(&mut Batch)) {
+pub(super) fn expression(batch: &mut Batch, name: &str, data: impl FnOnce(&mut Batch)) {
     batch.nest(LIST_ELEM, |batch| {
         batch.attr_str(EXPR_NAME, name).nest(EXPR_DATA, data);
     });
 }
 
-fn compare(batch: &mut Batch, value: &[u8]) {
+pub(super) fn compare(batch: &mut Batch, value: &[u8]) {
     expression(batch, "cmp", |batch| {
         batch.attr_be32(CMP_SREG, REG_1).attr_be32(CMP_OP, CMP_EQ).nest(CMP_DATA, |batch| {
             batch.attr(DATA_VALUE, value);
@@ -194,20 +206,25 @@ fn prefix(batch: &mut Batch, field: Field, net: &IpNet) {
             .attr_be32(PAYLOAD_LEN, length);
     });
     if net.prefix_len() < net.max_prefix_len() {
-        expression(batch, "bitwise", |batch| {
-            batch
-                .attr_be32(BITWISE_SREG, REG_1)
-                .attr_be32(BITWISE_DREG, REG_1)
-                .attr_be32(BITWISE_LEN, length)
-                .nest(BITWISE_MASK, |batch| {
-                    batch.attr(DATA_VALUE, &mask);
-                })
-                .nest(BITWISE_XOR, |batch| {
-                    batch.attr(DATA_VALUE, &vec![0; mask.len()]);
-                });
-        });
+        bitwise(batch, &mask);
     }
     compare(batch, &value);
+}
+
+pub(super) fn bitwise(batch: &mut Batch, mask: &[u8]) {
+    let length = u32::try_from(mask.len()).unwrap_or(16);
+    expression(batch, "bitwise", |batch| {
+        batch
+            .attr_be32(BITWISE_SREG, REG_1)
+            .attr_be32(BITWISE_DREG, REG_1)
+            .attr_be32(BITWISE_LEN, length)
+            .nest(BITWISE_MASK, |batch| {
+                batch.attr(DATA_VALUE, mask);
+            })
+            .nest(BITWISE_XOR, |batch| {
+                batch.attr(DATA_VALUE, &vec![0; mask.len()]);
+            });
+    });
 }
 
 fn octets(ip: IpAddr) -> Vec<u8> {
@@ -219,7 +236,7 @@ fn octets(ip: IpAddr) -> Vec<u8> {
 
 /// What a row of expressions was found to match so far.
 #[derive(Default)]
-struct Reading {
+pub(super) struct Reading {
     ipv4: Option<bool>,
     /// What the register holds, and how many bytes of it.
     loaded: Option<(Loaded, usize)>,
@@ -239,13 +256,14 @@ enum Loaded {
 }
 
 pub(super) fn decode(expressions: &[u8]) -> Option<Rule> {
+    let parts: Vec<(String, &[u8])> =
+        wire::attrs(expressions).map(|(_, expression)| parts(expression)).collect();
     let mut reading = Reading::default();
-    for (_, expression) in wire::attrs(expressions) {
-        let (name, data) = parts(expression);
+    let read = parts.iter().try_for_each(|(name, data)| {
         reading.rule.is_none().then_some(())?;
-        reading.take(&name, data)?;
-    }
-    reading.rule
+        reading.take(name, data)
+    });
+    read.and(reading.rule).or_else(|| access::decode(&parts))
 }
 
 /// What a stranger's rule says, as far as it can be read.
@@ -306,7 +324,7 @@ fn jump(data: &[u8]) -> Option<String> {
     nested(nested(nested(data, IMMEDIATE_DATA)?, DATA_VERDICT)?, VERDICT_CHAIN).map(wire::text)
 }
 
-fn verdict(data: &[u8]) -> Option<i32> {
+pub(super) fn verdict(data: &[u8]) -> Option<i32> {
     let verdict = nested(nested(data, IMMEDIATE_DATA)?, DATA_VERDICT)?;
     number(verdict, VERDICT_CODE).map(u32::cast_signed)
 }
@@ -325,7 +343,7 @@ fn parts(expression: &[u8]) -> (String, &[u8]) {
 }
 
 impl Reading {
-    fn take(&mut self, name: &str, data: &[u8]) -> Option<()> {
+    pub(super) fn take(&mut self, name: &str, data: &[u8]) -> Option<()> {
         match name {
             "meta" => {
                 let loaded = match number(data, META_KEY)? {
@@ -423,6 +441,11 @@ impl Reading {
         }
     }
 
+    /// Of one that asks for addresses and nothing besides.
+    pub(super) fn addresses(&self) -> Option<(IpNet, IpNet)> {
+        self.ends().filter(|_| self.rule.is_none() && self.loaded.is_none())
+    }
+
     /// A prefix that is not compared is the whole family.
     fn ends(&self) -> Option<(IpNet, IpNet)> {
         (!self.udp).then_some(())?;
@@ -435,10 +458,10 @@ fn nested(data: &[u8], of: u16) -> Option<&[u8]> {
     wire::attrs(data).find(|(kind, _)| *kind == of).map(|(_, value)| value)
 }
 
-fn number(data: &[u8], of: u16) -> Option<u32> {
+pub(super) fn number(data: &[u8], of: u16) -> Option<u32> {
     nested(data, of)?.try_into().ok().map(u32::from_be_bytes)
 }
 
-fn value(data: &[u8], of: u16) -> Option<&[u8]> {
+pub(super) fn value(data: &[u8], of: u16) -> Option<&[u8]> {
     nested(nested(data, of)?, DATA_VALUE)
 }

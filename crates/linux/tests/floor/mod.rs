@@ -43,11 +43,17 @@ pub fn ruleset() -> Ruleset {
             Rule::NoTrack { from: a, to: a },
             Rule::NoTrack { from: b, to: b },
         ],
+        forward: vec![
+            Rule::Spoofed,
+            Rule::Apart { range: a, unless_translated: false },
+            Rule::Apart { range: b, unless_translated: true },
+        ],
         nat: vec![
             Rule::Keep { from: a, to: a },
             Rule::Masquerade { from: a },
             Rule::Keep { from: b, to: b },
             Rule::Masquerade { from: b },
+            Rule::MasqueradeAccess,
         ],
     }
 }

@@ -307,7 +307,7 @@ pub(super) fn tend(agent: &Agent, serving: &mut Serving) {
     }
 }
 
-fn bury(agent: &Agent, pod: &Attachment) -> Result<(), String> {
+pub(super) fn bury(agent: &Agent, pod: &Attachment) -> Result<(), String> {
     dhcp::release(agent, pod);
     let refusals = agent.kernel.apply(&links::unreachable(agent, pod));
     refusals.first().map_or(Ok(()), |refusal| Err(refusal.to_string()))?;

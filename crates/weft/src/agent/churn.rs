@@ -385,7 +385,7 @@ impl Node {
             known: None,
             patience_over: false,
         });
-        let here = NetworkHere { network: network.clone(), blocks, stage, reserve };
+        let here = NetworkHere { network: network.clone(), blocks, stage, reserve, access: None };
         drop(shown);
         let networks = [(name.clone(), here)].into();
         *self.agent.serving.write().expect(POISONED) =

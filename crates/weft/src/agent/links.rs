@@ -6,14 +6,14 @@ use weft_core::{
     attach::{Birth, Footing, Ground},
     attachment::{Attachment, AttachmentId, Phase},
     cni::{CniError, Code},
-    name::{IfName, Mtu},
+    name::IfName,
     plan::{Change, plan},
     state::{Key, Link, Object, Route, State},
 };
 use weft_linux::{Kernel, Netns, Observed, Refusal};
 
 use super::{
-    Agent, Serving, announce::announce, children, dhcp, fault, lease::not_served,
+    Agent, Inside, Serving, access, announce::announce, children, dhcp, fault, lease::not_served,
     reap::forget_flows, wake::Reasons,
 };
 
@@ -25,6 +25,9 @@ pub(super) fn bring_up(
     (netns, there): (&Netns, &Kernel),
 ) -> Result<Link, CniError> {
     let refused = |what: &str, why: String| CniError::new(Code::Refused, what.to_owned(), why);
+    if let Some(why) = access::unbounded(&agent.serving(), ground) {
+        return Err(refused("give the pod access to its node", why));
+    }
     let birth = pod.attach.kind().birth(pod, ground);
     let born = agent.kernel.birth(&birth, netns).or_else(|refusal| {
         // Of a link that has the whole parent the kernel may ask before it looks at the name.
@@ -47,6 +50,11 @@ pub(super) fn bring_up(
         refused("make the pod's link", why)
     })?;
     fault::point("add.after-birth");
+    access::birth(agent, pod, ground, netns).map_err(|refusal| {
+        let why = format!("{refusal}; or leave it out by `hostAccess: false` of the network");
+        refused("give the pod access to its node", why)
+    })?;
+    fault::point("add.after-access");
     let dress = || dress(agent, pod, ground, &birth, there);
     if let Some(refusal) = children::dressed(&birth, dress) {
         return Err(refused("set the pod's link up", refusal.to_string()));
@@ -76,7 +84,7 @@ fn whole(
 ) -> Result<Link, CniError> {
     let refused = |what: &str, why: String| CniError::new(Code::Refused, what.to_owned(), why);
     let inside = there
-        .observe_pod(&pod.id.ifname)
+        .observe_pod(&pod.links())
         .map_err(|error| refused("look into the pod", error.to_string()))?;
     let missing = plan(&pod.attach.inside(pod, ground), &inside);
     let missing = missing.iter().find(|change| matches!(change, Change::Put(_)));
@@ -122,8 +130,10 @@ fn dress(
     there: &Kernel,
 ) -> Vec<Refusal> {
     let born = |link: Option<&Link>| link.cloned().map(Object::Link).into_iter().collect::<State>();
-    let outside = plan(&pod.attach.outside(pod, ground), &born(birth.host()));
-    let inside = plan(&pod.attach.inside(pod, ground), &born(Some(birth.pod())));
+    let outside = plan(&pod.attach.guarded(pod, ground), &born(birth.host()));
+    let mut ends = born(Some(birth.pod()));
+    ends.extend(access::pod_end(pod, ground));
+    let inside = plan(&pod.attach.inside(pod, ground), &ends);
     let raises = |change: &Change| matches!(change, Change::Put(object) if object.raises());
     let first = if birth.host().is_some() { inside.partition_point(raises) } else { 0 };
     let (first, rest) = inside.split_at(first);
@@ -143,6 +153,7 @@ fn dress(
     own.for_each(|addr| there.until_own(*addr));
     refusals.extend(there.apply(rest));
     fault::point("add.after-inside");
+    refusals.extend(access::open(agent, pod, ground));
     refusals
 }
 
@@ -166,7 +177,10 @@ pub(super) fn detach(agent: &Agent, id: &AttachmentId) -> Result<(), CniError> {
     dhcp::release(agent, &pod);
     // Of a link that is in the pod's namespace alone the node has no route, and what guards others
     // from it goes last, once it is freed.
-    let mut refusals = if pod.host_end.is_some() { routes() } else { Vec::new() };
+    let mut refusals = match pod.host_end {
+        Some(_) => routes(),
+        None => access::close(agent, &pod),
+    };
     fault::point("del.after-routes");
     refusals.extend(link());
     agent.doomed.ring(Reasons::OTHER);
@@ -187,7 +201,7 @@ pub(super) fn unreachable(agent: &Agent, pod: &Attachment) -> Vec<Change> {
     let outside = pod.attach.outside(pod, &served.ground(&agent.node, &serving.host));
     let doomed = outside.objects().filter(|object| {
         matches!(object, Object::Route(_) | Object::Apart { .. })
-            || object.dev() != pod.host_end.as_ref()
+            || pod.host_links().all(|own| object.dev() != Some(own))
     });
     doomed.map(|object| Change::Drop(object.key())).collect()
 }
@@ -205,7 +219,7 @@ pub(super) enum Resize {
 const INSIDE_AT_ONCE: usize = 64;
 
 /// Forgets what was written inside some pods, so that they are looked into: others the next time.
-pub(super) fn forget_some(applied: &mut BTreeMap<AttachmentId, (Mtu, Mtu)>, next: &mut usize) {
+pub(super) fn forget_some(applied: &mut BTreeMap<AttachmentId, Inside>, next: &mut usize) {
     let some: Vec<_> = applied.keys().skip(*next).take(INSIDE_AT_ONCE).cloned().collect();
     *next = if some.len() < INSIDE_AT_ONCE { 0 } else { *next + some.len() };
     applied.retain(|id, _| !some.contains(id));
@@ -222,24 +236,25 @@ pub(super) fn resize(agent: &Agent, serving: &mut Serving, when: Resize) {
     for pod in pods {
         let Some(here) = serving.networks.get(&pod.network) else { continue };
         let (send, accept) = (here.stage.send, here.stage.accept);
-        let was = serving.applied.get(&pod.id).copied();
+        let was = serving.applied.get(&pod.id);
         let (send, accept) = match (when, was) {
-            (Resize::BeforeRoutes, Some(was)) => (send.min(was.0), accept.max(was.1)),
+            (Resize::BeforeRoutes, Some(was)) => (send.min(was.send), accept.max(was.accept)),
             _ => (send, accept),
         };
-        if was == Some((send, accept)) {
+        let now = Inside { send, accept, access: here.access.clone() };
+        if was == Some(&now) {
             continue;
         }
         let served = here.served(&pod.network);
         let ground = Ground { send, accept, ..served.ground(&agent.node, &serving.host) };
         match inside(&pod, &ground) {
             Ok(()) => {
-                serving.applied.insert(pod.id.clone(), (send, accept));
+                serving.applied.insert(pod.id.clone(), now);
                 serving.refused_inside.remove(&pod.id);
             }
             Err(why) => {
                 // As far as it took it: it is tried again when pods are looked into.
-                serving.applied.insert(pod.id.clone(), (send, accept));
+                serving.applied.insert(pod.id.clone(), now);
                 serving
                     .refused_inside
                     .insert(pod.id.clone(), format!("pod {}: {why}", pod.label()));
@@ -256,11 +271,15 @@ pub(super) fn inside(pod: &Attachment, ground: &Ground<'_>) -> Result<(), String
 }
 
 fn inside_by(kernel: &Kernel, pod: &Attachment, ground: &Ground<'_>) -> Result<(), String> {
-    let there = kernel.observe_pod(&pod.id.ifname).map_err(|error| error.to_string())?;
+    let there = kernel.observe_pod(&pod.links()).map_err(|error| error.to_string())?;
     if there.link(&pod.id.ifname).is_none() {
         return Ok(());
     }
-    let wanted = pod.attach.inside(pod, ground);
+    let mut wanted = pod.attach.inside(pod, ground);
+    // A link that is not there is made by who makes its other end.
+    for dev in pod.links().into_iter().filter(|dev| there.link(dev).is_none()) {
+        wanted.drop(&Key::Link(dev));
+    }
     let mut changes = plan(&wanted, &there);
     if changes.iter().any(|change| matches!(change, Change::Put(Object::Link(_)))) {
         changes = held_small(&wanted, &there, changes);
@@ -304,7 +323,7 @@ pub fn missing_inside(
     let (served, serving) = (here.served(&pod.network), agent.serving());
     let ground = served.ground(&agent.node, &serving.host);
     let kernel = Kernel::of(&netns).ok()?;
-    let there = kernel.observe_pod(&pod.id.ifname).ok()?;
+    let there = kernel.observe_pod(&pod.links()).ok()?;
     let changes = plan(&pod.attach.inside(pod, &ground), &there);
     changes.first().map(ToString::to_string)
 }
@@ -329,9 +348,12 @@ pub(super) fn namespace(pod: &Attachment) -> Result<Option<Netns>, String> {
 pub(super) fn rebirth(agent: &Agent, serving: &Serving, host_end: &IfName) -> Result<(), String> {
     let pod = {
         let ledger = agent.ledger();
-        ledger.attachments().find(|pod| pod.host_end.as_ref() == Some(host_end)).cloned()
+        ledger.attachments().find(|pod| pod.host_links().any(|own| own == host_end)).cloned()
     };
     let Some(pod) = pod else { return Ok(()) };
+    if pod.access.as_ref() == Some(host_end) {
+        return access::again(agent, serving, &pod);
+    }
     if namespace(&pod)?.is_none() {
         tracing::info!(id = %pod.id, "the pod's namespace is gone; its address is free");
         forget_flows(agent, std::slice::from_ref(&pod.id));

@@ -4,6 +4,7 @@
 //! `publish.rs` what it tells the store, `watch.rs` what it hears from it. None of them decides:
 //! deciding is core's.
 
+mod access;
 mod announce;
 mod cache;
 mod children;
@@ -46,6 +47,7 @@ use std::{
 use anyhow::{Context, bail};
 use ipnet::IpNet;
 use weft_core::{
+    attach::access::Access,
     attachment::AttachmentId,
     desired::{Host, Served},
     ipam::Reserve,
@@ -131,10 +133,19 @@ pub struct Serving {
     /// What the kernel refused, what contradicts us, what the operator should know.
     pub problems: Vec<String>,
     /// Pods' links by what was last written inside them.
-    pub applied: BTreeMap<AttachmentId, (Mtu, Mtu)>,
+    pub applied: BTreeMap<AttachmentId, Inside>,
     /// Pods that did not take all of it.
     pub refused_inside: BTreeMap<AttachmentId, String>,
     pub rounds: u64,
+}
+
+/// What of a network is written inside its pods: what they may send, what they take, and what they
+/// reach by their node.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Inside {
+    send: Mtu,
+    accept: Mtu,
+    access: Option<Arc<Access>>,
 }
 
 /// One network as this node serves it.
@@ -145,6 +156,8 @@ pub struct NetworkHere {
     pub stage: Stage,
     /// Addresses of the blocks that no pod is given.
     pub reserve: Reserve,
+    /// What pods reach by this node whose link is no way to it.
+    pub access: Option<Arc<Access>>,
 }
 
 impl NetworkHere {
@@ -155,7 +168,8 @@ impl NetworkHere {
     }
 
     pub fn served<'a>(&'a self, name: &'a NetworkName) -> Served<'a> {
-        Served { name, network: &self.network, blocks: &self.blocks, stage: &self.stage }
+        let access = self.access.as_deref();
+        Served { name, network: &self.network, blocks: &self.blocks, stage: &self.stage, access }
     }
 }
 

@@ -319,11 +319,12 @@ fn decide(
         }
         let reserve = shown.view.reserve(name, network, &hosts);
         agent.ledger().set_blocks(name, &blocks, &reserve);
-        let here = NetworkHere { network: network.clone(), blocks, stage, reserve };
+        let here = NetworkHere { network: network.clone(), blocks, stage, reserve, access: None };
         networks.insert(name.clone(), here);
     }
     drop(shown);
     serving.networks = networks;
+    super::access::give(serving, links);
 }
 
 /// What no firewall may stop: pods' ranges, and the ports of tunnels.
@@ -469,9 +470,8 @@ fn pod_link(agent: &Agent, change: &Change) -> bool {
     let Change::Put(Object::Link(link)) = change else { return false };
     let attached = |dev: &IfName| {
         let ledger = agent.ledger();
-        ledger
-            .attachments()
-            .any(|pod| pod.host_end.as_ref() == Some(dev) && pod.phase == Phase::Attached)
+        let mut attached = ledger.attachments().filter(|pod| pod.phase == Phase::Attached);
+        attached.any(|pod| pod.host_links().any(|own| own == dev))
     };
     link.kind == weft_core::state::Kind::Veth
         && attached(&link.dev)

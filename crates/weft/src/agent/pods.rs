@@ -5,7 +5,7 @@ use std::{net::IpAddr, sync::atomic::Ordering};
 
 use serde_json::{Map, Value};
 use weft_core::{
-    attach::{Attach, Ground},
+    attach::{Attach, Ground, access::birth as access_pair},
     attachment::{Attachment, AttachmentId, Phase},
     cni::{AddResult, Call, CniError, Code, Interface, Ip, RouteOut, Verb},
     join::underlay::Underlay,
@@ -17,7 +17,7 @@ use weft_core::{
 use weft_linux::{HostLink, Kernel, Netns};
 
 use super::{
-    Agent, NetworkHere, POISONED, children, dhcp, fault,
+    Agent, NetworkHere, POISONED, Serving, access, children, dhcp, fault,
     lease::{Lease, Turn, lease, network, not_served, serving, wait},
     links::{bring_up, complete, detach, inside},
     serve::Caller,
@@ -89,7 +89,7 @@ fn add(
     let mut lease = Lease { agent, network: &name, addrs: Some(addrs) };
     let here = serving.networks.get(&name).ok_or_else(|| not_served(&name, &serving))?;
     let first = !agent.ledger().has_pods(&name);
-    let attachment = open(agent, call, &id, (&name, here), (cookie, parent), &mut lease)?;
+    let attachment = open(agent, call, &id, &serving, (&name, here), (cookie, parent), &mut lease)?;
     fault::point("add.after-open");
     let born = Birth { agent, id: &id, done: false };
     let served = here.served(&name);
@@ -198,7 +198,7 @@ fn repeat(
     let ground = served.ground(&agent.node, &serving.host);
     inside(known, &ground)
         .map_err(|why| CniError::new(Code::Refused, "set the pod's link up again", why))?;
-    let inside = there.observe_pod(&known.id.ifname);
+    let inside = there.observe_pod(&known.links());
     let inside =
         inside.map_err(|error| CniError::new(Code::Io, "look into the pod", error.to_string()))?;
     let link = inside.link(&known.id.ifname).cloned();
@@ -210,12 +210,15 @@ fn open(
     agent: &Agent,
     call: &Call,
     id: &AttachmentId,
+    serving: &Serving,
     (name, here): (&NetworkName, &NetworkHere),
     (cookie, child): (u64, Option<Child>),
     lease: &mut Lease<'_>,
 ) -> Result<Attachment, CniError> {
     let addrs = lease.addrs.clone().unwrap_or_default();
     let mut ledger = agent.ledger();
+    let others = ledger.attachments().filter(|other| other.cookie == cookie && other.id != *id);
+    let gives = access::wanted(&here.network, serving, others);
     let attachment = Attachment {
         schema: SCHEMA,
         id: id.clone(),
@@ -228,6 +231,7 @@ fn open(
         host_end: child
             .is_none()
             .then(|| IfName::host_end(&id.cni, &id.container, id.ifname.as_str())),
+        access: gives.then(|| access_end(id)),
         nsid: child.as_ref().map(|child| child.nsid),
         mac: call
             .mac
@@ -256,6 +260,10 @@ fn mac_of(id: &AttachmentId, name: &NetworkName, here: &NetworkHere, addrs: &[Ip
         Some(addr) => Mac::derived(&["pod", name.as_str(), &addr.to_string()]),
         None => Mac::derived(&["pod", &id.cni, &id.container, id.ifname.as_str()]),
     }
+}
+
+fn access_end(id: &AttachmentId) -> IfName {
+    IfName::access_end(&id.cni, &id.container, id.ifname.as_str())
 }
 
 /// What is asked of the kernel before a link is made that will be in the pod's namespace alone.
@@ -293,7 +301,7 @@ fn child_of(
 fn leads_out(network: &Network) -> bool {
     // Whether a DHCP server names a router is yet to be heard.
     let router = |shared: &Underlay| network.by_dhcp() || !shared.gateway.is_empty();
-    network.host_access && network.join.shared().is_none_or(router)
+    network.join.shared().map_or(network.host_access, router)
 }
 
 fn result(pod: &Attachment, ground: &Ground<'_>, link: &Link, call: &Call) -> AddResult {
@@ -306,6 +314,10 @@ fn result(pod: &Attachment, ground: &Ground<'_>, link: &Link, call: &Call) -> Ad
         sandbox,
         more: Map::new(),
     };
+    let pair = access_pair(pod, ground).map(|birth| {
+        let host = birth.host().map(|host| interface(host, None));
+        host.into_iter().chain([interface(birth.pod(), Some(pod.netns.clone()))])
+    });
     let ips = pod.addrs.iter().map(|addr| Ip {
         address: pod.attach.pod_addr(pod, *addr, ground),
         gateway: pod.attach.next_hop(pod, *addr, ground).map(|hop| hop.ip),
@@ -323,6 +335,7 @@ fn result(pod: &Attachment, ground: &Ground<'_>, link: &Link, call: &Call) -> Ad
             .map(|host| interface(host, None))
             .into_iter()
             .chain([interface(link, Some(pod.netns.clone()))])
+            .chain(pair.into_iter().flatten())
             .collect(),
         ips: ips.collect(),
         routes: routes.collect(),
@@ -368,7 +381,7 @@ fn check(agent: &Agent, call: &Call, netns: Option<Netns>) -> Result<(), CniErro
             return Err(not("prevResult is not what ADD answered", details));
         }
     }
-    let there = Kernel::of(&netns).and_then(|kernel| kernel.observe_pod(&id.ifname));
+    let there = Kernel::of(&netns).and_then(|kernel| kernel.observe_pod(&known.links()));
     let there = there.map_err(|error| not("look into the pod", error.to_string()))?;
     let inside = plan(&known.attach.inside(&known, &ground), &there);
     let node = agent.kernel.observe_node(&[]);

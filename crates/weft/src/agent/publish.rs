@@ -124,7 +124,8 @@ fn at_stake(change: &Change) -> bool {
         | Key::Flood(..)
         | Key::Behind(..)
         | Key::NextHop(..)
-        | Key::Route(_) => false,
+        | Key::Route(_)
+        | Key::Access(_) => false,
     }
 }
 

@@ -68,7 +68,8 @@ fn reap(agent: &Agent) -> anyhow::Result<()> {
     let (pairs, children): (Vec<_>, Vec<_>) =
         gone.into_iter().partition(|pod| pod.host_end.is_some());
     // One that died between its ledger's word and the kernel's is marked now.
-    let devs: Vec<_> = pairs.iter().filter_map(|pod| pod.host_end.clone()).collect();
+    let devs = pairs.iter().chain(&children).flat_map(Attachment::host_links);
+    let devs: Vec<IfName> = devs.cloned().collect();
     agent.kernel.doom(&devs, false);
     agent.kernel.reap()?;
     if !pairs.is_empty() {
@@ -87,6 +88,7 @@ fn reap(agent: &Agent) -> anyhow::Result<()> {
     // The loop must not write again what is taken away before the record is.
     let gate = agent.gate.read().expect(POISONED);
     let freed = freed.into_iter().map(|at| &children[at]);
+    let freed = freed.filter(|pod| pod.access.as_ref().is_none_or(ended));
     ids.extend(freed.filter(|pod| unguard(agent, pod)).map(|pod| pod.id.clone()));
     let closed = {
         let mut ledger = agent.ledger();

@@ -87,7 +87,7 @@ struct Control {
 
 #[derive(Args)]
 struct Explain {
-    /// A pod of this node: its name, container or address
+    /// A pod of this node: its name, container or address; or this node by its name
     from: String,
     /// Another pod of this node, or any address (inside `weft lab shell`: any pod)
     to: String,

@@ -1,5 +1,5 @@
 //! The way of a packet from a pod that stands on the physical network itself: no route of the node
-//! is asked, and what the network does with it is beyond what a node can see.
+//! is asked but by its pair of access (`access.rs`), and what the network does with it is beyond what a node can see.
 
 use std::net::IpAddr;
 
@@ -26,13 +26,20 @@ pub(super) fn follow(
         Err(text) => return (vec![hop(node, text)], false),
     };
     hops.push(stands);
+    if let Some(by_node) = super::access::by_node(agent, here, pod, addr) {
+        return by_node;
+    }
+    let inside = here.network.ranges.iter().any(|range| range.contains(&addr));
+    if inside && agent.serving().nics.iter().any(|nic| nic.addr.addr() == addr) {
+        hops.push(hop(node, super::access::lacking(here, pod, addr.is_ipv4())));
+        return (hops, false);
+    }
     if let Some(local) = local.filter(|local| local.network == pod.network) {
         let (rest, works) = sibling(agent, &here.network.attach, local);
         hops.extend(rest);
         return (hops, works);
     }
     hops.extend(leased(pod).map(|text| hop(format!("pod {}", pod.label()), text)));
-    let inside = here.network.ranges.iter().any(|range| range.contains(&addr));
     let gateways = here.network.join.kind().gateways().iter().copied();
     let leased = pod.lease.as_ref().and_then(|lease| lease.terms.router).map(IpAddr::from);
     let mut gateways = gateways.chain(leased);
@@ -98,7 +105,7 @@ pub(super) fn stands(agent: &Agent, pod: &Attachment, parent: &Parent) -> Result
             link.mac,
             match pod.attach.kind().footing() {
                 Footing::Routed { .. } => "the node's table routes what leaves it",
-                _ => "no route, rule or translation of the node is passed",
+                _ => "no route, rule or translation of the node is passed by it",
             }
         )),
         Some(_) => Err(format!("but {dev} is down inside the pod")),

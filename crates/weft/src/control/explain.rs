@@ -37,14 +37,20 @@ pub(super) fn hop(at: impl Into<String>, text: impl Into<String>) -> Hop {
 }
 
 pub fn explain(agent: &Agent, from: &str, to: &str) -> anyhow::Result<Explained> {
-    let pod = find(agent, from).with_context(|| {
+    let target = find(agent, to);
+    let pod = find(agent, from);
+    if pod.is_none() && super::access::is_node(agent, from) {
+        let own = target.as_ref().and_then(|pod| pod.addrs.first().copied());
+        let addr = to.parse().ok().or(own).with_context(|| unknown(to))?;
+        return Ok(super::access::from_node(agent, target.as_ref(), addr));
+    }
+    let pod = pod.with_context(|| {
         format!(
             "{from:?} is no pod of node {}: `weft pods` lists them; a packet is followed from the node \
-             that has the pod",
+             that has the pod, or is the sender by its name",
             agent.node
         )
     })?;
-    let target = find(agent, to);
     let addr = address(&pod, target.as_ref(), to)?;
     let serving = agent.serving();
     let here = serving.networks.get(&pod.network).context("the pod's network is not served")?;
@@ -313,14 +319,16 @@ fn address(from: &Attachment, to: Option<&Attachment>, name: &str) -> anyhow::Re
     if let Ok(addr) = name.parse() {
         return Ok(addr);
     }
-    let Some(to) = to else {
-        bail!(
-            "{name:?} is neither a pod of this node nor an address; a pod elsewhere is named by its address"
-        )
-    };
+    let Some(to) = to else { bail!(unknown(name)) };
     let common =
         to.addrs.iter().find(|addr| from.addrs.iter().any(|f| f.is_ipv4() == addr.is_ipv4()));
     common.copied().context("the two pods have no address family in common")
+}
+
+fn unknown(name: &str) -> String {
+    format!(
+        "{name:?} is neither a pod of this node nor an address; a pod elsewhere is named by its address"
+    )
 }
 
 fn own(pod: &Attachment, addr: IpAddr) -> String {

@@ -1,6 +1,7 @@
 //! The operator's door: HTTP with JSON on the control socket, for `weft status` and its siblings;
 //! metrics and health also on a TCP address where the configuration names one.
 
+mod access;
 mod beside;
 mod explain;
 mod metrics;

@@ -180,6 +180,8 @@ pub struct Pod {
     pub attach: String,
     /// None: the link is in the pod's namespace alone.
     pub host_end: Option<IfName>,
+    /// The host's end of the pair by which it reaches its node beside its link.
+    pub access: Option<IfName>,
     /// The device that it is a child of.
     pub parent: Option<IfName>,
     pub mac: Mac,
@@ -199,6 +201,7 @@ pub fn pods(agent: &Agent) -> Vec<Pod> {
             network: pod.network.clone(),
             attach: pod.attach.kind().described(),
             host_end: pod.host_end.clone(),
+            access: pod.access.clone(),
             parent: pod.attach.kind().parent().map(Parent::dev),
             mac: pod.mac,
             addrs: pod.addrs.clone(),

@@ -1,6 +1,8 @@
 //! The guided run's part on the nodes' second switch: pods that stand on the physical network
 //! itself, in every mode of macvlan, with what each keeps apart.
 
+use std::net::IpAddr;
+
 use anyhow::ensure;
 use serde_json::{Value, json};
 
@@ -41,6 +43,7 @@ pub fn run(cluster: &Cluster, show: &Show) -> anyhow::Result<Vec<Value>> {
         let names = (attach.as_str(), "underlay", NETWORK);
         runs.extend(measure(cluster, show, &pods, names, counted)?);
         siblings(cluster, show, &pods, mode)?;
+        citizens(cluster, show, &pods, mode)?;
         drop(responders);
         cluster.delete_pods(pods)?;
         clean(cluster, NETWORK)?;
@@ -100,6 +103,29 @@ fn unbind(name: &str) {
     let path = std::path::Path::new("/run/netns").join(name);
     let _ = nix::mount::umount2(&path, nix::mount::MntFlags::MNT_DETACH);
     let _ = std::fs::remove_file(&path);
+}
+
+/// A node and its own pods, both ways and by every family that they share, whatever the mode.
+fn citizens(cluster: &Cluster, show: &Show, pods: &[Pod], mode: &str) -> anyhow::Result<()> {
+    for node in &cluster.nodes {
+        let own: Vec<IpAddr> = node.place.addrs.iter().map(ipnet::IpNet::addr).collect();
+        let _echo = Responder::at(&node.netns, &own)?;
+        for pod in pods.iter().filter(|pod| pod.node == node.name) {
+            let common = |a: &IpAddr, of: &[IpAddr]| of.iter().any(|b| a.is_ipv4() == b.is_ipv4());
+            let ways = own.iter().filter(|addr| common(addr, &pod.addrs));
+            let back = pod.addrs.iter().filter(|addr| common(addr, &own));
+            let ways = ways.map(|addr| (&pod.netns, *addr));
+            for (from, to) in ways.chain(back.map(|addr| (&node.netns, *addr))) {
+                let answered = reach(from, to).is_some();
+                ensure!(answered, "{mode}: {to} does not answer, of {} and its node", pod.name);
+            }
+            let asked = format!("/v1/explain?from={}&to={}", node.name, pod.name);
+            let explained = node.ask("GET", &asked, None)?;
+            ensure!(explained["works"] == true, "{mode}: not by its own way: {explained}");
+        }
+    }
+    show.step("   every node and its own pods reach each other, by their second link");
+    Ok(())
 }
 
 /// Who of one node meets, and what the switch has to do with it.

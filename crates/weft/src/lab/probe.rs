@@ -47,11 +47,15 @@ pub struct Responder {
 
 impl Responder {
     pub fn start(pod: &Pod) -> io::Result<Self> {
+        Self::at(&pod.netns, &pod.addrs)
+    }
+
+    pub fn at(netns: &Netns, addrs: &[IpAddr]) -> io::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let mut threads = Vec::new();
-        for addr in &pod.addrs {
+        for addr in addrs {
             let addr = SocketAddr::new(*addr, ECHO);
-            let socket = pod.netns.run(|| UdpSocket::bind(addr))??;
+            let socket = netns.run(|| UdpSocket::bind(addr))??;
             socket.set_read_timeout(Some(Duration::from_millis(100)))?;
             let stop = stop.clone();
             threads.push(thread::spawn(move || {

@@ -96,7 +96,7 @@ fn bad_input_is_answered_and_nothing_is_half_made() {
         (
             "blue",
             json!({"ranges": ["10.2.0.0/16"], "join": "host-gw", "hostAccess": false}),
-            "for join vxlan-bridged alone",
+            "for joins vxlan-bridged and underlay alone",
         ),
         ("blue", json!({"ranges": []}), "no range"),
         ("Blue_", json!({"ranges": ["10.2.0.0/16"]}), "a network name"),

@@ -34,9 +34,13 @@ pub fn restart(node: &Node, env: &[(String, String)]) {
 
 /// `links` counts the links of pods.
 pub fn killed_in_add(cluster: &Site, links: impl Fn(&Node) -> usize) {
+    killed_in_add_at(cluster, &ADD_FAULTS, links);
+}
+
+pub fn killed_in_add_at(cluster: &Site, points: &[&str], links: impl Fn(&Node) -> usize) {
     let node = &cluster.nodes[0];
     sh(&node.netns, "ip link add stranger type veth peer name stranger2");
-    for point in ADD_FAULTS {
+    for point in points {
         // The runtime waits: the call outlives the agent, and ends well.
         restart(node, &fault(point));
         let pod = std::thread::scope(|scope| {

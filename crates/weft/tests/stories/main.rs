@@ -6,6 +6,7 @@
 mod addresses;
 mod advertised;
 mod change;
+mod citizens;
 mod cni;
 mod dhcp;
 mod domains;

@@ -9,21 +9,25 @@ use std::{
 
 use crate::story::*;
 
-const SERVICE: u16 = 80;
-const ENDPOINT: u16 = 8080;
+pub const SERVICE: u16 = 80;
+pub const ENDPOINT: u16 = 8080;
 const PATIENCE: Duration = Duration::from_millis(300);
 
 /// Tells whoever asks, by TCP or UDP, from which address he came. Lives as long as the test.
-fn serve(pod: &Pod) {
-    for addr in &pod.addrs {
+pub fn serve(pod: &Pod) {
+    serve_at(&pod.netns, &pod.addrs);
+}
+
+pub fn serve_at(netns: &Netns, addrs: &[IpAddr]) {
+    for addr in addrs {
         let at = SocketAddr::new(*addr, ENDPOINT);
-        let tcp = pod.netns.run(|| TcpListener::bind(at).unwrap()).unwrap();
+        let tcp = netns.run(|| TcpListener::bind(at).unwrap()).unwrap();
         thread::spawn(move || {
             while let Ok((mut stream, from)) = tcp.accept() {
                 let _ = stream.write_all(from.ip().to_string().as_bytes());
             }
         });
-        let udp = pod.netns.run(|| UdpSocket::bind(at).unwrap()).unwrap();
+        let udp = netns.run(|| UdpSocket::bind(at).unwrap()).unwrap();
         thread::spawn(move || {
             while let Ok((_, from)) = udp.recv_from(&mut [0; 64]) {
                 let _ = udp.send_to(from.ip().to_string().as_bytes(), from);
@@ -34,7 +38,10 @@ fn serve(pod: &Pod) {
 
 /// As whom the server behind `to` sees the client; none if there is no answer.
 fn seen(from: &Netns, to: IpAddr, tcp: bool) -> Option<IpAddr> {
-    let to = SocketAddr::new(to, SERVICE);
+    seen_at(from, SocketAddr::new(to, SERVICE), tcp)
+}
+
+pub fn seen_at(from: &Netns, to: SocketAddr, tcp: bool) -> Option<IpAddr> {
     let mut said = String::new();
     if tcp {
         let mut stream = from.run(|| TcpStream::connect_timeout(&to, PATIENCE)).unwrap().ok()?;
@@ -44,7 +51,7 @@ fn seen(from: &Netns, to: IpAddr, tcp: bool) -> Option<IpAddr> {
         let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
         let socket = from.run(|| UdpSocket::bind(any).unwrap()).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
-        socket.connect(to).unwrap();
+        socket.connect(to).ok()?;
         socket.send(b"who am I?").ok()?;
         let mut answer = [0; 64];
         let length = socket.recv(&mut answer).ok()?;
@@ -54,7 +61,7 @@ fn seen(from: &Netns, to: IpAddr, tcp: bool) -> Option<IpAddr> {
 }
 
 /// The address of the `n`-th service.
-fn cluster_ip(n: usize, ipv4: bool) -> IpAddr {
+pub fn cluster_ip(n: usize, ipv4: bool) -> IpAddr {
     let text = if ipv4 { format!("10.96.0.{}", n + 1) } else { format!("fd96::{}", n + 1) };
     text.parse().unwrap()
 }
@@ -95,7 +102,7 @@ fn kube_proxy(endpoints: &[&Pod], ipv4: bool) -> String {
     )
 }
 
-fn load(netns: &Netns, rules: &str) {
+pub fn load(netns: &Netns, rules: &str) {
     std::fs::write("/run/rules", rules).unwrap();
     sh(netns, "nft -f /run/rules");
 }

@@ -36,6 +36,7 @@ fn held(kind: Ipvlan) -> (Vec<String>, Vec<String>) {
         nics: &[],
         parent: Some(nic),
         answers: Vec::new(),
+        access: None,
         send: mtu(1500),
         accept: mtu(1500),
         wire: mtu(1500),

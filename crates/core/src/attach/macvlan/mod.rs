@@ -174,6 +174,7 @@ mod tests {
             nics: &[],
             parent: None,
             answers: Vec::new(),
+            access: None,
             send: mtu(1400),
             accept: mtu(9000),
             wire: mtu(1500),

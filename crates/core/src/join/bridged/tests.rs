@@ -51,7 +51,8 @@ fn beside_a_peer(network: &str) -> Vec<String> {
         hosts: &[],
         patience_over: false,
     });
-    let served = [Served { name: &name, network: &network, blocks: &blocks, stage: &stage }];
+    let served =
+        [Served { name: &name, network: &network, blocks: &blocks, stage: &stage, access: None }];
     let host = Host { nics: nics.to_vec(), wire: Some(Mtu::ETHERNET), ..Host::default() };
     let state = desired::node(&me, &host, &served, std::iter::empty());
     let lines = state.objects().map(ToString::to_string);

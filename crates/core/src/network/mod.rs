@@ -7,11 +7,15 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    attach::{self, Attach, Footing, Parent, Segment, bridge::first_of},
+    attach::{self, Attach, Footing, Segment, bridge::first_of},
     ipam::Reserve,
     join::{Join, Way, underlay::Addresses},
     name::{Mtu, NetworkName},
 };
+
+mod bad;
+
+pub use bad::BadNetwork;
 
 /// The schema of records that this version writes. A record with a higher one is left alone.
 pub const SCHEMA: u32 = 1;
@@ -42,10 +46,13 @@ pub struct Network {
     #[serde(default)]
     pub masquerade: Option<bool>,
     /// The nodes are in the network too: pods reach their node and through it everything else.
-    /// Without it (`join: vxlan-bridged` alone) pods reach each other only, and several networks may
-    /// have the same ranges.
+    /// Without it (joins `vxlan-bridged` and `underlay` alone) pods reach each other only, and several
+    /// networks may have the same ranges.
     #[serde(default = "yes")]
     pub host_access: bool,
+    /// Ranges of Services (ClusterIPs), which pods on the physical network reach by their node.
+    #[serde(default)]
+    pub services: Vec<IpNet>,
     /// Pod-to-pod packets skip connection tracking: `auto` (as long as no other program
     /// translates addresses on the node, as kube-proxy does), `always` or `never`.
     #[serde(default)]
@@ -72,110 +79,6 @@ fn yes() -> bool {
 }
 fn schema() -> u32 {
     SCHEMA
-}
-
-/// Why a network can't be taken as it is written.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum BadNetwork {
-    #[error(
-        "network {0}: no range; give `ranges`, such as [10.1.0.0/16] or [10.1.0.0/16, fd01::/64]"
-    )]
-    NoRange(NetworkName),
-    #[error(
-        "network {name}: {range} is not for pods: loopback, link-local, multicast or unspecified"
-    )]
-    Special { name: NetworkName, range: IpNet },
-    #[error("network {name}: two {family} ranges; one per address family")]
-    TwoRanges { name: NetworkName, family: &'static str },
-    #[error("network {name}: {range} has bits set beyond its prefix; write {}", range.trunc())]
-    HostBits { name: NetworkName, range: IpNet },
-    #[error(
-        "network {name}: a block of /{block} does not fit range {range}; \
-         use a length from {} to {most}", range.prefix_len()
-    )]
-    Block { name: NetworkName, range: IpNet, block: u8, most: u8 },
-    #[error(
-        "network {name}: attach {attach} stands on the physical network itself: it goes with join \
-         underlay alone, not with {join}"
-    )]
-    NeedsUnderlay { name: NetworkName, attach: String, join: String },
-    #[error(
-        "network {name}: join underlay is the physical network itself: it goes with attach macvlan \
-         and ipvlan mode l2 alone, not with {attach}"
-    )]
-    NotOnUnderlay { name: NetworkName, attach: String },
-    #[error(
-        "network {name}: attach {attach} is routed by the node's own table and NIC: it goes with \
-         join host-gw alone, not with {join}"
-    )]
-    NeedsRoutes { name: NetworkName, attach: String, join: String },
-    #[error(
-        "network {name}: attach {attach} is routed by the node's own NIC, which a VLAN's device is \
-         not: leave `vlan` out, or use mode l2"
-    )]
-    RoutedVlan { name: NetworkName, attach: String },
-    #[error(
-        "network {name}: `masquerade` can't be with attach {attach}: what comes in passes the node's \
-         translation by; use mode l3s"
-    )]
-    NotTranslated { name: NetworkName, attach: String },
-    #[error(
-        "network {name}: `{field}` has no meaning with join underlay: no packet passes the node"
-    )]
-    PastNode { name: NetworkName, field: &'static str },
-    #[error("network {name}: gateway {gateway} is in none of its ranges")]
-    GatewayOutside { name: NetworkName, gateway: IpAddr },
-    #[error("network {name}: two {family} gateways; at most one per address family")]
-    TwoGateways { name: NetworkName, family: &'static str },
-    #[error(
-        "network {name}: {range} can't be served with `addresses: dhcp`, which is IPv4 only; \
-         leave it out, or use `addresses: chunks`"
-    )]
-    DhcpIpv6 { name: NetworkName, range: IpNet },
-    #[error(
-        "network {name}: `{field}` has no meaning with `addresses: dhcp`: the network's DHCP \
-         server says it"
-    )]
-    DhcpSays { name: NetworkName, field: &'static str },
-    #[error("network {name}: {why}")]
-    Fixed { name: NetworkName, why: String },
-    #[error("network {name}: {range} has no address left for pods")]
-    NothingLeft { name: NetworkName, range: IpNet },
-    #[error("network {name}: {parent} is network {other}'s parent too: {why}")]
-    SameParent { name: NetworkName, parent: Parent, other: NetworkName, why: String },
-    #[error("network {name}: MTU {mtu} is too small for IPv6, which needs 1280 (RFC 8200, 5)")]
-    Mtu6 { name: NetworkName, mtu: Mtu },
-    #[error("network {name}: {range} overlaps {other_range} of network {other}")]
-    Overlap { name: NetworkName, range: IpNet, other: NetworkName, other_range: IpNet },
-    #[error("network {name}: VNI {vni} is network {other}'s; give each network its own `vni`")]
-    SameVni { name: NetworkName, vni: u32, other: NetworkName },
-    #[error(
-        "network {name}: {other} is the default network already; set its `default` to false first"
-    )]
-    TwoDefaults { name: NetworkName, other: NetworkName },
-    #[error("network {name}: join {join}: {why}")]
-    Join { name: NetworkName, join: Join, why: String },
-    #[error(
-        "network {0}: join vxlan-bridged is one bridge over all nodes and needs `attach: bridge`"
-    )]
-    BridgedAttach(NetworkName),
-    #[error(
-        "network {name}: range {range} has one block, and of join vxlan-bridged the first is kept \
-         for the gateway; use blocks longer than /{}", range.prefix_len()
-    )]
-    OneBlock { name: NetworkName, range: IpNet },
-    #[error(
-        "network {0}: `hostAccess: false` is for join vxlan-bridged alone; packets of every other \
-         join are routed by the hosts"
-    )]
-    HostAccess(NetworkName),
-    #[error(
-        "network {0}: without host access it can't be the default network: pods would have no way \
-         to their node"
-    )]
-    HostlessDefault(NetworkName),
-    #[error("network {name}: {range} overlaps {addr}, an address of the underlay")]
-    Underlay { name: NetworkName, range: IpNet, addr: IpNet },
 }
 
 impl Network {
@@ -232,6 +135,16 @@ impl Network {
         self.join.shared().is_some_and(|shared| !shared.fixed.is_empty())
     }
 
+    /// True if packets between pods of two nodes pass the nodes' routing.
+    pub fn is_routed(&self) -> bool {
+        self.join.shared().is_none() && self.host_access
+    }
+
+    /// True if pods reach their node by a pair of its own, since their link is no way to it.
+    pub fn gives_access(&self) -> bool {
+        self.host_access && self.attach.kind().parent().is_some()
+    }
+
     pub fn contains(&self, net: &IpNet) -> bool {
         self.ranges.iter().any(|range| range.contains(net))
     }
@@ -261,18 +174,18 @@ impl Network {
             let (name, join) = (name.clone(), self.join.clone());
             BadNetwork::Join { name, join, why }
         })?;
-        if !self.join.kind().is_bridged() {
-            return if self.host_access {
-                Ok(())
-            } else {
-                Err(BadNetwork::HostAccess(name.clone()))
-            };
-        }
-        if !matches!(self.attach.0, attach::Kind::Bridge(_)) {
-            return Err(BadNetwork::BridgedAttach(name.clone()));
+        let bridged = self.join.kind().is_bridged();
+        if !self.host_access && !bridged && self.join.shared().is_none() {
+            return Err(BadNetwork::HostAccess(name.clone()));
         }
         if self.default && !self.host_access {
             return Err(BadNetwork::HostlessDefault(name.clone()));
+        }
+        if !bridged {
+            return Ok(());
+        }
+        if !matches!(self.attach.0, attach::Kind::Bridge(_)) {
+            return Err(BadNetwork::BridgedAttach(name.clone()));
         }
         match self.ranges.iter().find(|range| self.block_prefix(range) == range.prefix_len()) {
             Some(range) => Err(BadNetwork::OneBlock { name: name.clone(), range: *range }),
@@ -308,7 +221,40 @@ impl Network {
             }
         }
         self.check_bridged(&name())?;
-        self.check_models(&name())
+        self.check_models(&name())?;
+        self.check_services(&name())
+    }
+
+    fn check_services(&self, name: &NetworkName) -> Result<(), BadNetwork> {
+        if self.services.is_empty() {
+            return Ok(());
+        }
+        if !self.gives_access() {
+            let with = if self.host_access {
+                format!("join {}", self.join)
+            } else {
+                "hostAccess: false".into()
+            };
+            return Err(BadNetwork::Services { name: name.clone(), with });
+        }
+        let bad = |services: &IpNet| {
+            let overlapped = self.ranges.iter().find(|range| overlap(services, range));
+            if services.trunc() != *services {
+                Some(format!("it has bits set beyond its prefix; write {}", services.trunc()))
+            } else if UNROUTED.iter().any(|net| overlaps(services, net)) {
+                Some(
+                    "it is not for Services: loopback, link-local, multicast or unspecified".into(),
+                )
+            } else {
+                overlapped.map(|range| format!("it overlaps {range}, the pods' own range"))
+            }
+        };
+        match self.services.iter().find_map(|services| Some((*services, bad(services)?))) {
+            Some((services, why)) => {
+                Err(BadNetwork::BadServices { name: name.clone(), services, why })
+            }
+            None => Ok(()),
+        }
     }
 
     /// Whether attach and join go together, and what is said of a shared network.
@@ -397,11 +343,21 @@ impl Network {
         beside: &Self,
     ) -> Result<(), BadNetwork> {
         let (name, other) = (name.clone(), other.clone());
-        let apart = !self.host_access && !beside.host_access;
+        let (ours, theirs) = (self.attach.kind(), beside.attach.kind());
+        let one_wire = ours.parent().is_some() && ours.parent() == theirs.parent();
+        let apart = !self.host_access && !beside.host_access && !one_wire;
         for range in self.ranges.iter().filter(|_| !apart) {
             if let Some(other_range) = beside.ranges.iter().find(|other| overlap(range, other)) {
                 let (range, other_range) = (*range, *other_range);
                 return Err(BadNetwork::Overlap { name, range, other, other_range });
+            }
+        }
+        let pairs = [(&self.services, &beside.ranges), (&beside.services, &self.ranges)];
+        for (services, ranges) in pairs {
+            let met = |services: &&IpNet| ranges.iter().any(|range| overlap(range, services));
+            if let Some(services) = services.iter().find(met) {
+                let why = format!("it overlaps a range of pods, {name}'s or {other}'s");
+                return Err(BadNetwork::BadServices { name, services: *services, why });
             }
         }
         if let (Some(vni), Some(taken)) = (self.join.vni(), beside.join.vni())
@@ -409,7 +365,6 @@ impl Network {
         {
             return Err(BadNetwork::SameVni { name, vni: vni.get(), other });
         }
-        let (ours, theirs) = (self.attach.kind(), beside.attach.kind());
         if let (Some(parent), Some(same)) = (ours.parent(), theirs.parent())
             && parent == same
             && let Err(why) = ours.beside_on_parent(theirs)
@@ -437,18 +392,18 @@ impl Network {
     }
 }
 
-/// Addresses that mean something of their own in every network (RFC 6890).
+/// What no network routes.
+const UNROUTED: [&str; 6] =
+    ["0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/3", "::/127", "fe80::/10", "ff00::/8"];
+
+/// Addresses that mean something of their own in every network (RFC 6890). A node may answer for a
+/// Service at one of IPv4's link-local addresses, as a DNS cache does; no pod has one.
 fn special(range: &IpNet) -> bool {
-    let special = [
-        "0.0.0.0/8",
-        "127.0.0.0/8",
-        "169.254.0.0/16",
-        "224.0.0.0/3",
-        "::/127",
-        "fe80::/10",
-        "ff00::/8",
-    ];
-    special.iter().filter_map(|net| net.parse().ok()).any(|net| overlap(range, &net))
+    UNROUTED.iter().chain(&["169.254.0.0/16"]).any(|net| overlaps(range, net))
+}
+
+fn overlaps(range: &IpNet, net: &str) -> bool {
+    net.parse().is_ok_and(|net| overlap(range, &net))
 }
 
 pub fn overlap(a: &IpNet, b: &IpNet) -> bool {
