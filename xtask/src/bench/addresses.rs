@@ -31,7 +31,7 @@ pub struct Addresses {
     #[arg(long, default_value_t = 10)]
     agents: usize,
     /// ADDs under way on each of them
-    #[arg(long, default_value_t = 2)]
+    #[arg(long, default_value_t = 1)]
     at_a_time: usize,
 }
 

@@ -395,6 +395,35 @@ mod tests {
     }
 
     #[test]
+    fn a_block_that_leaves_gives_nothing_and_one_that_comes_gives_at_once() {
+        let block = |text: &str| text.parse::<IpNet>().unwrap();
+        let (first, second) = (block("10.0.0.0/30"), block("10.0.0.4/30"));
+        let reserve = Reserve::with_fixed([block("10.0.0.0/32")], [block("10.0.0.4/32")]);
+        let mut pool = Pool::default();
+        pool.set_blocks(&[first], &reserve);
+        let leased = pool.lease(true).unwrap();
+        assert_eq!(pool.use_of(&first), (1, 2));
+        assert!(!pool.leave(&first), "a pod has an address of it");
+        pool.release(leased);
+        assert!(pool.leave(&first) && pool.leaves(&first));
+        assert!(matches!(pool.lease(true), Err(NoAddress::Exhausted { .. })));
+        assert!(matches!(pool.lease_this(leased), Err(NoAddress::Elsewhere { .. })));
+        pool.add_block(second);
+        pool.add_block(second);
+        assert_eq!(
+            pool.lease(true).unwrap().to_string(),
+            "10.0.0.5",
+            "its static one is not given"
+        );
+        // Once it is gone and comes again it is as any other.
+        pool.set_blocks(&[second], &reserve);
+        pool.set_blocks(&[first, second], &reserve);
+        assert_eq!(pool.lease(true).unwrap(), leased);
+        pool.lease_fixed("10.0.0.4".parse().unwrap()).unwrap();
+        assert!(pool.lease_fixed("10.0.0.4".parse().unwrap()).is_err());
+    }
+
+    #[test]
     fn what_the_ledger_says_is_taken_stays_taken() {
         let mut pool = Pool::new(["10.0.0.2".parse().unwrap()]);
         pool.set_blocks(&["10.0.0.0/29".parse().unwrap()], &Reserve::default());

@@ -227,10 +227,10 @@ fn runs_low(
     room < ahead(range, prefix)
 }
 
-/// Addresses that are to be left before another block is claimed: half a block.
+/// Addresses that are to be left before another block is claimed: three quarters of one.
 pub(super) fn ahead(range: &IpNet, prefix: u8) -> u128 {
     let bits = u32::from(range.max_prefix_len() - prefix);
-    1u128.checked_shl(bits.min(8)).unwrap_or(u128::MAX) / 2
+    (1u128 << bits.min(8)) * 3 / 4
 }
 
 /// Blocks of the range that are free and may be this node's, the best first.
