@@ -2,6 +2,7 @@
 
 mod bench;
 mod install;
+mod models;
 mod run;
 mod test;
 mod tidy;
@@ -24,6 +25,8 @@ enum Task {
     Bench(Bench),
     /// Build the plugin as it is released: static, small
     Plugin,
+    /// The table of models, what the article says of each and the test that shows it, with its negative
+    Models(models::Models),
     /// Run a line of shell as root in a virtual machine with Debian's kernel and this machine's files
     Vm {
         /// Such as 'ip link add d0 type dummy && ip link'
@@ -58,6 +61,7 @@ fn main() -> ExitCode {
         Task::Bench(Bench::Path(paths)) => bench::path(&paths),
         Task::Bench(Bench::Scale(scale)) => bench::scale(&scale),
         Task::Bench(Bench::Addresses(addresses)) => bench::addresses(&addresses),
+        Task::Models(models) => models.run(),
         Task::Vm { script } => vm_says(&script),
         Task::Plugin => run::plugin().map(|path| println!("{}", path.display())),
     };

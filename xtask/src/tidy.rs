@@ -39,6 +39,7 @@ pub fn all() -> anyhow::Result<()> {
     println!("\n== files, walls, licences");
     let mut faults = files()?;
     faults.extend(readme()?);
+    faults.extend(crate::models::stale()?);
     let graph = metadata()?;
     faults.extend(walls(&graph)?);
     faults.extend(licences(&graph));

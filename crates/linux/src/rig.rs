@@ -154,6 +154,22 @@ pub fn route(netns: &Netns, dst: IpNet, via: IpAddr) -> io::Result<()> {
     })?
 }
 
+/// True if this kernel makes links of the kind, such as `ipvlan`.
+pub fn has_kind(kind: &str) -> io::Result<bool> {
+    let asked = Netns::create()?.run(|| {
+        ask(|batch, _| {
+            batch.begin(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &ifinfomsg(0, 0, 0));
+            batch.nest(IFLA_LINKINFO, |batch| {
+                batch.attr(IFLA_INFO_KIND, kind.as_bytes());
+            });
+            batch.end();
+            Ok(())
+        })
+    })?;
+    // A kind that it has is refused for what is missing here.
+    Ok(!asked.is_err_and(|error| error.raw_os_error() == Some(libc::EOPNOTSUPP)))
+}
+
 pub fn delete_link(netns: &Netns, dev: &str) -> io::Result<()> {
     netns.run(|| {
         ask(|batch, _| {

@@ -32,15 +32,18 @@ fn every_model_reaches_everybody_and_no_change_loses_a_packet() {
     let result = guided(&[]);
     let (runs, switches) =
         (result["runs"].as_array().unwrap(), result["switches"].as_array().unwrap());
+    let has_ipvlan = weft_linux::rig::has_kind("ipvlan").unwrap();
+    let ipvlan = if has_ipvlan { 12 } else { 0 };
     assert_eq!(
         (runs.len(), switches.len()),
-        (26, 12),
-        "(2 attaches × 3 joins + 3 that stay + 4 modes of macvlan) × 2 families; 2 × 6 changes"
+        (26 + ipvlan, 12),
+        "(2 attaches × 3 joins + 3 that stay + 4 modes of macvlan, 5 of ipvlan and one more behind a \
+         switch of one MAC address) × 2 families; 2 × 6 changes"
     );
     for run in runs {
         let pairs = match run["attach"].as_str().unwrap() {
             // Of two nodes; whether those of one meet is asked apart.
-            "macvlan vepa" | "macvlan private" => 24,
+            "macvlan vepa" | "macvlan private" | "ipvlan l2 vepa" | "ipvlan l2 private" => 24,
             "macvlan passthru" => 6,
             _ => 30,
         };
@@ -58,7 +61,8 @@ fn two_segments() {
     let result = guided(&["--topology", "routed", "--pods", "1"]);
     let runs = result["runs"].as_array().unwrap().len();
     let what = "vxlan, auto and a domain by the store; host-gw and multicast can't be; macvlan";
-    assert_eq!(runs, 18, "{what}");
+    let ipvlan = if weft_linux::rig::has_kind("ipvlan").unwrap() { 8 } else { 0 };
+    assert_eq!(runs, 18 + ipvlan, "{what}");
 }
 
 /// `weft lab shell` whose shell reads what it should do from a pipe.

@@ -4,6 +4,8 @@ use anyhow::bail;
 
 const PAGES: &[(&str, &str)] = &[
     ("dhcp", include_str!("../../../../docs/models/dhcp.md")),
+    ("host-gw", include_str!("../../../../docs/models/host-gw.md")),
+    ("ipvlan", include_str!("../../../../docs/models/ipvlan.md")),
     ("macvlan", include_str!("../../../../docs/models/macvlan.md")),
     ("vxlan", include_str!("../../../../docs/models/vxlan.md")),
 ];
@@ -35,6 +37,6 @@ mod tests {
             assert!(page(Some(name)).unwrap().starts_with(&format!("# {name}: ")));
         }
         let said = page(Some("macvtap")).unwrap_err().to_string();
-        assert!(said.contains("there are: dhcp, macvlan"), "{said}");
+        assert!(said.contains("there are: dhcp, host-gw, ipvlan, macvlan"), "{said}");
     }
 }

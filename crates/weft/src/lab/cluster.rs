@@ -89,11 +89,24 @@ impl Cluster {
         Ok(())
     }
 
-    /// As `weft lab shell` is asked for it; `macvlan` may have its mode behind a slash, and `join` may
-    /// end in `+multicast`: then nodes find each other in a group.
+    /// As `weft lab shell` is asked for it; `macvlan` and `ipvlan` may have their mode behind a slash,
+    /// ipvlan's flag behind another, and `join` may end in `+multicast`: then nodes find each other
+    /// in a group.
     pub fn network(&self, attach: &str, join: &str, number: u8) -> Value {
-        if let ("macvlan", mode) = attach.split_once('/').unwrap_or((attach, "bridge")) {
-            let attach = json!({"kind": "macvlan", "parent": "eth1", "mode": mode});
+        let mut words = attach.split('/');
+        let attach = match (words.next(), words.next(), words.next()) {
+            (Some("macvlan"), mode, _) => {
+                json!({"kind": "macvlan", "parent": "eth1", "mode": mode.unwrap_or("bridge")})
+            }
+            (Some("ipvlan"), mode, flag) => {
+                let (mode, flag) = (mode.unwrap_or("l2"), flag.unwrap_or("bridge"));
+                // Where nodes route, it is the NIC by which they reach each other.
+                let parent = if mode == "l2" { "eth1" } else { "eth0" };
+                json!({"kind": "ipvlan", "parent": parent, "mode": mode, "flag": flag})
+            }
+            _ => json!(attach),
+        };
+        if attach["parent"] == "eth1" {
             let mut network = self.lan_network(&attach);
             if join != "underlay" {
                 network["join"] = json!(join);

@@ -84,7 +84,8 @@ impl Families {
 enum LabCommand {
     /// Build a cluster and leave you inside, with weft, pods and nodes to play with
     Shell {
-        /// veth, bridge, or macvlan/MODE (with `--join underlay`; on the nodes' second NIC)
+        /// veth, bridge, macvlan/MODE or ipvlan/l2/FLAG (with `--join underlay`; on the nodes' second
+        /// NIC), ipvlan/l3/FLAG or ipvlan/l3s/FLAG (with `--join host-gw`)
         #[arg(long, default_value = "veth")]
         attach: String,
         /// vxlan, host-gw, auto or underlay

@@ -1,71 +1,146 @@
 //! The guided run's part on the nodes' second switch: pods that stand on the physical network
-//! itself, in every mode of macvlan, with what each keeps apart.
+//! itself, in every mode of macvlan and ipvlan, with what each keeps apart.
 
 use std::net::IpAddr;
 
 use anyhow::ensure;
-use serde_json::{Value, json};
+use serde_json::Value;
+use weft_linux::rig;
 
 use super::{
-    Cluster, Pod, Responder, Switch,
+    Cluster, Pod, Responder, Switch, Topology,
     guide::{clean, measure},
     probe::reach,
     show::Show,
 };
 
 const NETWORK: &str = "lan";
-const MODES: [&str; 4] = ["bridge", "vepa", "private", "passthru"];
+
+/// One way to stand on the nodes' NICs.
+struct Model {
+    kind: &'static str,
+    mode: &'static str,
+    /// Of ipvlan: how pods of a node meet, which macvlan's mode says itself.
+    flag: &'static str,
+}
+
+const MACVLAN: [Model; 4] =
+    [macvlan("bridge"), macvlan("vepa"), macvlan("private"), macvlan("passthru")];
+const IPVLAN: [Model; 5] = [
+    ipvlan("l2", "bridge"),
+    ipvlan("l2", "vepa"),
+    ipvlan("l2", "private"),
+    ipvlan("l3", "bridge"),
+    ipvlan("l3s", "bridge"),
+];
+
+const fn macvlan(mode: &'static str) -> Model {
+    Model { kind: "macvlan", mode, flag: mode }
+}
+const fn ipvlan(mode: &'static str, flag: &'static str) -> Model {
+    Model { kind: "ipvlan", mode, flag }
+}
+
+impl Model {
+    fn name(&self) -> String {
+        match self.kind {
+            "ipvlan" => format!("ipvlan {} {}", self.mode, self.flag),
+            kind => format!("{kind} {}", self.mode),
+        }
+    }
+    /// The nodes route its pods, who are no hosts of the second switch's network.
+    fn is_routed(&self) -> bool {
+        self.mode.starts_with("l3")
+    }
+    fn join(&self) -> &'static str {
+        if self.is_routed() { "host-gw" } else { "underlay" }
+    }
+    /// True if pods need MAC addresses of their own at the switch.
+    fn has_macs(&self) -> bool {
+        self.kind == "macvlan" && self.mode != "passthru"
+    }
+    fn network(&self, cluster: &Cluster) -> Value {
+        let attach = match self.kind {
+            "ipvlan" => format!("ipvlan/{}/{}", self.mode, self.flag),
+            kind => format!("{kind}/{}", self.mode),
+        };
+        cluster.network(&attach, self.join(), 6)
+    }
+}
 
 pub fn run(cluster: &Cluster, show: &Show) -> anyhow::Result<Vec<Value>> {
     let mut runs = Vec::new();
-    for mode in MODES {
-        show.step(&format!(
-            "\n== attach macvlan, mode {mode}: network {NETWORK} on eth1, join underlay"
-        ));
-        let attach = json!({"kind": "macvlan", "parent": "eth1", "mode": mode});
-        cluster.apply(NETWORK, &cluster.lan_network(&attach))?;
-        cluster.settled(NETWORK, "underlay")?;
-        if cluster.plan.switch == Switch::OneMac && mode != "passthru" {
-            refused(cluster, show)?;
-            clean(cluster, NETWORK)?;
+    for model in &MACVLAN {
+        runs.extend(shown(cluster, show, model)?);
+    }
+    let has_ipvlan = rig::has_kind("ipvlan")?;
+    if !has_ipvlan {
+        show.step("\n== attach ipvlan: left out, this kernel has none (CONFIG_IPVLAN)");
+    }
+    for model in IPVLAN.iter().filter(|_| has_ipvlan) {
+        if model.is_routed() && cluster.plan.topology == Topology::Routed {
+            show.step(&format!("\n== {}: left out, its host-gw needs one segment", model.name()));
             continue;
         }
-        let pods = match mode {
-            "passthru" => cluster.add_pods_of(1, NETWORK, "")?,
-            _ => cluster.add_pods(NETWORK, "")?,
-        };
-        show.step(&format!("   {} pods attached through the CNI plugin", pods.len()));
-        let responders: Vec<Responder> =
-            pods.iter().map(Responder::start).collect::<Result<_, _>>()?;
-        let attach = format!("macvlan {mode}");
-        // What one node's pods may do is shown apart.
-        let counted = |from: &Pod, to: &Pod| mode == "bridge" || from.node != to.node;
-        let names = (attach.as_str(), "underlay", NETWORK);
-        runs.extend(measure(cluster, show, &pods, names, counted)?);
-        siblings(cluster, show, &pods, mode)?;
-        citizens(cluster, show, &pods, mode)?;
-        drop(responders);
-        cluster.delete_pods(pods)?;
-        clean(cluster, NETWORK)?;
-        show.step("   pods and network deleted; every node's plan is empty, no link is left");
+        runs.extend(shown(cluster, show, model)?);
     }
     if cluster.plan.switch == Switch::Any {
-        one_mac(cluster, show)?;
+        runs.extend(one_mac(cluster, show, has_ipvlan)?);
     }
     Ok(runs)
 }
 
+/// One model from its network's beginning to its end.
+fn shown(cluster: &Cluster, show: &Show, model: &Model) -> anyhow::Result<Vec<Value>> {
+    let nic = if model.is_routed() { "eth0" } else { "eth1" };
+    let (name, join) = (model.name(), model.join());
+    show.step(&format!("\n== attach {name}: network {NETWORK} on {nic}, join {join}"));
+    cluster.apply(NETWORK, &model.network(cluster))?;
+    cluster.settled(NETWORK, join)?;
+    if cluster.plan.switch == Switch::OneMac && model.has_macs() {
+        refused(cluster, show)?;
+        clean(cluster, NETWORK)?;
+        return Ok(Vec::new());
+    }
+    let pods = match model.mode {
+        "passthru" => cluster.add_pods_of(1, NETWORK, "")?,
+        _ => cluster.add_pods(NETWORK, "")?,
+    };
+    show.step(&format!("   {} pods attached through the CNI plugin", pods.len()));
+    let responders: Vec<Responder> = pods.iter().map(Responder::start).collect::<Result<_, _>>()?;
+    // What one node's pods may do is shown apart.
+    let counted = |from: &Pod, to: &Pod| model.flag == "bridge" || from.node != to.node;
+    let runs = measure(cluster, show, &pods, (&name, join, NETWORK), counted)?;
+    if !model.is_routed() {
+        siblings(cluster, show, &pods, model.flag)?;
+    }
+    citizens(cluster, show, &pods, &name)?;
+    drop(responders);
+    cluster.delete_pods(pods)?;
+    clean(cluster, NETWORK)?;
+    show.step("   pods and network deleted; every node's plan is empty, no link is left");
+    Ok(runs)
+}
+
 /// What clouds do: the switch admits one MAC address by a port.
-fn one_mac(cluster: &Cluster, show: &Show) -> anyhow::Result<()> {
+fn one_mac(cluster: &Cluster, show: &Show, has_ipvlan: bool) -> anyhow::Result<Vec<Value>> {
     show.step("\n== a switch that admits one MAC address by a port, as clouds' do");
     let admit = |what: Switch| {
         cluster.nodes.iter().try_for_each(|node| cluster.wire.admit(&node.netns, &node.name, what))
     };
     admit(Switch::OneMac)?;
-    let attach = json!({"kind": "macvlan", "parent": "eth1"});
-    cluster.apply(NETWORK, &cluster.lan_network(&attach))?;
-    cluster.settled(NETWORK, "underlay")?;
+    let again = || {
+        cluster.apply(NETWORK, &MACVLAN[0].network(cluster))?;
+        cluster.settled(NETWORK, "underlay")
+    };
+    again()?;
     refused(cluster, show)?;
+    let mut runs = Vec::new();
+    if has_ipvlan {
+        clean(cluster, NETWORK)?;
+        runs = shown(cluster, show, &IPVLAN[0])?;
+        again()?;
+    }
     admit(Switch::Any)?;
     for node in &cluster.nodes {
         node.wait_until("measured anew", |node| {
@@ -78,7 +153,8 @@ fn one_mac(cluster: &Cluster, show: &Show) -> anyhow::Result<()> {
         })?;
     }
     show.step("   the ports opened: measured anew, and pods attach");
-    clean(cluster, NETWORK)
+    clean(cluster, NETWORK)?;
+    Ok(runs)
 }
 
 /// Every node says what its switch does, and no pod is sent where nobody would hear it.

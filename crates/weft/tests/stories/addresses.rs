@@ -272,24 +272,6 @@ fn blocks_of(node: &Node) -> Vec<String> {
     all.map(|block| block["block"].as_str().unwrap().to_owned()).collect()
 }
 
-/// What dies with a boot is gone, and the next boot has another name.
-fn reboot(node: &Node, pods: Vec<Pod>) {
-    node.kill().unwrap();
-    for pod in pods {
-        forget(&pod.path);
-    }
-    std::fs::remove_dir_all(node.dir().join("attachments")).unwrap();
-    let boot = node.dir().join("boot_id");
-    let file = "/proc/sys/kernel/random/boot_id";
-    std::fs::write(&boot, "11111111-2222-3333-4444-555555555555\n").unwrap();
-    let bind = nix::mount::MsFlags::MS_BIND;
-    nix::mount::mount(Some(&boot), file, None::<&str>, bind, None::<&str>).unwrap();
-    node.start(&[]).unwrap();
-    // The others' boot is the one that it was.
-    until("started", || node.status().is_ok_and(|status| status["store"]["synced"] == true));
-    nix::mount::umount2(file, nix::mount::MntFlags::MNT_DETACH).unwrap();
-}
-
 #[test]
 fn a_node_that_rebooted_gives_back_the_blocks_that_it_does_not_need() {
     let site = built(&Plan { pods: 1, ..lan(2) });
@@ -307,7 +289,7 @@ fn a_node_that_rebooted_gives_back_the_blocks_that_it_does_not_need() {
     crate::kill::restart(node, &[]);
     let now = blocks(&site, "node-a");
     assert!(before.iter().all(|block| now.contains(block)), "{before:?}, then {now:?}");
-    reboot(node, pods.into_iter().chain([fixed]).collect());
+    reboot(node, pods.into_iter().chain([fixed]));
     until("one of each family", || blocks(&site, "node-a").len() == 2);
     until("nothing static", || claims(&site).is_empty());
     let left = blocks(&site, "node-a");

@@ -74,6 +74,8 @@ pub fn seen_by(from: &Netns, server: &Netns, addr: IpAddr) -> IpAddr {
     from.ip()
 }
 
+/// Article: VXLAN | L2 frames in UDP: a large layer-2 domain over nodes
+/// Negative: outside of the domain a pod is seen as its node, never as itself
 #[test]
 fn pods_of_all_nodes_share_a_segment_and_one_gateway() {
     let (site, pods, _echo) = segment(3);
@@ -170,6 +172,8 @@ fn questions_for_known_pods_and_for_the_gateway_stay_on_their_node() {
     assert_eq!((asks4, asks6), (0, 0), "healed");
 }
 
+/// Article: VXLAN, control centre | a store holds which VTEP has what
+/// Negative: a frame at the third node: none of 50; all of them once the entry is deleted
 #[test]
 fn frames_for_a_pod_go_to_its_node_alone_and_a_pod_not_yet_known_is_reached_too() {
     let (site, pods, _echo) = segment(3);
@@ -248,6 +252,8 @@ fn hostless(site: &Site, name: &str, vni: u32) {
     site.settled(name, BRIDGED).unwrap();
 }
 
+/// Article: VXLAN, VNI | a bridge domain is identified by its VNI
+/// Negative: a packet to the other VNI's pod, its MAC written down; arrives once the sender is in that network too
 #[test]
 fn the_same_addresses_in_two_vnis_are_two_worlds() {
     let site = built(&plan(2));
@@ -423,6 +429,8 @@ pub fn no_problems(site: &Site) {
     }
 }
 
+/// Article: VXLAN, multicast | VTEPs join a group to discover each other
+/// Negative: with the group dropped by the switch nothing arrives (`an_underlay_that_drops_multicast`)
 #[test]
 fn in_a_group_nodes_find_each_other_without_the_store_over_either_family() {
     for (underlay, host_access, dev, peers) in [
@@ -477,6 +485,8 @@ fn in_a_group_nodes_find_each_other_without_the_store_over_either_family() {
     }
 }
 
+/// Article: VXLAN, multicast | needs an underlay that carries the group
+/// Negative: with the group dropped by the switch nothing arrives and status is never well; both once it passes
 #[test]
 fn an_underlay_that_drops_multicast_is_found_and_never_called_well() {
     let site = built(&plan(2));

@@ -21,6 +21,8 @@ fn routed(plan: &Plan, mode: &str, flag: &str) -> Site {
     site
 }
 
+/// Article: IP VLAN, L2 | like MAC VLAN bridge, with one MAC address
+/// Negative: another node's packet without the switch; siblings still meet then
 #[test]
 fn ipvlan_l2_pods_are_hosts_of_the_network_under_the_nics_one_address() {
     let site = on_lan(&lan(2), &attach("l2", "bridge"));
@@ -44,6 +46,8 @@ fn ipvlan_l2_pods_are_hosts_of_the_network_under_the_nics_one_address() {
     site.nodes.iter().for_each(nothing_left);
 }
 
+/// Article: IP VLAN, L2 private and VEPA | as MAC VLAN's
+/// Negative: a sibling's packet, its address written down: private never, VEPA without hairpin; VEPA's arrives with it
 #[test]
 fn ipvlan_l2_pods_of_a_node_meet_as_the_flag_says_even_known_and_behind_a_hairpin() {
     // Without a switch that sends back, and with one.
@@ -61,6 +65,8 @@ fn ipvlan_l2_pods_of_a_node_meet_as_the_flag_says_even_known_and_behind_a_hairpi
     }
 }
 
+/// Article: IP VLAN, L3 | routes, without broadcast or multicast
+/// Negative: another node's packet once the route is deleted; siblings still meet. No neighbour is ever asked for
 #[test]
 fn ipvlan_l3_pods_are_routed_by_their_nodes_and_ask_for_nobody() {
     for mode in ["l3", "l3s"] {
@@ -97,6 +103,8 @@ fn explained(node: &Node, from: &str, to: &str) -> (String, bool) {
     (answer.to_string(), answer["works"] == true)
 }
 
+/// Article: IP VLAN, L3 private | isolates instances on the same NIC
+/// Negative: a sibling's packet; another node's arrives, and a sibling's with flag bridge
 #[test]
 fn ipvlan_l3_pods_of_a_node_are_kept_apart_by_the_flag() {
     for mode in ["l3", "l3s"] {

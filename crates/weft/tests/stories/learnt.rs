@@ -140,6 +140,8 @@ fn strangers_to_each_other(peers: &[&str]) -> Site {
     site
 }
 
+/// Article: VXLAN, multicast | no control centre at all
+/// Negative: the store of each node lists no other; a wire that drops the group cuts them off (`a_wire_that_drops`)
 #[test]
 fn without_any_control_plane_nodes_with_blocks_of_their_own_reach_each_other() {
     let site = strangers_to_each_other(&[]);

@@ -27,6 +27,8 @@ fn macvlan_pods_meet_across_nodes_and_reach_the_networks_router() {
     site.nodes.iter().for_each(nothing_left);
 }
 
+/// Article: MAC VLAN, bridge | a bridge on the physical port
+/// Negative: another node's packet without the switch; siblings still meet then
 #[test]
 fn macvlan_bridge_pods_of_a_node_meet_directly() {
     let site = on_lan(&lan(2), "bridge");
@@ -40,6 +42,8 @@ fn macvlan_bridge_pods_of_a_node_meet_directly() {
     assert!(apart(&pods, "a1", "b1"));
 }
 
+/// Article: MAC VLAN, VEPA | instances meet if the upstream switch supports hairpin
+/// Negative: a sibling's packet, its address written down, without hairpin; arrives with it
 #[test]
 fn macvlan_vepa_pods_of_a_node_meet_only_through_a_switch_that_sends_back() {
     let site = on_lan(&lan(2), "vepa");
@@ -55,6 +59,8 @@ fn macvlan_vepa_pods_of_a_node_meet_only_through_a_switch_that_sends_back() {
     assert!(apart(&pods, "a1", "a2"));
 }
 
+/// Article: MAC VLAN, private | isolates instances on the same physical port
+/// Negative: a sibling's packet, its address written down, behind a switch that sends back; arrives once weft's rule is deleted, and from another node
 #[test]
 fn macvlan_private_pods_of_a_node_never_meet_not_even_known_and_behind_a_hairpin() {
     let site = on_lan(&lan(2), "private");
@@ -92,6 +98,8 @@ fn macvlan_private_pods_of_a_node_never_meet_not_even_known_and_behind_a_hairpin
     assert!(!sh(&node.netns, "nft list tables").contains("netdev"), "the last took it with it");
 }
 
+/// Article: MAC VLAN, passthru | one instance uses the physical NIC directly
+/// Negative: a second pod is refused with the first one's name; served once that is gone
 #[test]
 fn macvlan_passthru_takes_the_whole_nic_and_a_second_pod_is_refused() {
     let site = on_lan(&Plan { pods: 1, ..lan(2) }, "passthru");
@@ -501,6 +509,8 @@ fn pods_of_a_physical_network_send_what_the_narrowest_parent_takes() {
     site.settled("net", "underlay").unwrap();
 }
 
+/// Article: MAC VLAN | no bridge and no NAT: pods are on the physical network directly
+/// Negative: the node's address: the world sees the pod's own, and no rule of the node is about it
 #[test]
 fn the_router_of_a_physical_network_is_the_way_out() {
     let site = on_lan(&Plan { pods: 1, ..lan(1) }, "bridge");

@@ -19,6 +19,8 @@ fn a_packet_larger_than_its_path_is_answered() {
     }
 }
 
+/// Article: Direct routing, host-gw | routes from the store, packets as they are
+/// Negative: the world sees the node, a pod sees the pod
 #[test]
 fn masqueraded_to_the_world_and_itself_among_pods() {
     let cluster = cluster(2, "veth", "host-gw");

@@ -82,6 +82,37 @@ pub fn configure(node: &Node, change: impl FnOnce(&mut Value)) {
     fs::write(path, config.to_string()).unwrap();
 }
 
+/// What dies with a boot is gone: pods, `/run`, every link, route and rule of the node. The next boot
+/// has another name.
+pub fn reboot(node: &Node, pods: impl IntoIterator<Item = Pod>) {
+    node.kill().unwrap();
+    pods.into_iter().for_each(|pod| forget(&pod.path));
+    for name in fs::read_dir(node.dir()).unwrap().flatten() {
+        // The configuration and the cache are on a disk.
+        if !["agent.yaml", "cache", "agent.log"].iter().any(|kept| name.file_name() == *kept) {
+            let path = name.path();
+            fs::remove_file(&path).or_else(|_| fs::remove_dir_all(&path)).unwrap();
+        }
+    }
+    sh(
+        &node.netns,
+        "nft flush ruleset; ip route flush proto 119; ip -6 route flush proto 119
+         for dev in $(ls /sys/class/net | grep ^weft); do ip link del $dev || true; done
+         for family in ipv4 ipv6; do
+           echo 0 > /proc/sys/net/$family/$([ $family = ipv4 ] && echo ip_forward || echo conf/all/forwarding)
+         done",
+    );
+    let boot = node.dir().join("boot_id");
+    let file = "/proc/sys/kernel/random/boot_id";
+    fs::write(&boot, "11111111-2222-3333-4444-555555555555\n").unwrap();
+    let bind = nix::mount::MsFlags::MS_BIND;
+    nix::mount::mount(Some(&boot), file, None::<&str>, bind, None::<&str>).unwrap();
+    node.start(&[]).unwrap();
+    // The others' boot is the one that it was.
+    until("started", || node.status().is_ok_and(|status| status["store"]["synced"] == true));
+    nix::mount::umount2(file, nix::mount::MntFlags::MNT_DETACH).unwrap();
+}
+
 /// A cluster whose network `net` serves by this attach and join.
 pub fn cluster_of(plan: &Plan, attach: &str, join: &str) -> Site {
     let site = built(plan);

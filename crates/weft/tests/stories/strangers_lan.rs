@@ -195,6 +195,8 @@ fn a_stranger_who_takes_a_pods_address_is_said_as_long_as_he_has_it() {
     }
 }
 
+/// Article: MAC VLAN | public clouds disallow more than one MAC address (promiscuous mode)
+/// Negative: behind such a switch ADD is refused with this reason; served once the port is opened, cut off and said once it is shut
 #[test]
 fn behind_a_switch_that_admits_one_mac_address_macvlan_is_refused_with_the_reason() {
     for mode in ["bridge", "private"] {

@@ -2,6 +2,8 @@
 
 use crate::story::*;
 
+/// Article: Overlay | non-intrusive: works over whatever carries IP
+/// Negative: two nodes without an address family in common: refused with the reason; a third that has both reaches each
 #[test]
 fn every_underlay_carries_every_family() {
     for underlay in [Families::V4, Families::V6, Families::Mixed] {
@@ -33,6 +35,8 @@ fn every_underlay_carries_every_family() {
     }
 }
 
+/// Article: Direct routing | stricter requirements on the underlay
+/// Negative: host-gw through a router is refused with the reason; VXLAN carries the same packet, `auto` mixes
 #[test]
 fn between_segments_direct_is_refused_vxlan_works_and_auto_mixes() {
     let plan = Plan { topology: Topology::Routed, ..plan(3) };

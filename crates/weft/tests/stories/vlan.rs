@@ -33,6 +33,8 @@ fn two() -> Site {
     site
 }
 
+/// Article: VLAN | physical networks are parted by VLANs
+/// Negative: a packet to the other VLAN's pod, its MAC written down; arrives between two networks of one VLAN
 #[test]
 fn pods_of_two_vlans_of_one_nic_do_not_meet_though_they_know_each_other() {
     let site = two();
