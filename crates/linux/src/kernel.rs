@@ -369,12 +369,27 @@ impl Kernel {
     /// `ip route get` for each; none where there is no route, or the address is our own.
     pub fn route_to(&self, ips: &[IpAddr]) -> Vec<Option<RouteTo>> {
         let links = self.links.lock().expect(POISONED).clone();
+        self.routes_by(ips, &links)
+    }
+
+    /// As that, by links that nobody has looked at yet too.
+    pub fn route_now(&self, ip: IpAddr) -> Option<RouteTo> {
+        let links = self.host_links().ok()?.into_iter();
+        let links = links.map(|link| (link.index, (link.dev, Mtu::from_kernel(link.mtu))));
+        self.routes_by(&[ip], &links.collect()).pop().flatten()
+    }
+
+    fn routes_by(
+        &self,
+        ips: &[IpAddr],
+        links: &BTreeMap<u32, (IfName, Mtu)>,
+    ) -> Vec<Option<RouteTo>> {
         let mut routes = Vec::with_capacity(ips.len());
         for chunk in ips.chunks(BATCH_MAX as usize / 4) {
             let asked = self.with(|socket| {
                 let mut batch = socket.batch();
                 chunk.iter().for_each(|ip| encode::route_lookup(&mut batch, *ip));
-                socket.ask(&batch, |message| observe::route_to(message, &links))
+                socket.ask(&batch, |message| observe::route_to(message, links))
             });
             routes.extend(asked.unwrap_or_else(|_| vec![None; chunk.len()]));
         }

@@ -65,7 +65,7 @@ fn onwards(agent: &Agent, here: &NetworkHere, given: &Access, addr: IpAddr) -> (
         let text = format!("{addr} is a Service's: sent to whom the node's rules translate it");
         return (format!("{text}, {masqueraded}"), true);
     }
-    match agent.kernel.route_to(&[addr]).into_iter().next().flatten() {
+    match agent.kernel.route_now(addr) {
         Some(route) => {
             let via = route.gateway.map(|via| format!(" via {via}")).unwrap_or_default();
             (format!("route {addr}{via} dev {}, {masqueraded}", route.dev), true)
@@ -84,7 +84,7 @@ pub(super) fn is_node(agent: &Agent, name: &str) -> bool {
 pub(super) fn from_node(agent: &Agent, pod: Option<&Attachment>, addr: IpAddr) -> Explained {
     let node = format!("node {}", agent.node);
     let mut hops = Vec::new();
-    let route = agent.kernel.route_to(&[addr]).into_iter().next().flatten();
+    let route = agent.kernel.route_now(addr);
     let said = route.as_ref().map_or_else(
         || "no route, or its own address".to_owned(),
         |route| {

@@ -183,7 +183,7 @@ fn remote(
             ),
         ));
     }
-    let works = match agent.kernel.route_to(&[addr]).into_iter().next().flatten() {
+    let works = match agent.kernel.route_now(addr) {
         Some(route) if route.dev == path.dev => {
             hops.push(hop(&node, format!("the kernel agrees: dev {}", route.dev)));
             true
@@ -218,7 +218,7 @@ fn outside(
         hops.push(hop(node, format!("{addr} is for one link or one host: it is not routed")));
         return (None, false);
     }
-    let Some(route) = agent.kernel.route_to(&[addr]).into_iter().next().flatten() else {
+    let Some(route) = agent.kernel.route_now(addr) else {
         hops.push(hop(
             node,
             format!("{addr} is outside network {network}: this node's own, or no route"),

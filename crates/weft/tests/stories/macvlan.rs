@@ -177,17 +177,20 @@ fn a_network_on_the_physical_one_that_makes_no_sense_is_refused_by_name() {
         (with(&attach("brige"), underlay.clone()), "`private`, `vepa`, `bridge`, `passthru`"),
         (
             with(&json!({"kind": "macvlan", "parent": "eth1", "mod": "vepa"}), underlay.clone()),
-            "attach.mod (known here: kind, mode, parent)",
+            "attach.mod (known here: kind, mode, parent, vlan)",
         ),
         (with(&bridge, json!("vxlan")), "it goes with join underlay alone, not with vxlan"),
-        (with(&json!("veth"), underlay.clone()), "goes with attach macvlan alone, not with veth"),
+        (
+            with(&json!("veth"), underlay.clone()),
+            "goes with attach macvlan and ipvlan mode l2 alone, not with veth",
+        ),
         (
             with(&json!("bridge"), underlay.clone()),
-            "goes with attach macvlan alone, not with bridge",
+            "goes with attach macvlan and ipvlan mode l2 alone, not with bridge",
         ),
         (
             with(&bridge, join(json!({"gatway": []}))),
-            "join.gatway (known here: addresses, exclude, gateway, kind)",
+            "join.gatway (known here: addresses, exclude, gateway, kind, static, sticky)",
         ),
         (
             with(&bridge, join(json!({"gateway": ["10.78.0.1"]}))),
@@ -262,7 +265,7 @@ fn a_parent_that_can_not_serve_is_said_with_what_to_do_and_nothing_is_half_made(
     sh(&node.netns, "ip link set other0 name eth1; ip link set eth1 up");
     // Another kind has it.
     sh(&node.netns, "ip link add br9 type bridge; ip link set eth1 master br9");
-    told(101, "eth1 serves a bridge, a bond or ipvlan");
+    told(101, "eth1 serves a bridge, a bond or other children");
     sh(&node.netns, "ip link set eth1 nomaster");
     sh(&node.netns, "ip link add stranger link eth1 type macvlan mode passthru");
     told(101, "eth1 is taken whole by a macvlan link in mode passthru");
@@ -275,6 +278,21 @@ fn a_parent_that_can_not_serve_is_said_with_what_to_do_and_nothing_is_half_made(
     .unwrap();
     node.delete_pod(pod).unwrap();
     nothing_left(node);
+}
+
+#[test]
+fn a_kernel_that_lacks_a_kind_of_link_is_said_with_what_to_do() {
+    let attach = json!({"kind": "ipvlan", "parent": "eth1"});
+    let site = crate::lan::on_lan(&lan(1), &attach);
+    if rig::has_kind("ipvlan").unwrap() {
+        // Then it is no refusal.
+        let pod = site.nodes[0].add_pod("a1", "net").unwrap();
+        return site.nodes[0].delete_pod(pod).unwrap();
+    }
+    let said = refused(&site.nodes[0], 101);
+    for word in ["kernel has no ipvlan", "modprobe ipvlan", "CONFIG_IPVLAN"] {
+        assert!(said.contains(word), "{word} is not in {said}");
+    }
 }
 
 #[test]
@@ -543,7 +561,7 @@ fn a_packet_on_the_physical_network_is_explained() {
     let cases = [
         ("a2", "back only if its port sends back what came by it"),
         (&other, "of node node-b"),
-        (&other, "eth0 is macvlan at eth1 (mtu 1500)"),
+        (&other, "eth0 is macvlan on eth1, mode vepa (mtu 1500)"),
         (&other, "the kernel agrees"),
         ("203.0.113.1", "by its router 10.77.0.1"),
         ("10.77.0.1", "a router's or excluded"),

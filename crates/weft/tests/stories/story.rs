@@ -96,7 +96,11 @@ pub fn reboot(node: &Node, pods: impl IntoIterator<Item = Pod>) {
     }
     sh(
         &node.netns,
-        "nft flush ruleset; ip route flush proto 119; ip -6 route flush proto 119
+        "nft flush ruleset
+         for ip in ip 'ip -6'; do
+           $ip route show proto 119 | while read dst block rest; do
+             [ $dst = blackhole ] && dst=\"blackhole $block\"
+             $ip route del $dst proto 119; done; done
          for dev in $(ls /sys/class/net | grep ^weft); do ip link del $dev || true; done
          for family in ipv4 ipv6; do
            echo 0 > /proc/sys/net/$family/$([ $family = ipv4 ] && echo ip_forward || echo conf/all/forwarding)
