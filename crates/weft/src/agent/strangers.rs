@@ -8,7 +8,10 @@ use std::{
     io,
     net::IpAddr,
     os::{fd::AsFd, unix::net::UnixDatagram},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -35,15 +38,15 @@ const NAMED_MAX: Duration = Duration::from_millis(600);
 const LOOK: Duration = Duration::from_secs(1);
 const EVER: Duration = Duration::from_secs(3600);
 
-/// Wakes the thread, which waits for frames too.
-pub(super) struct Bell(UnixDatagram);
+/// Wakes the thread, which waits for frames too; and says whether there is one to be waited for.
+pub(super) struct Bell(UnixDatagram, AtomicBool);
 
 impl Bell {
     pub(super) fn hang() -> io::Result<(Self, UnixDatagram)> {
         let (bell, rung) = UnixDatagram::pair()?;
         bell.set_nonblocking(true)?;
         rung.set_nonblocking(true)?;
-        Ok((Self(bell), rung))
+        Ok((Self(bell, false.into()), rung))
     }
 
     pub(super) fn ring(&self) {
@@ -71,6 +74,7 @@ struct Asking {
 }
 
 pub(super) fn spawn(agent: &Arc<Agent>, rung: UnixDatagram) -> anyhow::Result<()> {
+    agent.strangers.1.store(true, Ordering::Relaxed);
     let agent = agent.clone();
     std::thread::Builder::new().name("strangers".into()).spawn(move || run(&agent, &rung))?;
     Ok(())
@@ -309,7 +313,7 @@ pub(super) fn ahead(
         call.ips.iter().for_each(|addr| pool.want(*addr, now));
         Some(())
     };
-    if open().is_none() {
+    if !agent.strangers.1.load(Ordering::Relaxed) || open().is_none() {
         return Ok(false);
     }
     let known = |which: &dyn Fn(&weft_core::ipam::Pool, Duration) -> bool| {

@@ -167,6 +167,8 @@ fn dhcp_leases_are_kept_over_an_agents_death_and_given_back() {
     }
     let _echo = responders(&pods);
     assert!(reaches(&pods[0], &pods[1]));
+    // Their node reaches each as soon as it has its address.
+    assert!(node.plan().unwrap().is_empty() && reach(&node.netns, pods[0].addrs[0]).is_some());
     // It is told, and CHECK finds it as it was made.
     let status = node.status().unwrap();
     let lease = &status["networks"]["net"]["leases"][0];
