@@ -156,6 +156,19 @@ impl Receive {
         }
     }
 
+    /// True if a network of this join can ever be reached so. Joins that make other segments, or find
+    /// nodes otherwise, do not follow on each other: what does not suit is of an earlier network.
+    pub fn suits(&self, join: &Join) -> bool {
+        let (bridged, group) = match self {
+            Self::Direct { .. } => return !join.kind().is_bridged(),
+            Self::Vxlan { .. } => (false, false),
+            Self::VxlanLearnt { .. } => (false, true),
+            Self::VxlanBridged { .. } => (true, false),
+            Self::VxlanGroup { .. } => (true, true),
+        };
+        (bridged, group) == (join.kind().is_bridged(), join.kind().group().is_some())
+    }
+
     /// The UDP port that packets arrive at, where they are inside UDP.
     pub fn port(&self) -> Option<u16> {
         match self {

@@ -113,7 +113,8 @@ pub fn stage(now: &Situation<'_>) -> Stage {
     let awaited = part.is_some_and(|part| !part.withdrawing.is_empty());
     let waiting =
         if awaited { waiting(now, published.map_or(0, |node| node.revision)) } else { vec![] };
-    let withdrawing = withdrawing(part, &receives, waiting.is_empty() || now.patience_over);
+    let mut withdrawing = withdrawing(part, &receives, waiting.is_empty() || now.patience_over);
+    withdrawing.retain(|receive| receive.suits(&now.network.join));
     let hold = hold(&me, &receives, &withdrawing, &choices);
 
     if now.network.join.shared().is_some() {

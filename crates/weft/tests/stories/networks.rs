@@ -82,3 +82,25 @@ fn uninstall_leaves_the_node_as_it_was() {
     uninstall(node);
     assert_eq!(stable(&look()), before);
 }
+
+#[test]
+fn a_name_that_is_used_again_for_another_kind_of_network_has_nothing_of_the_last() {
+    let site = cluster(2, "bridge", "vxlan-bridged");
+    let pairs = [
+        ("veth", "vxlan"),
+        ("bridge", "vxlan-bridged+multicast"),
+        ("veth", "host-gw"),
+        ("veth", "vxlan+multicast"),
+        ("bridge", "vxlan-bridged"),
+    ];
+    for (attach, join) in pairs {
+        let (pods, echo) = answering(&site);
+        assert!(reaches(&pods[0], &pods[1]), "before {attach} × {join}");
+        drop(echo);
+        site.delete_pods(pods).unwrap();
+        let deleted = || site.nodes[0].ask("DELETE", "/v1/networks/net", None).is_ok();
+        until("deleted", deleted);
+        site.apply("net", &site.network(attach, join, 1)).unwrap();
+        site.settled("net", join).unwrap();
+    }
+}
