@@ -340,6 +340,27 @@ pub(super) fn ahead(
     Ok(true)
 }
 
+/// The first of these addresses that a stranger answers for. Nobody waits for them by name, so the
+/// wait is that of a pod that comes in haste; they go on being asked for.
+pub(super) fn anothers(agent: &Agent, name: &NetworkName, addrs: &[IpAddr]) -> Option<IpAddr> {
+    if addrs.is_empty() {
+        return None;
+    }
+    {
+        let mut ledger = agent.ledger();
+        let (pool, now) = ledger.timed_pool(name)?;
+        addrs.iter().for_each(|addr| pool.want(*addr, now));
+    }
+    agent.strangers.ring();
+    let found = wait_for(agent, HASTE, || {
+        let mut ledger = agent.ledger();
+        let (pool, now) = ledger.timed_pool(name)?;
+        let taken = pool.conflicts().map(|(addr, _)| addr).find(|addr| addrs.contains(addr));
+        (taken.is_some() || addrs.iter().all(|addr| pool.known(*addr, now))).then_some(taken)
+    });
+    found.flatten()
+}
+
 impl Agent {
     /// Addresses of pods' networks that strangers have.
     pub fn conflicts(&self) -> Vec<String> {
