@@ -543,7 +543,7 @@ fn a_packet_on_the_physical_network_is_explained() {
     let cases = [
         ("a2", "back only if its port sends back what came by it"),
         (&other, "of node node-b"),
-        (&other, "eth0 is macvlan at eth1 (mtu 1500)"),
+        (&other, "eth0 is macvlan on eth1, mode vepa (mtu 1500)"),
         (&other, "the kernel agrees"),
         ("203.0.113.1", "by its router 10.77.0.1"),
         ("10.77.0.1", "a router's or excluded"),
@@ -776,5 +776,24 @@ fn a_link_with_the_same_mac_address_that_is_just_going_is_waited_for() {
     assert!(sh(&netns, "ip -o route").contains("default via 10.77.0.1"), "whole");
     assert_eq!(node.cni("DEL", "a1", &path, &config, &[]).unwrap().0, 0);
     forget(&path);
+    nothing_left(node);
+}
+
+#[test]
+fn macvlan_passthru_does_not_take_the_node_its_way_to_the_others() {
+    let site = built(&lan(1));
+    site.start().unwrap();
+    let node = &site.nodes[0];
+    let attach = json!({"kind": "macvlan", "parent": "eth0", "mode": "passthru"});
+    let network = json!({"attach": attach, "join": "underlay", "ranges": ["10.78.0.0/24"]});
+    site.apply("net", &network).unwrap();
+    let says = "mode passthru would take eth0, by which this node reaches the others";
+    node.wait_until("saying it", |node| Ok(node.status()?["problems"].to_string().contains(says)))
+        .unwrap();
+    let (netns, path) = namespace("refused");
+    let (exit, answer) = node.cni("ADD", "refused", &path, &node.cni_config("net"), &[]).unwrap();
+    assert_eq!((exit, &answer["code"]), (1, &json!(101)), "{answer}");
+    assert!(answer["details"].to_string().contains(says), "{answer}");
+    assert_eq!(sh(&netns, "ip -o link").lines().count(), 1, "nothing is half made");
     nothing_left(node);
 }

@@ -102,3 +102,25 @@ fn a_vlan_comes_and_goes_with_its_network_and_its_nic() {
         until("without a VLAN", || vlans(node) == 0);
     }
 }
+
+#[test]
+fn a_vlan_that_somebody_else_has_made_is_said_and_can_be_named() {
+    let site = built(&lan(1));
+    site.start().unwrap();
+    let node = &site.nodes[0];
+    sh(&node.netns, "ip link add theirs link eth1 type vlan id 100");
+    sh(&node.netns, "ip link set theirs up");
+    site.apply("red", &on_vlan(100, "10.78.0.0/24")).unwrap();
+    node.wait_until("saying it", |node| {
+        let problems = node.status()?["problems"].to_string();
+        Ok(problems.contains("has another of this VLAN, name that"))
+    })
+    .unwrap();
+    node.ask("DELETE", "/v1/networks/red", None).unwrap();
+    let attach = json!({"kind": "macvlan", "parent": "theirs"});
+    let network = json!({"attach": attach, "join": "underlay", "ranges": ["10.78.0.0/24"]});
+    site.apply("pink", &network).unwrap();
+    let pods = site.add_pods_of(1, "pink", "p").unwrap();
+    site.delete_pods(pods).unwrap();
+    assert!(sh(&node.netns, "ip -o link show type vlan").contains("theirs"));
+}
