@@ -340,8 +340,10 @@ fn ready(serving: &Serving, parent: &Parent) -> bool {
 /// A pod that has its NIC's MAC address has the one that the NIC has now.
 fn follow_nic(agent: &Agent, mut pod: Attachment, mac: Mac) -> Result<Attachment, String> {
     if pod.mac != mac {
-        pod.mac = mac;
-        agent.ledger().record(pod.clone()).map_err(|error| error.to_string())?;
+        let mut ledger = agent.ledger();
+        // Its lease may have been renewed since it was looked at.
+        pod = Attachment { mac, ..ledger.get(&pod.id).cloned().unwrap_or(pod) };
+        ledger.record(pod.clone()).map_err(|error| error.to_string())?;
     }
     Ok(pod)
 }
