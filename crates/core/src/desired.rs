@@ -6,7 +6,7 @@ use ipnet::IpNet;
 
 use crate::{
     attach::{
-        Ground, Meet, Parent, Standing,
+        Footing, Ground, Meet, Parent, Standing,
         access::{self, Access},
     },
     attachment::{Attachment, Phase},
@@ -133,6 +133,12 @@ fn routed<'a>(served: &'a [Served<'a>]) -> impl Iterator<Item = &'a Served<'a>> 
     served.iter().filter(|net| net.network.is_routed())
 }
 
+/// False where a pod's node does not see what comes to the pod: by way of it, the answer would look
+/// like something new. Such a pod is to see the sender's node.
+fn answers_in_sight(net: &&Served<'_>) -> bool {
+    net.network.attach.kind().footing() != Footing::Routed { translates: false }
+}
+
 /// Networks whose packets pass it in part: pods reach what lies behind their node.
 fn accessible<'a>(served: &'a [Served<'a>]) -> impl Iterator<Item = &'a Served<'a>> {
     served.iter().filter(|net| net.access.is_some())
@@ -193,7 +199,8 @@ fn ruleset(host: &Host, served: &[Served<'_>]) -> Ruleset {
             }
             if net.network.masquerades() {
                 let family = |other: &&IpNet| other.addr().is_ipv4() == range.addr().is_ipv4();
-                let all = routed(served).flat_map(|net| &net.network.ranges).filter(family);
+                let all = routed(served).filter(answers_in_sight);
+                let all = all.flat_map(|net| &net.network.ranges).filter(family);
                 ruleset.nat.extend(all.map(|to| Rule::Keep { from: *range, to: *to }));
                 // What is sent to many has no connection to hide, and with br_netfilter it passes
                 // here even between pods of one bridge.

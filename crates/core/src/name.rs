@@ -152,6 +152,13 @@ impl IfName {
         self.as_str().len() == 15 && hash.bytes().all(|b| b.is_ascii_hexdigit())
     }
 
+    /// What a VLAN's device that pods' links are children of begins with.
+    pub const VLAN: &str = "weftv-";
+
+    pub fn is_vlan(&self) -> bool {
+        self.as_str().starts_with(Self::VLAN)
+    }
+
     pub fn is_ours(&self) -> bool {
         self.as_str().starts_with(Self::PREFIX)
     }

@@ -88,7 +88,11 @@ impl Solicitor {
         let mut frame = [0; FRAME_MAX];
         for ear in [&self.arp, &self.nd] {
             for _ in 0..BURST {
-                let Some((length, others)) = receive(ear, &mut frame)? else { break };
+                let Some((length, others, index)) = receive(ear, &mut frame)? else { break };
+                // Of a VLAN that has a device here it is heard on the NIC as well, without its tag.
+                if index != self.index {
+                    continue;
+                }
                 let said = solicit::read(&frame[..length]);
                 // Of a VLAN that nobody here is in nothing else is left (net/core/dev.c,
                 // `check_vlan_id`).
@@ -204,9 +208,9 @@ fn set<T>(socket: &OwnedFd, level: i32, option: i32, value: &T) -> io::Result<()
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Returns the frame's length, and whether the kernel takes it for another host's; none if there is
-/// no frame.
-fn receive(socket: &OwnedFd, frame: &mut [u8]) -> io::Result<Option<(usize, bool)>> {
+/// Returns the frame's length, whether the kernel takes it for another host's, and the device that it
+/// is of; none if there is no frame.
+fn receive(socket: &OwnedFd, frame: &mut [u8]) -> io::Result<Option<(usize, bool, u32)>> {
     let mut length = libc::socklen_t::try_from(size_of::<libc::sockaddr_ll>()).unwrap_or(0);
     // SAFETY: the descriptor is open; all zeros is a valid `sockaddr_ll`; the kernel writes no more
     // than the lengths say.
@@ -224,7 +228,10 @@ fn receive(socket: &OwnedFd, frame: &mut [u8]) -> io::Result<Option<(usize, bool
         (received, from)
     };
     match usize::try_from(received) {
-        Ok(length) => Ok(Some((length, from.sll_pkttype == libc::PACKET_OTHERHOST))),
+        Ok(length) => {
+            let others = from.sll_pkttype == libc::PACKET_OTHERHOST;
+            Ok(Some((length, others, from.sll_ifindex.cast_unsigned())))
+        }
         Err(_) => match io::Error::last_os_error() {
             error if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
             error => Err(error),

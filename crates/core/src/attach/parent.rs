@@ -66,7 +66,7 @@ impl Parent {
     /// The device that children are made of.
     pub fn dev(&self) -> IfName {
         match self.vlan {
-            Some(vlan) => IfName::derived("weftv-", &format!("{}.{vlan}", self.nic)),
+            Some(vlan) => IfName::derived(IfName::VLAN, &format!("{}.{vlan}", self.nic)),
             None => self.nic.clone(),
         }
     }

@@ -49,7 +49,9 @@ pub struct Wanted {
 pub enum NoFixed {
     #[error("{pod} still has {addr} on node {node}: it moves once that pod is gone there")]
     Held { addr: IpAddr, pod: String, node: NodeName },
-    #[error("all {0} static addresses that were tried are with pods: name more in `static`")]
+    #[error(
+        "all {0} static addresses that were tried are with pods or strangers: name more in `static`"
+    )]
     Full(usize),
 }
 

@@ -238,7 +238,10 @@ impl Pool {
 
     /// An address that is not of a block: the caller sees that no other node gives it.
     pub fn lease_fixed(&mut self, addr: IpAddr) -> Result<(), NoAddress> {
-        self.taken.insert(addr).then_some(()).ok_or(NoAddress::Taken(addr))
+        self.taken.insert(addr).then_some(()).ok_or(NoAddress::Taken(addr))?;
+        // When it is free again, others may have it.
+        self.probed.take(addr);
+        Ok(())
     }
 
     pub fn holds(&self, addr: IpAddr) -> bool {

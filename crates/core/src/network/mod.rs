@@ -327,6 +327,8 @@ impl Network {
         let said = [
             ("join.gateway", !shared.gateway.is_empty()),
             ("join.exclude", !shared.exclude.is_empty()),
+            ("join.static", !shared.fixed.is_empty()),
+            ("join.sticky", shared.sticky),
             ("blockPrefix4", self.block_prefix4.is_some()),
         ];
         match said.into_iter().find(|(_, said)| *said) {

@@ -24,14 +24,18 @@ use super::{Agent, NetworkHere, Serving, children, links};
 
 /// Says of every network that gives access what its pods reach by this node now.
 pub(super) fn give(serving: &mut Serving, links: &[HostLink]) {
-    // Where the pods' own link is the way to all of their network, it is not by the pair.
-    let all = serving.networks.values().map(|here| &here.network);
-    let routed = all.filter(|network| network.is_routed() && !network.gives_access());
-    let routed: Vec<IpNet> = routed.flat_map(|network| network.ranges.clone()).collect();
+    let ranges = |which: fn(&Network) -> bool| -> Vec<IpNet> {
+        let all = serving.networks.values().map(|here| &here.network);
+        all.filter(|network| which(network)).flat_map(|network| network.ranges.clone()).collect()
+    };
+    let routed = ranges(Network::is_routed);
+    // Children that the node's table routes reach others of the kind by their own link.
+    let behind = ranges(|network| network.is_routed() && !network.gives_access());
     let addrs = addresses(links, &serving.nics);
     let wire = serving.host.wire.unwrap_or(Mtu::ETHERNET);
     for here in serving.networks.values_mut().filter(|here| here.network.gives_access()) {
-        here.access = Some(Arc::new(Access::new(&here.network, &addrs, &routed, wire)));
+        let routed = if here.network.is_routed() { &behind } else { &routed };
+        here.access = Some(Arc::new(Access::new(&here.network, &addrs, routed, wire)));
     }
 }
 

@@ -75,6 +75,9 @@ pub(super) fn parent(
             format!("network {network}: {why}"),
         ));
     }
+    if let Some(why) = cuts_off(&agent.serving(), network, attach) {
+        return Err(CniError::new(Code::Refused, "the pod's link has no parent", why));
+    }
     if kind.alone() {
         let other = |doomed: bool| {
             let ledger = agent.ledger();
@@ -99,11 +102,23 @@ pub(super) fn parent(
     Ok(Some(link))
 }
 
+/// Why no pod may have the whole of its parent: it is the node's own way to the others.
+fn cuts_off(serving: &Serving, network: &NetworkName, attach: &Attach) -> Option<String> {
+    let dev = attach.kind().parent().filter(|_| attach.kind().alone())?.dev();
+    serving.nics.iter().any(|nic| nic.dev == dev).then(|| {
+        format!(
+            "network {network}: {} would take {dev}, by which this node reaches the others, from \
+             the node: name another NIC, or use mode bridge",
+            attach.kind().described()
+        )
+    })
+}
+
 /// What is wrong with the parents of this node's networks.
 pub(super) fn missing(agent: &Agent, serving: &Serving) -> Vec<String> {
     let parents = serving.networks.iter().filter_map(|(name, here)| {
         let parent = here.network.attach.kind().parent()?;
-        lacking(agent, name, parent)
+        lacking(agent, name, parent).or_else(|| cuts_off(serving, name, &here.network.attach))
     });
     parents.collect()
 }
@@ -115,7 +130,8 @@ pub(super) fn lacking(agent: &Agent, network: &NetworkName, parent: &Parent) -> 
             Ok(Some(_)) => None,
             _ => Some(format!(
                 "network {network}: there is no device {device} yet for {parent}: `weft status` \
-                 says what the kernel refuses"
+                 says what the kernel refuses; where `ip -d link show type vlan` has another of this \
+                 VLAN, name that by `attach: {{parent: …}}`, without `vlan`"
             )),
         },
         Ok(Some(_)) => Some(format!(
@@ -324,8 +340,10 @@ fn ready(serving: &Serving, parent: &Parent) -> bool {
 /// A pod that has its NIC's MAC address has the one that the NIC has now.
 fn follow_nic(agent: &Agent, mut pod: Attachment, mac: Mac) -> Result<Attachment, String> {
     if pod.mac != mac {
-        pod.mac = mac;
-        agent.ledger().record(pod.clone()).map_err(|error| error.to_string())?;
+        let mut ledger = agent.ledger();
+        // Its lease may have been renewed since it was looked at.
+        pod = Attachment { mac, ..ledger.get(&pod.id).cloned().unwrap_or(pod) };
+        ledger.record(pod.clone()).map_err(|error| error.to_string())?;
     }
     Ok(pod)
 }

@@ -97,9 +97,10 @@ pub(super) fn report(agent: &Agent, memory: &Memory, serving: &mut Serving, froz
         if here.network.by_dhcp() {
             continue;
         }
-        let claimed = |addr: &IpAddr| {
-            let claim = shown.view.fixed.get(&(pod.network.clone(), *addr));
-            claim.is_some_and(|(_, claim)| claim.node.as_ref() == Some(&agent.node))
+        // What is static and nobody's by the view was claimed just now, or is claimed anew.
+        let claimed = |addr: &IpAddr| match shown.view.fixed.get(&(pod.network.clone(), *addr)) {
+            Some((_, claim)) => claim.elsewhere(&agent.node).is_none(),
+            None => here.network.is_fixed(*addr),
         };
         let lost = |addr: &&IpAddr| {
             !here.blocks.iter().any(|block| block.contains(*addr)) && !claimed(addr)

@@ -17,6 +17,7 @@ use weft_core::{
 use super::{
     Agent, Serving, fault,
     lease::{Lease, from_blocks, wait_for},
+    strangers,
 };
 use crate::store::{Created, Entry, Replaced, Store, StoreError};
 
@@ -36,6 +37,12 @@ pub(super) fn lease(
     for _ in 0..TRIES_MAX {
         let wanted = settled(agent, call, name, serving, &lost)?;
         let fixed: Vec<IpAddr> = wanted.iter().map(|wanted| wanted.addr).collect();
+        let by_name = |addr: &&IpAddr| !call.ips.contains(addr);
+        let chosen: Vec<IpAddr> = fixed.iter().filter(by_name).copied().collect();
+        if let Some(addr) = strangers::anothers(agent, name, &chosen) {
+            lost.insert(addr);
+            continue;
+        }
         let addrs = from_blocks(agent, call, name, serving, &fixed)?;
         if wanted.is_empty() {
             return Ok(addrs);

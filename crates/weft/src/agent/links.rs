@@ -77,6 +77,11 @@ pub(super) fn complete(agent: &Agent, pod: &Attachment, there: &Kernel) -> Resul
         return Err(CniError::new(Code::Refused, "give the pod access to its node", why));
     }
     fault::point("add.after-address");
+    // The node's way to the pod, and nothing else of it, follows from its address too.
+    if let Some(refusal) = access::open(agent, pod, &ground).first() {
+        let why = refusal.to_string();
+        return Err(CniError::new(Code::Refused, "give the pod access to its node", why));
+    }
     whole(agent, pod, &ground, there)
 }
 

@@ -113,10 +113,10 @@ pub(super) fn say(agent: &Agent, serving: &Serving, nics: &[Nic]) {
 }
 
 /// True of what others rely on once it is published: tunnels, forwarding, rules. Not of pods' own
-/// links, nor of the ways to single peers.
+/// links, the VLANs that those stand on, nor the ways to single peers.
 fn at_stake(change: &Change) -> bool {
     match change.key() {
-        Key::Link(dev) | Key::Up(dev) | Key::Addr(dev, _) => !dev.is_host_end(),
+        Key::Link(dev) | Key::Up(dev) | Key::Addr(dev, _) => !dev.is_host_end() && !dev.is_vlan(),
         Key::Sysctl(_) | Key::Table | Key::Apart(..) => true,
         Key::Neigh(..)
         | Key::Proxy(..)

@@ -49,9 +49,10 @@ impl Bell {
         Ok((Self(bell, false.into()), rung))
     }
 
-    pub(super) fn ring(&self) {
+    /// False if nobody is there to hear it.
+    pub(super) fn ring(&self) -> bool {
         // One that is full has been rung.
-        let _ = self.0.send(&[0]);
+        self.0.send(&[0]).map_or_else(|error| error.kind() == io::ErrorKind::WouldBlock, |_| true)
     }
 }
 
@@ -322,8 +323,8 @@ pub(super) fn ahead(
     };
     let named = || known(&|pool, now| call.ips.iter().all(|addr| pool.known(*addr, now)));
     if named().is_none() {
-        agent.strangers.ring();
-        if wait_for(agent, NAMED_MAX, named).is_none() {
+        let heard = agent.strangers.ring();
+        if !heard || wait_for(agent, NAMED_MAX, named).is_none() {
             agent.ledger().note_unprobed();
         }
     }
@@ -338,10 +339,34 @@ pub(super) fn ahead(
     }
     let named = |ipv4: bool| call.ips.iter().any(|addr| addr.is_ipv4() == ipv4);
     let rest: Vec<bool> = families.iter().copied().filter(|ipv4| !named(*ipv4)).collect();
-    wait_for(agent, HASTE, || {
-        known(&|pool, now| rest.iter().all(|ipv4| pool.is_ready(*ipv4, now)))
-    });
+    let ready = || known(&|pool, now| rest.iter().all(|ipv4| pool.is_ready(*ipv4, now)));
+    if ready().is_none() && agent.strangers.ring() {
+        wait_for(agent, HASTE, ready);
+    }
     Ok(true)
+}
+
+/// The first of these addresses that a stranger answers for. Nobody waits for them by name, so the
+/// wait is that of a pod that comes in haste; they go on being asked for.
+pub(super) fn anothers(agent: &Agent, name: &NetworkName, addrs: &[IpAddr]) -> Option<IpAddr> {
+    if addrs.is_empty() {
+        return None;
+    }
+    {
+        let mut ledger = agent.ledger();
+        let (pool, now) = ledger.timed_pool(name)?;
+        addrs.iter().for_each(|addr| pool.want(*addr, now));
+    }
+    if !agent.strangers.ring() {
+        return None;
+    }
+    let found = wait_for(agent, HASTE, || {
+        let mut ledger = agent.ledger();
+        let (pool, now) = ledger.timed_pool(name)?;
+        let taken = pool.conflicts().map(|(addr, _)| addr).find(|addr| addrs.contains(addr));
+        (taken.is_some() || addrs.iter().all(|addr| pool.known(*addr, now))).then_some(taken)
+    });
+    found.flatten()
 }
 
 impl Agent {

@@ -76,6 +76,11 @@ pub fn explain(agent: &Agent, from: &str, to: &str) -> anyhow::Result<Explained>
         let mtu = works.then(|| here.stage.send.get());
         return Ok(Explained { from: pod.label(), to: addr.to_string(), hops, mtu, works });
     }
+    if let Some((rest, works)) = super::access::by_node(agent, here, &pod, addr) {
+        hops.extend(rest);
+        let mtu = works.then(|| here.stage.send.get());
+        return Ok(Explained { from: pod.label(), to: addr.to_string(), hops, mtu, works });
+    }
     let arrives = match kind.parent().map(|parent| super::beside::stands(agent, &pod, parent)) {
         None => format!("arrives on dev {}", pod.host_end()),
         Some(stands) => stands.unwrap_or_else(|why| why),

@@ -7,6 +7,7 @@ use crate::{
     lan::{lan, mac},
     macvlan::{attach, first_answer},
     story::*,
+    strangers_lan::stranger,
 };
 
 const STATIC: [&str; 2] = ["10.77.0.128/26", "fd00:77::8:0/125"];
@@ -348,6 +349,7 @@ fn a_name_gets_the_address_that_it_had_on_any_node_until_the_span_is_full() {
     assert!(said.contains("lab/web-0 still has") && said.contains("on node node-a"), "{said}");
     // A node that will not come back lets go of them, and the name keeps its own.
     nodes[0].kill().unwrap();
+    sh(&nodes[0].netns, "ip link set eth1 down");
     nodes[1].ask("POST", "/v1/nodes/node-a/forget?force=true", None).unwrap();
     let moved = ask(&nodes[1], "web-0", &[]).unwrap();
     assert_eq!(moved.addrs, web0.addrs);
@@ -358,6 +360,30 @@ fn a_name_gets_the_address_that_it_had_on_any_node_until_the_span_is_full() {
     drop((fourth, web0));
     nodes[1].ask("DELETE", "/v1/networks/net", None).unwrap();
     until("nothing is kept without its network", || claims(&site).is_empty());
+}
+
+#[test]
+fn a_name_does_not_get_its_address_again_while_a_stranger_has_it() {
+    let site = built(&Plan { pods: 1, families: Families::V4, ..lan(1) });
+    site.start().unwrap();
+    let mut network = site.lan_network(&attach("bridge"));
+    network["join"]["static"] = json!(["10.77.0.128/30"]);
+    network["join"]["sticky"] = json!(true);
+    site.apply("net", &network).unwrap();
+    site.settled("net", "underlay").unwrap();
+    let node = &site.nodes[0];
+    let pod = ask(node, "web-0", &[]).unwrap();
+    let had = pod.addrs[0];
+    node.delete_pod(pod).unwrap();
+    until("let go", || claims(&site).iter().all(|(_, claim)| claim["node"].is_null()));
+    let host = stranger(&site);
+    sh(&host, &format!("ip addr add {had}/24 dev eth0"));
+    let start = Instant::now();
+    let pod = ask(node, "web-0", &[]).unwrap();
+    assert_ne!(pod.addrs[0], had);
+    assert!(start.elapsed() < Duration::from_millis(350), "{:?}", start.elapsed());
+    node.delete_pod(pod).unwrap();
+    nothing_left(node);
 }
 
 #[test]

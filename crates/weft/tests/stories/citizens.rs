@@ -33,7 +33,7 @@ fn on_lone_lan(plan: &Plan, mode: &str) -> Site {
 }
 
 /// The node's address on its underlay.
-fn address(node: &Node, ipv4: bool) -> IpAddr {
+pub fn address(node: &Node, ipv4: bool) -> IpAddr {
     let own = node.place.addrs.iter().map(ipnet::IpNet::addr);
     own.into_iter().find(|addr| addr.is_ipv4() == ipv4).unwrap()
 }
@@ -43,7 +43,7 @@ fn addresses(node: &Node) -> [IpAddr; 2] {
 }
 
 /// Both ways, by TCP and UDP, and each sees the other's own address.
-fn met(node: &Node, pod: &Pod) -> Result<(), String> {
+pub fn met(node: &Node, pod: &Pod) -> Result<(), String> {
     for (ipv4, tcp) in [(true, true), (true, false), (false, true), (false, false)] {
         let (host, own) = (address(node, ipv4), pod.addr(ipv4).unwrap());
         let probed = seen_at(&node.netns, SocketAddr::new(own, ENDPOINT), tcp);
@@ -58,7 +58,7 @@ fn met(node: &Node, pod: &Pod) -> Result<(), String> {
     Ok(())
 }
 
-fn meets(node: &Node, pod: &Pod) {
+pub fn meets(node: &Node, pod: &Pod) {
     let mut last = Ok(());
     until(&format!("{} and its node meet", pod.name), || {
         last = met(node, pod);
@@ -77,7 +77,7 @@ fn strangers(node: &Node, pod: &Pod) -> bool {
 }
 
 /// Every pod and every node tells who asks.
-fn all_serving(site: &Site, pods: &[Pod]) {
+pub fn all_serving(site: &Site, pods: &[Pod]) {
     pods.iter().for_each(serve);
     site.nodes.iter().for_each(|node| serve_at(&node.netns, &addresses(node)));
 }

@@ -4,17 +4,22 @@
 use std::{
     collections::BTreeSet,
     fs,
+    net::SocketAddr,
     process::{Child, Command, Stdio},
 };
 
-use crate::story::*;
+use crate::{
+    citizens::address,
+    services::{ENDPOINT, seen_at, serve, serve_at},
+    story::*,
+};
 
 const SERVER: &str = "10.77.0.2";
 /// Longer than a pod waits for its address, and not much.
 const BOUND: Duration = Duration::from_secs(13);
 
 /// A host of the second switch with a DHCP server on it.
-struct Server {
+pub struct Server {
     netns: Netns,
     dir: PathBuf,
     daemon: Option<Child>,
@@ -35,7 +40,7 @@ impl Server {
 
     /// Gives addresses of this range, to be renewed after so many seconds and rebound after others:
     /// three at least, or dnsmasq goes by its own.
-    fn serve(&mut self, range: &str, (t1, t2): (u32, u32)) {
+    pub fn serve(&mut self, range: &str, (t1, t2): (u32, u32)) {
         self.end();
         let mut dnsmasq = Command::new("dnsmasq");
         dnsmasq.args([
@@ -70,7 +75,7 @@ impl Server {
         }
     }
 
-    fn log(&self) -> String {
+    pub fn log(&self) -> String {
         fs::read_to_string(self.dir.join("log")).unwrap_or_default()
     }
     /// How many lines of its log say this.
@@ -78,7 +83,7 @@ impl Server {
         self.log().lines().filter(|line| line.contains(what)).count()
     }
     /// Addresses that it has given, by its own file.
-    fn given(&self) -> Vec<String> {
+    pub fn given(&self) -> Vec<String> {
         let file = fs::read_to_string(self.dir.join("leases")).unwrap_or_default();
         file.lines().filter_map(|line| line.split(' ').nth(2)).map(str::to_owned).collect()
     }
@@ -94,17 +99,23 @@ impl Drop for Server {
 }
 
 fn network(mode: &str) -> Value {
-    json!({
-        "attach": {"kind": "macvlan", "parent": "eth1", "mode": mode},
-        "join": {"kind": "underlay", "addresses": "dhcp"}, "ranges": ["10.77.0.0/24"],
-    })
+    network_of(&json!({"kind": "macvlan", "parent": "eth1", "mode": mode}))
+}
+
+fn network_of(attach: &Value) -> Value {
+    let join = json!({"kind": "underlay", "addresses": "dhcp"});
+    json!({"attach": attach, "join": join, "ranges": ["10.77.0.0/24"]})
 }
 
 /// Nodes with a network `net` whose server is to be plugged in.
 fn lan(nodes: usize, mode: &str) -> Site {
+    lan_of(nodes, &network(mode))
+}
+
+fn lan_of(nodes: usize, network: &Value) -> Site {
     let site = built(&Plan { lan: true, families: Families::V4, ..plan(nodes) });
     site.start().unwrap();
-    site.apply("net", &network(mode)).unwrap();
+    site.apply("net", network).unwrap();
     for node in &site.nodes {
         node.wait_until("serving it", |node| {
             let status = node.status()?;
@@ -117,7 +128,15 @@ fn lan(nodes: usize, mode: &str) -> Site {
 
 /// The same with a server that renews soon.
 fn served(nodes: usize, mode: &str) -> (Site, Server) {
-    let site = lan(nodes, mode);
+    served_to(lan(nodes, mode))
+}
+
+/// The same, for pods by this attach.
+pub fn served_by(nodes: usize, attach: &Value) -> (Site, Server) {
+    served_to(lan_of(nodes, &network_of(attach)))
+}
+
+fn served_to(site: Site) -> (Site, Server) {
     let mut server = Server::plug(&site, "dhcp", SERVER);
     server.serve("10.77.0.100,10.77.0.119", (3, 100));
     (site, server)
@@ -136,7 +155,7 @@ fn problems(node: &Node) -> String {
 }
 
 /// Who sends to whom is answered, by the address that it leased.
-fn passes(pod: &Pod, site: &Site) {
+pub fn passes(pod: &Pod, site: &Site) {
     let world =
         site.wire.world.run(|| std::net::UdpSocket::bind("203.0.113.1:7")).unwrap().unwrap();
     world.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
@@ -206,6 +225,75 @@ fn dhcp_leases_are_kept_over_an_agents_death_and_given_back() {
     until("given back", || server.given().is_empty());
     assert_eq!(server.said("DHCPRELEASE"), 2, "once each: {}", server.log());
     site.nodes.iter().for_each(nothing_left);
+}
+
+/// Both ways, each seen as itself.
+pub fn meets_its_node(node: &Node, pod: &Pod) -> Result<(), String> {
+    let (host, own) = (address(node, true), pod.addrs[0]);
+    for tcp in [true, false] {
+        let probed = seen_at(&node.netns, SocketAddr::new(own, ENDPOINT), tcp);
+        let asked = seen_at(&pod.netns, SocketAddr::new(host, ENDPOINT), tcp);
+        if (probed, asked) != (Some(host), Some(own)) {
+            return Err(format!("tcp {tcp}: node to {own} {probed:?}, and back {asked:?}"));
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn dhcp_a_pod_and_its_node_meet_as_long_as_it_has_its_address() {
+    let (site, mut server) = served(1, "private");
+    let node = &site.nodes[0];
+    serve_at(&node.netns, &[address(node, true)]);
+    let pods = ["a1", "a2", "a3"].map(|name| {
+        let pod = node.add_pod(name, "net").unwrap();
+        serve(&pod);
+        assert_eq!(meets_its_node(node, &pod), Ok(()), "{name}, once ADD has answered");
+        pod
+    });
+    empty_plan(node);
+    // The address is lost: perhaps another host's, to be reached by the network.
+    fs::remove_file(server.dir.join("leases")).unwrap();
+    server.serve("10.77.0.200,10.77.0.210", (3, 100));
+    let way = |pod: &Pod| sh(&node.netns, &format!("ip route get {}", pod.addrs[0]));
+    for pod in &pods {
+        until("taken away", || !inside(pod).contains(&addr(pod)));
+        until("no way to it", || !way(pod).contains("weftn"));
+    }
+    empty_plan(node);
+    server.serve("10.77.0.100,10.77.0.119", (3, 100));
+    for pod in &pods {
+        until("there again", || meets_its_node(node, pod).is_ok());
+    }
+    empty_plan(node);
+    pods.into_iter().for_each(|pod| node.delete_pod(pod).unwrap());
+    nothing_left(node);
+}
+
+#[test]
+fn dhcp_an_address_that_a_node_has_is_not_for_pods() {
+    let (site, mut server) = served(2, "bridge");
+    server.serve("10.77.0.100,10.77.0.100", (50, 100));
+    let node = &site.nodes[0];
+    let (_netns, path) = namespace("taken");
+    let config = node.cni_config("net");
+    for owner in &site.nodes {
+        sh(&owner.netns, "ip addr add 10.77.0.100/24 dev eth1");
+        until("known", || {
+            let (exit, answer) = node.cni("ADD", "taken", &path, &config, &[]).unwrap();
+            let said = "gives 10.77.0.100, which is a node's own";
+            let refused = exit == 1 && answer["details"].to_string().contains(said);
+            assert_eq!(node.cni("DEL", "taken", &path, &config, &[]).unwrap().0, 0);
+            refused
+        });
+        nothing_left(node);
+        sh(&owner.netns, "ip addr del 10.77.0.100/24 dev eth1");
+    }
+    until("served once it is nobody's", || {
+        node.cni("ADD", "taken", &path, &config, &[]).unwrap().0 == 0
+    });
+    assert_eq!(node.cni("DEL", "taken", &path, &config, &[]).unwrap().0, 0);
+    nothing_left(node);
 }
 
 #[test]
@@ -556,6 +644,7 @@ fn dhcp_a_network_that_makes_no_sense_is_refused() {
             "`join.gateway` has no meaning with `addresses: dhcp`",
         ),
         (with("join.exclude", json!(["10.77.0.9"])), "`join.exclude` has no meaning"),
+        (with("join.static", json!(["10.77.0.9"])), "`join.static` has no meaning"),
         (with("blockPrefix4", json!(28)), "`blockPrefix4` has no meaning"),
         (with("join.addresses", json!("dhpc")), "`chunks` or `dhcp`"),
         (with("attach", json!("veth")), "join underlay"),

@@ -1,8 +1,13 @@
 //! Pods that are children of a NIC and share its MAC address (IPVLAN). Told where the kernel has it:
 //! in the virtual machine (`cargo xtask test`).
 
+use std::net::SocketAddr;
+
 use crate::{
+    citizens::{all_serving, met},
+    dhcp::{meets_its_node, passes, served_by},
     lan::{apart, full_size, introduce, lan, links_inside, mac, meet, on_lan},
+    services::{ENDPOINT, seen_at, serve, serve_at},
     story::*,
 };
 
@@ -186,4 +191,99 @@ fn an_ipvlan_link_is_made_again_and_follows_its_nics_address() {
     until("known by the new address", || crate::story::pods(node).iter().all(with_it));
     assert!(meet(&pods, "a1", "a2"));
     empty_plan(node);
+}
+
+#[test]
+fn ipvlan_pods_and_their_node_meet_in_every_mode() {
+    for (mode, flag) in [("l2", "bridge"), ("l2", "private"), ("l3", "bridge"), ("l3s", "private")]
+    {
+        let site = if mode == "l2" {
+            on_lan(&lan(2), &attach(mode, flag))
+        } else {
+            routed(&Plan { pods: 2, ..plan(2) }, mode, flag)
+        };
+        let pods = site.add_pods("net", "").unwrap();
+        all_serving(&site, &pods);
+        for pod in &pods {
+            let node = site.nodes.iter().find(|node| node.name == pod.node).unwrap();
+            assert_eq!(met(node, pod), Ok(()), "{mode} {flag}, {}", pod.name);
+            let mut config = node.cni_config("net");
+            let (_, result) = node.cni("ADD", &pod.name, &pod.path, &config, &[]).unwrap();
+            config["prevResult"] = result;
+            let (exit, answer) = node.cni("CHECK", &pod.name, &pod.path, &config, &[]).unwrap();
+            assert_eq!(exit, 0, "{mode} {flag}: {answer}");
+        }
+        let (said, works) = explained(&site.nodes[0], "a1", "192.0.2.1");
+        assert!(works && said.contains("192.0.2.1/32 via 169.254.1.1 dev weft-eth0"), "{said}");
+        site.delete_pods(pods).unwrap();
+        site.nodes.iter().for_each(nothing_left);
+    }
+}
+
+/// Who of them gets no answer from whom.
+fn unanswered(from: &[Pod], to: &[Pod]) -> Vec<String> {
+    let mut unanswered = Vec::new();
+    for (from, to) in from.iter().flat_map(|from| to.iter().map(move |to| (from, to))) {
+        for (ipv4, tcp) in [(true, true), (true, false), (false, true), (false, false)] {
+            let at = SocketAddr::new(to.addr(ipv4).unwrap(), ENDPOINT);
+            if seen_at(&from.netns, at, tcp).is_none() {
+                unanswered.push(format!("{} to {}, ipv4 {ipv4}, tcp {tcp}", from.name, to.name));
+            }
+        }
+    }
+    unanswered
+}
+
+#[test]
+fn ipvlan_l3_pods_and_pods_of_other_networks_answer_each_other_on_all_nodes() {
+    for mode in ["l3", "l3s"] {
+        let site = routed(&Plan { lan: true, ..plan(2) }, mode, "bridge");
+        site.apply("veth", &site.network("veth", "host-gw", 2)).unwrap();
+        site.settled("veth", "host-gw").unwrap();
+        let macvlan = json!({"kind": "macvlan", "parent": "eth1", "mode": "bridge"});
+        site.apply("lan", &site.lan_network(&macvlan)).unwrap();
+        site.settled("lan", "underlay").unwrap();
+        let of = |network: &str, name: &str| {
+            let pods = site.add_pods_of(1, network, name).unwrap();
+            pods.iter().for_each(serve);
+            pods
+        };
+        let (own, routed, lan) = (of("net", ""), of("veth", "r-"), of("lan", "m-"));
+        let mut cut = Vec::new();
+        cut.extend(unanswered(&own, &routed));
+        cut.extend(unanswered(&routed, &own));
+        cut.extend(unanswered(&lan, &own));
+        cut.extend(unanswered(&lan, &routed));
+        assert_eq!(cut, [""; 0], "{mode}");
+    }
+}
+
+#[test]
+fn ipvlan_pods_have_addresses_of_a_dhcp_server_though_they_share_a_mac_address() {
+    let (site, server) = served_by(1, &attach("l2", "bridge"));
+    let node = &site.nodes[0];
+    serve_at(&node.netns, &[crate::citizens::address(node, true)]);
+    let pods = ["a1", "a2", "a3"].map(|name| {
+        let pod = node.add_pod(name, "net").unwrap();
+        serve(&pod);
+        assert_eq!(meets_its_node(node, &pod), Ok(()), "{name}");
+        passes(&pod, &site);
+        pod
+    });
+    assert_eq!(server.given().len(), 3, "{}", server.log());
+    let nic = mac(&node.netns, "eth1");
+    assert!(pods.iter().all(|pod| mac(&pod.netns, "eth0") == nic));
+    // Renewed by unicast, which the parent hands to the pod that has the address.
+    for pod in &pods {
+        let renewed = || {
+            let ack = format!("DHCPACK(eth0) {}", pod.addrs[0]);
+            server.log().lines().filter(|line| line.contains(&ack)).count()
+        };
+        let before = renewed();
+        until("renewed", || renewed() > before + 1);
+    }
+    assert_eq!(node.status().unwrap()["problems"], json!([]));
+    pods.into_iter().for_each(|pod| node.delete_pod(pod).unwrap());
+    until("given back", || server.given().is_empty());
+    nothing_left(node);
 }

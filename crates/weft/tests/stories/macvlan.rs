@@ -796,3 +796,22 @@ fn a_link_with_the_same_mac_address_that_is_just_going_is_waited_for() {
     forget(&path);
     nothing_left(node);
 }
+
+#[test]
+fn macvlan_passthru_does_not_take_the_node_its_way_to_the_others() {
+    let site = built(&lan(1));
+    site.start().unwrap();
+    let node = &site.nodes[0];
+    let attach = json!({"kind": "macvlan", "parent": "eth0", "mode": "passthru"});
+    let network = json!({"attach": attach, "join": "underlay", "ranges": ["10.78.0.0/24"]});
+    site.apply("net", &network).unwrap();
+    let says = "mode passthru would take eth0, by which this node reaches the others";
+    node.wait_until("saying it", |node| Ok(node.status()?["problems"].to_string().contains(says)))
+        .unwrap();
+    let (netns, path) = namespace("refused");
+    let (exit, answer) = node.cni("ADD", "refused", &path, &node.cni_config("net"), &[]).unwrap();
+    assert_eq!((exit, &answer["code"]), (1, &json!(101)), "{answer}");
+    assert!(answer["details"].to_string().contains(says), "{answer}");
+    assert_eq!(sh(&netns, "ip -o link").lines().count(), 1, "nothing is half made");
+    nothing_left(node);
+}

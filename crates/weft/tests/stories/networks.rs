@@ -104,3 +104,24 @@ fn a_name_that_is_used_again_for_another_kind_of_network_has_nothing_of_the_last
         site.settled("net", join).unwrap();
     }
 }
+
+#[test]
+fn a_vlan_that_a_node_can_not_make_keeps_no_other_network_from_the_others() {
+    let site = built(&Plan { lan: true, ..plan(2) });
+    site.start().unwrap();
+    for node in &site.nodes {
+        sh(&node.netns, "ip link add weftv-eth1.100 type veth peer name stranger");
+    }
+    let attach = json!({"kind": "macvlan", "parent": "eth1", "vlan": 100});
+    let lan = json!({"attach": attach, "join": "underlay", "ranges": ["10.78.0.0/24"]});
+    site.apply("lan", &lan).unwrap();
+    let node = &site.nodes[0];
+    node.wait_until("saying it", |node| {
+        Ok(node.status()?["problems"].to_string().contains("the kernel differs by"))
+    })
+    .unwrap();
+    site.apply("net", &site.network("veth", "vxlan", 1)).unwrap();
+    let (pods, _echo) = answering(&site);
+    until("told", || reaches(&pods[0], &pods[1]) && reaches(&pods[1], &pods[0]));
+    site.delete_pods(pods).unwrap();
+}

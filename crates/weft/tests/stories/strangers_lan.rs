@@ -23,7 +23,7 @@ fn begin_in(site: &Site, mode: &str) {
 }
 
 /// A host on the second switch that is nobody's node.
-fn stranger(site: &Site) -> Netns {
+pub fn stranger(site: &Site) -> Netns {
     let (host, lan) = (Netns::create().unwrap(), site.wire.lan().unwrap());
     rig::pair(&host, "eth0", lan, "stranger", 1500).unwrap();
     rig::port(lan, "stranger", "br0").unwrap();

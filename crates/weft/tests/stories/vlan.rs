@@ -2,8 +2,9 @@
 //! the virtual machine (`cargo xtask test`).
 
 use crate::{
-    lan::{apart, lan, mac, meet, pair},
+    lan::{apart, introduce, lan, mac, meet, pair},
     story::*,
+    strangers_lan::stranger,
 };
 
 fn on_vlan(vlan: u16, range: &str) -> Value {
@@ -101,4 +102,103 @@ fn a_vlan_comes_and_goes_with_its_network_and_its_nic() {
         nothing_left(node);
         until("without a VLAN", || vlans(node) == 0);
     }
+}
+
+#[test]
+fn a_vlan_that_somebody_else_has_made_is_said_and_can_be_named() {
+    let site = built(&lan(1));
+    site.start().unwrap();
+    let node = &site.nodes[0];
+    sh(&node.netns, "ip link add theirs link eth1 type vlan id 100");
+    sh(&node.netns, "ip link set theirs up");
+    site.apply("red", &on_vlan(100, "10.78.0.0/24")).unwrap();
+    node.wait_until("saying it", |node| {
+        let problems = node.status()?["problems"].to_string();
+        Ok(problems.contains("has another of this VLAN, name that"))
+    })
+    .unwrap();
+    node.ask("DELETE", "/v1/networks/red", None).unwrap();
+    let attach = json!({"kind": "macvlan", "parent": "theirs"});
+    let network = json!({"attach": attach, "join": "underlay", "ranges": ["10.78.0.0/24"]});
+    site.apply("pink", &network).unwrap();
+    let pods = site.add_pods_of(1, "pink", "p").unwrap();
+    site.delete_pods(pods).unwrap();
+    assert!(sh(&node.netns, "ip -o link show type vlan").contains("theirs"));
+}
+
+/// The one network of a VLAN, served on every node.
+fn red(site: &Site, mode: &str, host_access: bool) {
+    let mut network = on_vlan(100, "10.77.0.0/24");
+    (network["attach"]["mode"], network["hostAccess"]) = (json!(mode), json!(host_access));
+    site.apply("red", &network).unwrap();
+    for node in &site.nodes {
+        node.wait_until("with a block", |node| {
+            let own = &node.status()?["networks"]["red"]["blocks"];
+            Ok(own.as_array().is_some_and(|own| !own.is_empty()))
+        })
+        .unwrap();
+    }
+}
+
+#[test]
+fn private_pods_of_a_vlan_never_meet_not_even_known_and_behind_a_hairpin() {
+    let site = built(&Plan { families: Families::V4, ..lan(2) });
+    site.start().unwrap();
+    red(&site, "private", true);
+    let pods = site.add_pods("red", "").unwrap();
+    let _echo = responders(&pods);
+    introduce(&pods);
+    site.wire.hairpin("node-a", true).unwrap();
+    assert!(apart(&pods, "a1", "a2") && meet(&pods, "a1", "b1"));
+    let node = &site.nodes[0];
+    node.kill().unwrap();
+    sh(&node.netns, "nft delete table netdev weft");
+    assert!(meet(&pods, "a1", "a2"), "it is the node's rule that keeps them");
+}
+
+#[test]
+fn what_is_said_in_a_vlan_is_no_strangers_on_its_nic() {
+    let site = built(&Plan { families: Families::V4, ..lan(2) });
+    site.start().unwrap();
+    // The same addresses on the NIC and on a VLAN of it: two networks that do not meet.
+    let mut own = site.lan_network(&json!({"kind": "macvlan", "parent": "eth1"}));
+    own["hostAccess"] = json!(false);
+    own["join"] = json!("underlay");
+    site.apply("own", &own).unwrap();
+    red(&site, "bridge", false);
+    let mut pods = site.add_pods_of(4, "own", "o-").unwrap();
+    pods.extend(site.add_pods_of(2, "red", "r-").unwrap());
+    let _echo = responders(&pods);
+    assert!(meet(&pods, "o-a1", "o-b1") && meet(&pods, "r-a1", "r-b1"));
+    let addr = |name: &str| pods.iter().find(|pod| pod.name == name).unwrap().addrs[0];
+    assert_eq!(addr("o-a1"), addr("r-a1"), "the same, in two networks");
+    // A host of the VLAN has an address that a pod on the NIC itself has, too, and says so.
+    let (host, node) = (stranger(&site), &site.nodes[0]);
+    sh(
+        &host,
+        &format!(
+            "ip link add his link eth0 type vlan id 100; ip addr add {}/24 dev his
+             echo 1 > /proc/sys/net/ipv4/conf/his/arp_notify; ip link set his up",
+            addr("o-a4")
+        ),
+    );
+    let conflict = |of: &str| format!("network {of}: conflict: ");
+    let problems = || node.status().unwrap()["problems"].to_string();
+    until("heard in the VLAN", || problems().contains(&conflict("red")));
+    // What it hears later, it was told before.
+    assert!(!problems().contains(&conflict("own")), "{}", problems());
+}
+
+#[test]
+fn uninstall_takes_a_vlan_and_pods_on_it_away() {
+    let site = built(&Plan { families: Families::V4, ..lan(1) });
+    site.start().unwrap();
+    red(&site, "private", true);
+    let node = &site.nodes[0];
+    let pods = site.add_pods("red", "").unwrap();
+    node.kill().unwrap();
+    uninstall(node);
+    let left = sh(&node.netns, "ip -o link; ip route; nft list tables");
+    assert!(!left.contains("weft"), "{left}");
+    assert!(pods.iter().all(|pod| !sh(&pod.netns, "ip -o link").contains("eth0")));
 }

@@ -21,6 +21,7 @@ use super::{
         Agent, POISONED,
         announce::announce,
         links::{inside, namespace},
+        wake::Reasons,
     },
     EVERYBODY, Told, client,
 };
@@ -324,6 +325,8 @@ fn stand(agent: &Agent, id: &AttachmentId, lease: Lease) -> Option<Attachment> {
 /// Brings the pod's inside to what its lease says. What fails is found again when pods are looked
 /// into.
 fn put_right(agent: &Agent, id: &AttachmentId) {
+    // The node's way to the pod comes and goes with its address.
+    agent.wake.ring(Reasons::KERNEL);
     let _gate = agent.gate.read().expect(POISONED);
     let serving = agent.serving();
     let Some(pod) = agent.ledger().get(id).filter(|pod| pod.phase == Phase::Attached).cloned()

@@ -118,8 +118,9 @@ fn take(agent: &Agent, pod: &mut Attachment, news: News, via: Mac) -> Result<(),
         }
         News::Withdrawn | News::Refused(_) => pod.lease = None,
     }
+    let kept = not_for_pods(agent, pod);
     let mut ledger = agent.ledger();
-    let clash = anothers(ledger.attachments(), pod);
+    let clash = anothers(ledger.attachments(), pod).or(kept);
     if clash.is_some() {
         // It is not ours to give back.
         pod.lease = None;
@@ -189,6 +190,19 @@ fn anothers<'a>(
         ours.server,
         ours.addr,
         other.label()
+    ))
+}
+
+/// A node's own address is none either: a server that goes by the MAC address gives it to every pod
+/// that has its NIC's.
+fn not_for_pods(agent: &Agent, pod: &Attachment) -> Option<String> {
+    let terms = pod.lease.as_ref().filter(|lease| lease.standing == Standing::Held)?.terms;
+    let serving = agent.serving();
+    serving.networks.get(&pod.network)?.reserve.keeps(terms.addr.into())?;
+    Some(format!(
+        "server {} gives {}, which is a node's own or no host's: it must tell clients apart by their \
+         identifier (RFC 4361), not by their MAC address",
+        terms.server, terms.addr
     ))
 }
 
