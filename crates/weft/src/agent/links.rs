@@ -71,11 +71,6 @@ pub(super) fn complete(agent: &Agent, pod: &Attachment, there: &Kernel) -> Resul
     let ground = served.ground(&agent.node, &serving.host);
     inside_by(there, pod, &ground)
         .map_err(|why| CniError::new(Code::Refused, "set the pod's link up", why))?;
-    // The node knows now to which address its pair leads.
-    if let Some(refusal) = access::open(agent, pod, &ground).into_iter().next() {
-        let why = refusal.to_string();
-        return Err(CniError::new(Code::Refused, "give the pod access to its node", why));
-    }
     fault::point("add.after-address");
     // The node's way to the pod, and nothing else of it, follows from its address too.
     if let Some(refusal) = access::open(agent, pod, &ground).first() {

@@ -8,10 +8,7 @@ use std::{
     io,
     net::IpAddr,
     os::{fd::AsFd, unix::net::UnixDatagram},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -38,15 +35,15 @@ const NAMED_MAX: Duration = Duration::from_millis(600);
 const LOOK: Duration = Duration::from_secs(1);
 const EVER: Duration = Duration::from_secs(3600);
 
-/// Wakes the thread, which waits for frames too; and says whether there is one to be waited for.
-pub(super) struct Bell(UnixDatagram, AtomicBool);
+/// Wakes the thread, which waits for frames too.
+pub(super) struct Bell(UnixDatagram);
 
 impl Bell {
     pub(super) fn hang() -> io::Result<(Self, UnixDatagram)> {
         let (bell, rung) = UnixDatagram::pair()?;
         bell.set_nonblocking(true)?;
         rung.set_nonblocking(true)?;
-        Ok((Self(bell, false.into()), rung))
+        Ok((Self(bell), rung))
     }
 
     /// False if nobody is there to hear it.
@@ -75,7 +72,6 @@ struct Asking {
 }
 
 pub(super) fn spawn(agent: &Arc<Agent>, rung: UnixDatagram) -> anyhow::Result<()> {
-    agent.strangers.1.store(true, Ordering::Relaxed);
     let agent = agent.clone();
     std::thread::Builder::new().name("strangers".into()).spawn(move || run(&agent, &rung))?;
     Ok(())
@@ -314,7 +310,7 @@ pub(super) fn ahead(
         call.ips.iter().for_each(|addr| pool.want(*addr, now));
         Some(())
     };
-    if !agent.strangers.1.load(Ordering::Relaxed) || open().is_none() {
+    if open().is_none() {
         return Ok(false);
     }
     let known = |which: &dyn Fn(&weft_core::ipam::Pool, Duration) -> bool| {

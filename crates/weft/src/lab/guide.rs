@@ -220,15 +220,16 @@ pub fn switch(
     (from, to): (&str, &str),
     number: u8,
 ) -> anyhow::Result<Value> {
-    let ipv4 = pods[0].addr(true).is_some();
+    // Both families, where pods have both.
+    let (ipv4, ipv6) = (pods[0].addr(true).is_some(), pods[0].addr(false).is_some());
     let per_node = cluster.plan.pods;
     let (a, b) = (&pods[0], &pods[per_node]);
     let c = pods.get(2 * per_node).unwrap_or(a);
     let flows = [
         Flow::start(FlowKind::Small, a, b, ipv4)?,
-        Flow::start(FlowKind::Full, b, c, ipv4)?,
+        Flow::start(FlowKind::Full, b, c, !ipv6)?,
         Flow::start(FlowKind::Full, c, b, ipv4)?,
-        Flow::start(FlowKind::Bulk, a, b, ipv4)?,
+        Flow::start(FlowKind::Bulk, a, b, !ipv6)?,
     ];
     std::thread::sleep(CALM);
     let started = Instant::now();

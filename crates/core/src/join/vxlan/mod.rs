@@ -129,7 +129,13 @@ pub fn path(
     if sender.reach.get(&underlay).is_none_or(Option::is_none) {
         return Err(Refusal::NoRoute { underlay });
     }
-    let via = peer.tunnel_address(ipv4).ok_or(Refusal::NoBlock { ipv4 })?;
+    let address = peer.tunnel_address(ipv4).ok_or(Refusal::NoBlock { ipv4 })?;
+    // An IPv6 next hop to which a route leads by another device is refused (net/ipv6/route.c,
+    // `ip6_route_check_nh_onlink`), and while a path changes the block's own route does so.
+    let via = match receive {
+        Receive::Vxlan { mac, .. } if !ipv4 => mac.link_local().addr(),
+        _ => address,
+    };
     let dev = device(vni, underlay);
     let mtu = local.mtu.min(peer.mtu).less(overhead(underlay));
     Ok(Path { receive: receive.clone(), dev, via, mtu, overhead: overhead(underlay) })
