@@ -228,6 +228,12 @@ impl Pool {
         }
     }
 
+    /// As `want`, whatever was heard of it before: whoever had it may have given it up.
+    pub fn want_anew(&mut self, addr: IpAddr, now: Duration) {
+        self.probed.conflicts.remove(&addr);
+        self.want(addr, now);
+    }
+
     /// True if nothing is to be learnt of the address by waiting.
     pub fn known(&self, addr: IpAddr, now: Duration) -> bool {
         self.taken.contains(&addr)

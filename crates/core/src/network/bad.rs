@@ -26,8 +26,12 @@ pub enum BadNetwork {
     #[error("network {name}: {range} has bits set beyond its prefix; write {}", range.trunc())]
     HostBits { name: NetworkName, range: IpNet },
     #[error(
-        "network {name}: a block of /{block} does not fit range {range}; \
-         use a length from {} to {most}", range.prefix_len()
+        "network {name}: a block of /{block} does not fit range {range}: {}",
+        if range.prefix_len() > *most {
+            format!("the range itself is smaller than the smallest block, /{most}")
+        } else {
+            format!("use a length from {} to {most}", range.prefix_len())
+        }
     )]
     Block { name: NetworkName, range: IpNet, block: u8, most: u8 },
     #[error(

@@ -351,7 +351,7 @@ pub(super) fn anothers(agent: &Agent, name: &NetworkName, addrs: &[IpAddr]) -> O
     {
         let mut ledger = agent.ledger();
         let (pool, now) = ledger.timed_pool(name)?;
-        addrs.iter().for_each(|addr| pool.want(*addr, now));
+        addrs.iter().for_each(|addr| pool.want_anew(*addr, now));
     }
     if !agent.strangers.ring() {
         return None;

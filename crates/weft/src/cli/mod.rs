@@ -237,13 +237,13 @@ fn network(command: NetworkCommand) -> anyhow::Result<()> {
             let networks = client::ask(&agent.control, "GET", "/v1/networks", None)?;
             let mut network = networks[name.as_str()].clone();
             anyhow::ensure!(network.is_object(), "there is no network {name}");
-            // Settings that the two kinds share, such as the VNI, stay.
-            let mut settings = network["join"].clone();
-            settings["kind"] = json!(join);
-            if join == "host-gw" {
-                settings = json!({"kind": join});
+            // Settings that two kinds of tunnel share, such as the VNI, stay.
+            let tunnel = |kind: &Value| ["vxlan", "auto"].iter().any(|tunnel| kind == tunnel);
+            if tunnel(&network["join"]["kind"]) && tunnel(&json!(join)) {
+                network["join"]["kind"] = json!(join);
+            } else {
+                network["join"] = json!({"kind": join});
             }
-            network["join"] = settings;
             apply(&name, network, &agent)?;
             println!(
                 "the nodes change over one after the other: `weft paths` shows how far this one is"

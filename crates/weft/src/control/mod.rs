@@ -165,8 +165,8 @@ fn check_network(
         anyhow::ensure!(
             !used || was.attach == network.attach,
             "network {name} attaches by {}: pods that run can't change to {}; make another network",
-            was.attach,
-            network.attach
+            was.attach.kind().described(),
+            network.attach.kind().described()
         );
         anyhow::ensure!(
             !used || was.segment() == network.segment(),

@@ -88,9 +88,10 @@ enum LabCommand {
         /// NIC), ipvlan/l3/FLAG or ipvlan/l3s/FLAG (with `--join host-gw`)
         #[arg(long, default_value = "veth")]
         attach: String,
-        /// vxlan, host-gw, auto or underlay
-        #[arg(long, default_value = "vxlan")]
-        join: String,
+        /// vxlan, vxlan-bridged (either with +multicast), host-gw, auto or underlay; default: what the
+        /// attach stands on
+        #[arg(long)]
+        join: Option<String>,
         #[command(flatten)]
         plan: LabPlan,
     },
@@ -109,7 +110,13 @@ pub fn run(lab: Lab) -> anyhow::Result<u8> {
         Some(LabCommand::Shell { attach, join, plan }) => {
             check(&plan)?;
             enter()?;
-            shell::shell(&Plan::from(&plan), &attach, &join)
+            let join = join.unwrap_or_else(|| join_of(&attach).to_owned());
+            let mut plan = Plan::from(&plan);
+            if attach.ends_with("passthru") {
+                // One has the whole NIC.
+                plan.pods = 1;
+            }
+            shell::shell(&plan, &attach, &join)
         }
         None => {
             check(&lab.plan)?;
@@ -117,6 +124,11 @@ pub fn run(lab: Lab) -> anyhow::Result<u8> {
                 lab.plan.underlay != Families::Mixed,
                 "the guided run wants everybody to reach everybody, and over a mixed underlay the first \
                  two nodes have no family in common: try `weft lab shell --underlay mixed`"
+            );
+            anyhow::ensure!(
+                !lab.plan.families.has(false, 2) || lab.plan.underlay.has(false, 2),
+                "the guided run changes to host-gw too, by which IPv6 pods can't go between nodes with \
+                 IPv4 alone: try `weft lab shell --underlay ipv4`, or `--families ipv4`"
             );
             enter()?;
             Ok(guide::run(&Plan::from(&lab.plan), lab.json))
@@ -130,6 +142,15 @@ fn check(plan: &LabPlan) -> anyhow::Result<()> {
         "--families mixed: pods have ipv4, ipv6 or dual; only the underlay may be mixed"
     );
     Ok(())
+}
+
+/// The first join that goes with an attach.
+fn join_of(attach: &str) -> &'static str {
+    match attach {
+        _ if attach.starts_with("ipvlan/l3") => "host-gw",
+        _ if attach.starts_with("macvlan") || attach.starts_with("ipvlan") => "underlay",
+        _ => "vxlan",
+    }
 }
 
 fn enter() -> anyhow::Result<()> {

@@ -100,7 +100,8 @@ fn a_name_that_is_used_again_for_another_kind_of_network_has_nothing_of_the_last
         site.delete_pods(pods).unwrap();
         let deleted = || site.nodes[0].ask("DELETE", "/v1/networks/net", None).is_ok();
         until("deleted", deleted);
-        site.apply("net", &site.network(attach, join, 1)).unwrap();
+        // Refused as long as the node still sees the last one.
+        until("taken", || site.apply("net", &site.network(attach, join, 1)).is_ok());
         site.settled("net", join).unwrap();
     }
 }

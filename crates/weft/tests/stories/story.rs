@@ -96,7 +96,8 @@ pub fn reboot(node: &Node, pods: impl IntoIterator<Item = Pod>) {
     }
     sh(
         &node.netns,
-        "nft flush ruleset
+        "set +e
+         nft flush ruleset
          for ip in ip 'ip -6'; do
            $ip route show proto 119 | while read dst block rest; do
              [ $dst = blackhole ] && dst=\"blackhole $block\"

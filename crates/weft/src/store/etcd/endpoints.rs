@@ -194,8 +194,14 @@ impl Endpoints {
 
     /// With what may be behind it: a server that does not like how it is spoken to hangs up.
     fn doubted(&self, at: usize, why: String) -> String {
-        const HUNG_UP: [&str; 5] =
-            ["connection closed", "fatal alert", "broken pipe", "reset by peer", "http2 error"];
+        const HUNG_UP: [&str; 6] = [
+            "connection closed",
+            "connection reset",
+            "fatal alert",
+            "broken pipe",
+            "reset by peer",
+            "http2 error",
+        ];
         let hung_up = HUNG_UP.iter().any(|word| why.to_lowercase().contains(word));
         if !hung_up || self.ways[at].proven.load(Ordering::Relaxed) {
             return why;
