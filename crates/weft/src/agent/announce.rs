@@ -2,11 +2,11 @@
 //! lost, and a cache that was written just now is not overwritten (Linux: for a second).
 
 use std::{
-    sync::mpsc,
+    sync::{Arc, mpsc},
     time::{Duration, Instant},
 };
 
-use weft_core::attachment::Attachment;
+use weft_core::attachment::{Attachment, AttachmentId, Phase};
 use weft_linux::{Announcement, Kernel};
 
 use super::Agent;
@@ -16,28 +16,32 @@ const AGAIN: [Duration; 3] =
     [Duration::from_millis(50), Duration::from_millis(300), Duration::from_millis(1100)];
 const EVER: Duration = Duration::from_secs(3600);
 
-pub(super) type Announcer = mpsc::Sender<Announcement>;
+/// What is said, and whose it is.
+type Said = (AttachmentId, Announcement);
+pub(super) type Announcer = mpsc::Sender<Said>;
 
 /// One that is yet to be sent, how often it was, and when it is due.
 struct Pending {
+    id: AttachmentId,
     announcement: Announcement,
     first: Instant,
     sent: usize,
 }
 
-pub fn spawn(heard: mpsc::Receiver<Announcement>) -> anyhow::Result<()> {
-    std::thread::Builder::new().name("announce".into()).spawn(move || run(&heard))?;
+pub(super) fn spawn(agent: &Arc<Agent>, heard: mpsc::Receiver<Said>) -> anyhow::Result<()> {
+    let agent = agent.clone();
+    std::thread::Builder::new().name("announce".into()).spawn(move || run(&agent, &heard))?;
     Ok(())
 }
 
-fn run(heard: &mpsc::Receiver<Announcement>) {
+fn run(agent: &Agent, heard: &mpsc::Receiver<Said>) {
     let mut pending: Vec<Pending> = Vec::new();
     loop {
         let due = pending.iter().map(Pending::due).min();
         let wait = due.map_or(EVER, |due| due.saturating_duration_since(Instant::now()));
         match heard.recv_timeout(wait) {
-            Ok(announcement) => {
-                pending.push(Pending { announcement, first: Instant::now(), sent: 0 });
+            Ok((id, announcement)) => {
+                pending.push(Pending { id, announcement, first: Instant::now(), sent: 0 });
             }
             Err(mpsc::RecvTimeoutError::Timeout) => {}
             Err(mpsc::RecvTimeoutError::Disconnected) => return,
@@ -45,8 +49,8 @@ fn run(heard: &mpsc::Receiver<Announcement>) {
         let now = Instant::now();
         for due in pending.iter_mut().filter(|pending| pending.due() <= now) {
             due.sent += 1;
-            if due.announcement.send().is_err() {
-                // The link is gone; so is what was to be said.
+            // A link that is gone, or is about to be freed, has no address any more.
+            if !has_it(agent, &due.id) || due.announcement.send().is_err() {
                 due.sent = AGAIN.len();
             }
         }
@@ -54,6 +58,11 @@ fn run(heard: &mpsc::Receiver<Announcement>) {
         pending = more;
         end(done);
     }
+}
+
+/// False of a pod that goes: its address may be another's already.
+fn has_it(agent: &Agent, id: &AttachmentId) -> bool {
+    agent.ledger().get(id).is_some_and(|pod| pod.phase != Phase::Doomed)
 }
 
 /// Each waits for an RCU grace period as it ends; together they wait for one.
@@ -75,7 +84,7 @@ impl Pending {
 pub(super) fn announce(agent: &Agent, pod: &Attachment, there: &Kernel) {
     let announced = there.announcement(&pod.id.ifname, &pod.addrs).and_then(|announcement| {
         let sent = announcement.send();
-        let _ = agent.announcer.send(announcement);
+        let _ = agent.announcer.send((pod.id.clone(), announcement));
         sent
     });
     if let Err(error) = announced {

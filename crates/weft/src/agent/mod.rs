@@ -309,7 +309,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     node::spawn(&agent)?;
     reap::spawn(&agent)?;
     hear::spawn(&agent)?;
-    announce::spawn(heard)?;
+    announce::spawn(&agent, heard)?;
     strangers::spawn(&agent, rung)?;
     switch::spawn(&agent)?;
     dhcp::spawn(&agent, told)?;
