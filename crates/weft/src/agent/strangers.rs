@@ -239,7 +239,12 @@ impl Asking {
         }
         for (dev, from) in told {
             for (name, here, _) in shared(agent, serving).filter(|(.., on)| *on == dev) {
-                if here.network.ranges.iter().any(|range| range.contains(&from.addr)) {
+                // An address of no node's block may be asked for by another node at the same time: which
+                // of them gets it the store says.
+                let nodes_ask =
+                    from.says == Says::Probes && here.reserve.keeps(from.addr).is_some();
+                let inside = here.network.ranges.iter().any(|range| range.contains(&from.addr));
+                if inside && !nodes_ask {
                     self.told(agent, name, &dev, from);
                 }
             }
@@ -307,7 +312,7 @@ pub(super) fn ahead(
     let open = || {
         let mut ledger = agent.ledger();
         let (pool, now) = ledger.timed_pool(name).filter(|(pool, _)| pool.is_shared())?;
-        call.ips.iter().for_each(|addr| pool.want(*addr, now));
+        call.ips.iter().for_each(|addr| pool.want_anew(*addr, now));
         Some(())
     };
     if open().is_none() {
