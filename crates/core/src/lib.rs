@@ -3,6 +3,7 @@
 
 pub mod attach;
 pub mod attachment;
+pub mod checksum;
 pub mod cni;
 pub mod desired;
 pub mod dhcp;

@@ -8,7 +8,7 @@ use std::{
 };
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
-use weft_core::name::Mac;
+use weft_core::{checksum::checksum, name::Mac};
 
 use crate::netns::Netns;
 
@@ -80,30 +80,15 @@ fn advertisement(mac: Mac, addr: Ipv6Addr) -> Vec<u8> {
     let length = u16::try_from(icmp.len()).unwrap_or(0).to_be_bytes();
     let pseudo =
         [&addr.octets()[..], &ALL_NODES.octets(), &[0, 0], &length, &[0, 0, 0, ICMPV6], &icmp];
-    let sum = checksum(&pseudo.concat());
+    let sum = checksum(&[&pseudo.concat()]);
     icmp[2..4].copy_from_slice(&sum);
     let ip = [&[0x60, 0, 0, 0][..], &length, &[ICMPV6, 255], &addr.octets(), &ALL_NODES.octets()];
     [&[0x33, 0x33, 0, 0, 0, 1][..], &mac.0, &ETH_IPV6, &ip.concat(), &icmp].concat()
 }
 
-/// The Internet checksum (RFC 1071), of an even number of bytes.
-pub(crate) fn checksum(bytes: &[u8]) -> [u8; 2] {
-    let words = bytes.chunks_exact(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])));
-    let mut sum: u32 = words.sum();
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    (!u16::try_from(sum).unwrap_or(0)).to_be_bytes()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_sum_is_rfc_1071s() {
-        assert_eq!(checksum(&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7]), [0x22, 0x0d]);
-    }
 
     #[test]
     fn frames_are_as_long_as_they_should_be() {

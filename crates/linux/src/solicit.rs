@@ -4,9 +4,9 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use weft_core::name::Mac;
+use weft_core::{checksum::checksum, name::Mac};
 
-use crate::announce::{ETH_ARP, ETH_IPV6, checksum};
+use crate::announce::{ETH_ARP, ETH_IPV6};
 
 const ICMPV6: u8 = 58;
 const SOLICITATION: u8 = 135;
@@ -90,7 +90,7 @@ fn solicitation(mac: Mac, from: Ipv6Addr, target: Ipv6Addr) -> Vec<u8> {
     }
     let length = u16::try_from(icmp.len()).unwrap_or(0).to_be_bytes();
     let pseudo = [&from.octets()[..], &to.octets(), &[0, 0], &length, &[0, 0, 0, ICMPV6], &icmp];
-    let sum = checksum(&pseudo.concat());
+    let sum = checksum(&[&pseudo.concat()]);
     icmp[2..4].copy_from_slice(&sum);
     let ip = [&[0x60, 0, 0, 0][..], &length, &[ICMPV6, 255], &from.octets(), &to.octets()];
     [&group_mac(to).0[..], &mac.0, &ETH_IPV6, &ip.concat(), &icmp].concat()
@@ -209,7 +209,7 @@ mod tests {
         assert_eq!(unsummed, hex(want));
         // The sum over all of it, its own included, is nothing (RFC 1071).
         let pseudo = [&frame[22..54], &[0, 0, 0, 24, 0, 0, 0, 58], &frame[54..]].concat();
-        assert_eq!(checksum(&pseudo), [0, 0]);
+        assert_eq!(checksum(&[&pseudo]), [0, 0]);
     }
 
     #[test]

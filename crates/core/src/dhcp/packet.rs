@@ -2,6 +2,8 @@
 
 use std::net::Ipv4Addr;
 
+use crate::checksum::checksum;
+
 pub const SERVER_PORT: u16 = 67;
 pub const CLIENT_PORT: u16 = 68;
 const UDP: u8 = 17;
@@ -48,18 +50,6 @@ pub fn unwrap(packet: &[u8]) -> Option<&[u8]> {
         return None;
     }
     udp.get(UDP_HEAD..length)
-}
-
-/// The Internet checksum (RFC 1071) of parts, each but the last of an even length.
-fn checksum(parts: &[&[u8]]) -> [u8; 2] {
-    let words = parts.iter().flat_map(|part| part.chunks(2));
-    let value =
-        |pair: &[u8]| u32::from(u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)]));
-    let mut sum: u32 = words.map(value).sum();
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    (!u16::try_from(sum).unwrap_or(0)).to_be_bytes()
 }
 
 #[cfg(test)]

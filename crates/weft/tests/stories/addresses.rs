@@ -309,15 +309,21 @@ fn a_node_that_rebooted_gives_back_the_blocks_that_it_does_not_need() {
     site.nodes.iter().for_each(nothing_left);
 }
 
-#[test]
-fn a_name_gets_the_address_that_it_had_on_any_node_until_the_span_is_full() {
-    let site = built(&Plan { pods: 1, families: Families::V4, ..lan(2) });
+/// Names keep one of four addresses.
+fn sticky_on(nodes: usize) -> Site {
+    let site = built(&Plan { pods: 1, families: Families::V4, ..lan(nodes) });
     site.start().unwrap();
     let mut network = site.lan_network(&attach("bridge"));
     network["join"]["static"] = json!(["10.77.0.128/30"]);
     network["join"]["sticky"] = json!(true);
     site.apply("net", &network).unwrap();
     site.settled("net", "underlay").unwrap();
+    site
+}
+
+#[test]
+fn a_name_gets_the_address_that_it_had_on_any_node_until_the_span_is_full() {
+    let site = sticky_on(2);
     let nodes = &site.nodes;
     let mut had = std::collections::BTreeMap::new();
     for n in 0..12 {
@@ -364,13 +370,7 @@ fn a_name_gets_the_address_that_it_had_on_any_node_until_the_span_is_full() {
 
 #[test]
 fn a_name_does_not_get_its_address_again_while_a_stranger_has_it() {
-    let site = built(&Plan { pods: 1, families: Families::V4, ..lan(1) });
-    site.start().unwrap();
-    let mut network = site.lan_network(&attach("bridge"));
-    network["join"]["static"] = json!(["10.77.0.128/30"]);
-    network["join"]["sticky"] = json!(true);
-    site.apply("net", &network).unwrap();
-    site.settled("net", "underlay").unwrap();
+    let site = sticky_on(1);
     let node = &site.nodes[0];
     let pod = ask(node, "web-0", &[]).unwrap();
     let had = pod.addrs[0];
