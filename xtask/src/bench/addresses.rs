@@ -16,7 +16,7 @@ use clap::Args;
 use serde_json::{Value, json};
 use weft_linux::{Netns, rig, sandbox};
 
-use super::contender::ask;
+use super::contender::{ask, call};
 use crate::run::{self, cargo, step, target};
 
 #[derive(Args)]
@@ -240,19 +240,7 @@ fn cni(plugin: &Path, node: &Node, verb: &str, n: usize, netns: &Path) -> anyhow
         "cniVersion": "1.0.0", "name": "lan", "type": "weft-cni", "network": "lan",
         "socket": node.dir.join("cni.sock"),
     });
-    let mut child = Command::new(plugin)
-        .env_clear()
-        .env("CNI_COMMAND", verb)
-        .env("CNI_CONTAINERID", format!("pod{n}"))
-        .env("CNI_NETNS", netns)
-        .env("CNI_IFNAME", "eth0")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()?;
-    if let Some(mut stdin) = child.stdin.take() {
-        stdin.write_all(config.to_string().as_bytes())?;
-    }
-    let out = child.wait_with_output()?;
+    let out = call(plugin, verb, &format!("pod{n}"), netns, &config)?;
     let said = String::from_utf8_lossy(&out.stdout);
     ensure!(out.status.success(), "{verb} of pod {n}: {said}");
     Ok(serde_json::from_slice(&out.stdout).unwrap_or(Value::Null))

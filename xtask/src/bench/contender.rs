@@ -4,7 +4,7 @@
 use std::{
     io::Write,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Command, Output, Stdio},
     time::{Duration, Instant},
 };
 
@@ -205,6 +205,29 @@ pub fn start_agent_on(
     Ok(agent)
 }
 
+/// Runs the plugin once, as a runtime does.
+pub fn call(
+    plugin: &Path,
+    verb: &str,
+    container: &str,
+    netns: &Path,
+    config: &Value,
+) -> anyhow::Result<Output> {
+    let mut child = Command::new(plugin)
+        .env_clear()
+        .env("CNI_COMMAND", verb)
+        .env("CNI_CONTAINERID", container)
+        .env("CNI_NETNS", netns)
+        .env("CNI_IFNAME", "eth0")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    if let Some(mut stdin) = child.stdin.take() {
+        stdin.write_all(config.to_string().as_bytes())?;
+    }
+    Ok(child.wait_with_output()?)
+}
+
 /// Attaches a pod through the plugin. Returns its address.
 pub fn attach(
     plugin: &Path,
@@ -215,19 +238,7 @@ pub fn attach(
     let config = json!({
         "cniVersion": "1.0.0", "name": "bench", "type": "weft-cni", "socket": dir.join("cni.sock"),
     });
-    let mut child = Command::new(plugin)
-        .env_clear()
-        .env("CNI_COMMAND", "ADD")
-        .env("CNI_CONTAINERID", name)
-        .env("CNI_NETNS", netns)
-        .env("CNI_IFNAME", "eth0")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()?;
-    if let Some(mut stdin) = child.stdin.take() {
-        stdin.write_all(config.to_string().as_bytes())?;
-    }
-    let out = child.wait_with_output()?;
+    let out = call(plugin, "ADD", name, netns, &config)?;
     let answer: Value = serde_json::from_slice(&out.stdout)?;
     let address = answer["ips"][0]["address"].as_str().with_context(|| format!("ADD: {answer}"))?;
     Ok(address.split('/').next().unwrap_or_default().parse()?)
