@@ -7,7 +7,7 @@ use anyhow::{Context, bail};
 use crate::run::{MUSL, cargo, step};
 
 /// Debian's packages, each with a file that tells whether it is there.
-const PACKAGES: [(&str, &str); 15] = [
+const PACKAGES: [(&str, &str); 18] = [
     ("protobuf-compiler", "/usr/bin/protoc"),
     ("libprotobuf-dev", "/usr/include/google/protobuf/descriptor.proto"),
     ("etcd-server", "/usr/bin/etcd"),
@@ -19,6 +19,9 @@ const PACKAGES: [(&str, &str); 15] = [
     ("procps", "/usr/bin/pgrep"),
     ("radvd", "/usr/sbin/radvd"),
     ("dnsmasq-base", "/usr/sbin/dnsmasq"),
+    ("frr", "/usr/lib/frr/bgpd"),
+    ("bird2", "/usr/sbin/bird"),
+    ("gobgpd", "/usr/bin/gobgpd"),
     ("qemu-system-x86", "/usr/bin/qemu-system-x86_64"),
     ("busybox-static", "/bin/busybox"),
     ("kmod", "/sbin/depmod"),

@@ -1,6 +1,7 @@
 //! The one program of weft: agent, lab and command line.
 
 pub mod agent;
+pub mod bgp;
 pub mod cli;
 pub mod control;
 pub mod lab;
