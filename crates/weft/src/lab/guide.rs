@@ -20,6 +20,10 @@ pub fn run(plan: &Plan, json: bool) -> u8 {
     let show = Show { json };
     let start = Instant::now();
     let mut seen = Seen::default();
+    let guided = match plan.topology {
+        Topology::Racks => super::racks::run,
+        Topology::Segment | Topology::Routed => guided,
+    };
     let failed = guided(plan, &show, &mut seen).err().map(|error| format!("{error:#}"));
     let Seen { runs, switches } = seen;
     let reached = runs.iter().all(|run| run["pairs"] == run["reached"]);
@@ -54,9 +58,9 @@ pub fn run(plan: &Plan, json: bool) -> u8 {
 
 /// What was measured so far.
 #[derive(Default)]
-struct Seen {
-    runs: Vec<Value>,
-    switches: Vec<Value>,
+pub struct Seen {
+    pub runs: Vec<Value>,
+    pub switches: Vec<Value>,
 }
 
 fn guided(plan: &Plan, show: &Show, seen: &mut Seen) -> anyhow::Result<()> {
@@ -67,6 +71,7 @@ fn guided(plan: &Plan, show: &Show, seen: &mut Seen) -> anyhow::Result<()> {
         match plan.topology {
             Topology::Segment => "one L2 segment",
             Topology::Routed => "two segments, a router between",
+            Topology::Racks => "two racks",
         }
     ));
     let cluster = Cluster::build(plan, &program)?;

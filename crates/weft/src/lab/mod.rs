@@ -7,8 +7,10 @@ mod guide;
 mod node;
 mod physical;
 mod probe;
+mod racks;
 mod shell;
 mod show;
+pub mod tor;
 mod wire;
 
 use std::path::PathBuf;
@@ -19,6 +21,7 @@ use clap::{Args, Subcommand, ValueEnum};
 pub use cluster::{Cluster, Plan};
 pub use node::{Node, Pod};
 pub use probe::{Flow, FlowKind, Report, Responder, largest, reach, too_big};
+pub use racks::start as start_routers;
 pub use shell::address;
 pub use wire::{LAN4, LAN6, Switch, Topology, WORLD4, Wire};
 
@@ -31,6 +34,9 @@ pub struct Lab {
     command: Option<LabCommand>,
     #[command(flatten)]
     plan: LabPlan,
+    /// Show this join alone: bgp, in two racks with real routers (FRR or BIRD)
+    #[arg(long, value_parser = ["bgp"])]
+    join: Option<String>,
     /// Print one JSON object per line as things happen; the last is the result
     #[arg(long)]
     json: bool,
@@ -44,7 +50,7 @@ pub struct LabPlan {
     /// How many pods on each node
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=50))]
     pods: u8,
-    /// One L2 segment, or two with a router between
+    /// One L2 segment, two with a router between, or two racks whose routers speak BGP
     #[arg(long, value_enum, default_value_t = Topology::Segment)]
     topology: Topology,
     /// What the switch of the nodes' second NICs takes in by a port
@@ -130,8 +136,15 @@ pub fn run(lab: Lab) -> anyhow::Result<u8> {
                 "the guided run changes to host-gw too, by which IPv6 pods can't go between nodes with \
                  IPv4 alone: try `weft lab shell --underlay ipv4`, or `--families ipv4`"
             );
+            let mut plan = Plan::from(&lab.plan);
+            if lab.join.is_some() {
+                plan.topology = Topology::Racks;
+            }
+            if plan.topology == Topology::Racks {
+                tor::installed()?;
+            }
             enter()?;
-            Ok(guide::run(&Plan::from(&lab.plan), lab.json))
+            Ok(guide::run(&plan, lab.json))
         }
     }
 }

@@ -61,6 +61,7 @@ impl Node {
             "store": store,
             "runDir": dir,
             "cacheDir": dir.join("cache"),
+            "labels": place.labels(),
         });
         fs::write(dir.join("agent.yaml"), serde_json::to_vec_pretty(&config)?)?;
         let (program, agent) = (program.to_owned(), Mutex::new(None));

@@ -19,6 +19,7 @@ mod macvlan;
 mod networks;
 mod packets;
 mod plugin;
+mod racks;
 mod reboot;
 mod sabotage;
 mod services;
