@@ -17,18 +17,8 @@ use crate::{
     Closed, Conn, Time,
     attrs::Family,
     config::Neighbour,
-    wire::{GracefulRestart, Message, Notification},
+    wire::{GracefulRestart, Message, Notification, cease, code},
 };
-
-const CEASE: u8 = 6;
-const ROUTES_MAX: u8 = 1;
-const SHUTDOWN: u8 = 2;
-const DECONFIGURED: u8 = 3;
-const CONFIG_CHANGE: u8 = 6;
-const COLLISION: u8 = 7;
-const OUT_OF_RESOURCES: u8 = 8;
-/// RFC 9384.
-const BFD_DOWN: u8 = 10;
 
 impl Session {
     /// A mistake of its, or a timer: it is told, and the session ends.
@@ -43,12 +33,13 @@ impl Session {
     pub(super) fn notified(&mut self, conn: Conn, why: &Notification, cx: &mut Context) {
         let lasted = self.lasted(conn, cx.now);
         self.end(conn, None, false, cx);
-        if why.code == CEASE && why.subcode == COLLISION && !self.conns.is_empty() {
+        if why.code == code::CEASE && why.subcode == cease::COLLISION && !self.conns.is_empty() {
             return;
         }
         self.last_error.replace(format!("it ended the session: {why}"));
         // Who ceases on purpose comes back soon, or not at all.
-        let quarrel = why.code != CEASE || matches!(why.subcode, ROUTES_MAX | OUT_OF_RESOURCES);
+        let quarrel = why.code != code::CEASE
+            || matches!(why.subcode, cease::TOO_MANY_PREFIXES | cease::RESOURCES);
         let why = if quarrel { Why::Fault } else { Why::Silence };
         self.retry.after(why, lasted, cx.now);
     }
@@ -73,7 +64,7 @@ impl Session {
         let Some(silent) = self.get(conn) else { return };
         let (state, hold) = (silent.state, silent.hold());
         self.last_error.replace(words::silent(self.addr, &self.config, state, hold));
-        let notification = (state > State::Connect).then(|| notification(4, 0));
+        let notification = (state > State::Connect).then(|| notification(code::HOLD_TIMER, 0));
         self.end(conn, notification, false, cx);
         self.retry.after(Why::Silence, lasted, cx.now);
     }
@@ -82,14 +73,14 @@ impl Session {
     pub(super) fn reads_nothing(&mut self, conn: Conn, cx: &mut Context) {
         let hold = self.get(conn).and_then(|c| c.hold()).unwrap_or_default();
         let words = format!("it has read nothing for {} s: does it hang?", hold.as_secs() * 2);
-        self.fail(conn, notification(8, 0), words, cx);
+        self.fail(conn, notification(code::SEND_HOLD_TIMER, 0), words, cx);
     }
 
     pub(super) fn dead(&mut self, why: &str, cx: &mut Context) {
         let Some(up) = self.up() else { return };
         let (conn, lasted) = (up.conn, lasted(up, cx.now));
         self.last_error.replace(format!("BFD: {why}"));
-        self.end(conn, Some(cease(BFD_DOWN)), false, cx);
+        self.end(conn, Some(ceasing(cease::BFD_DOWN)), false, cx);
         self.retry.after(Why::Silence, lasted, cx.now);
         self.note(cx.now);
     }
@@ -103,14 +94,14 @@ impl Session {
         // RFC 4486, 4: AFI, SAFI and the limit.
         let mut data = vec![0, if family == Family::Ipv4 { 1 } else { 2 }, 1];
         data.extend(most.to_be_bytes());
-        self.fail(conn, Notification { data, ..cease(ROUTES_MAX) }, words, cx);
+        self.fail(conn, Notification { data, ..ceasing(cease::TOO_MANY_PREFIXES) }, words, cx);
         self.retry.shut(TOO_MANY_ROUTES, cx.now);
     }
 
     /// One of two connections that is not needed.
     pub(super) fn give_up(&mut self, conn: Conn, cx: &mut Context) {
         let said = self.get(conn).is_some_and(|c| c.state > State::Connect);
-        self.end(conn, said.then(|| cease(COLLISION)), false, cx);
+        self.end(conn, said.then(|| ceasing(cease::COLLISION)), false, cx);
     }
 
     /// Another connection's OPEN says that it has restarted.
@@ -125,7 +116,7 @@ impl Session {
         let same = old.is_none_or(|old| same_neighbour(old, &self.config));
         let graceful = |c: &Connection| c.terms.as_ref().is_some_and(|t| t.graceful.is_some());
         let quiet = same && self.up().is_none_or(graceful);
-        let why = (!quiet).then(|| cease(CONFIG_CHANGE));
+        let why = (!quiet).then(|| ceasing(cease::CONFIGURATION));
         if !self.conns.is_empty() {
             self.last_error.replace("its settings here have changed".to_owned());
         }
@@ -142,7 +133,7 @@ impl Session {
 
     /// It is not our neighbour any more.
     pub fn remove(&mut self, cx: &mut Context) {
-        self.end_all(Some(&cease(DECONFIGURED)), false, cx);
+        self.end_all(Some(&ceasing(cease::DECONFIGURED)), false, cx);
         cx.rib.down(self.addr, &BTreeSet::new());
     }
 
@@ -150,7 +141,10 @@ impl Session {
     pub fn stop(&mut self, for_good: bool, cx: &mut Context) {
         for mut connection in std::mem::take(&mut self.conns) {
             if for_good && connection.state > State::Connect {
-                connection.send(&Message::Notification(cease(SHUTDOWN)));
+                connection.send(&Message::Notification(Notification::cease(
+                    cease::SHUTDOWN,
+                    "it leaves the network",
+                )));
             }
             cx.links.close(connection.conn, connection.take_out().0);
         }
@@ -218,8 +212,8 @@ fn same_neighbour(old: &Neighbour, new: &Neighbour) -> bool {
     who(old) == who(new) && new.graceful_restart.is_some()
 }
 
-fn cease(subcode: u8) -> Notification {
-    notification(CEASE, subcode)
+fn ceasing(subcode: u8) -> Notification {
+    notification(code::CEASE, subcode)
 }
 
 pub(super) fn notification(code: u8, subcode: u8) -> Notification {

@@ -7,7 +7,7 @@ use super::neighbour::Context;
 use crate::{
     attrs::Family,
     config::Neighbour,
-    wire::{Agreed, Capability, GracefulRestart, Notification, Open},
+    wire::{Agreed, Capability, GracefulRestart, Notification, Open, code, open_error},
 };
 
 /// Seconds that 12 bits hold (RFC 4724, 3).
@@ -68,7 +68,7 @@ pub fn judge(config: &Neighbour, our_id: Ipv4Addr, open: &Open) -> Result<Terms,
     who_it_is(config, our_id, open)?;
     if matches!(open.hold_time, 1 | 2) {
         let words = format!("it wants a hold time of {} s: 0, or 3 and more", open.hold_time);
-        return Err(refusal(6, words));
+        return Err(refusal(open_error::HOLD_TIME, words));
     }
     let families = families(config, open)?;
     let has = |wanted: &Capability| open.capabilities.contains(wanted);
@@ -101,16 +101,19 @@ pub fn judge(config: &Neighbour, our_id: Ipv4Addr, open: &Open) -> Result<Terms,
 fn who_it_is(config: &Neighbour, our_id: Ipv4Addr, open: &Open) -> Result<(), Refusal> {
     if open.asn != config.remote_as {
         let (expected, says) = (config.remote_as, open.asn);
-        return Err(refusal(2, format!("wrong AS: expected {expected}, it says {says}")));
+        return Err(refusal(
+            open_error::BAD_PEER_AS,
+            format!("wrong AS: expected {expected}, it says {says}"),
+        ));
     }
     // An identifier is unique inside an AS, and need not be beyond (RFC 6286).
     let internal = config.local_as == config.remote_as;
     if internal && open.router_id == our_id {
         let words = format!("it has the router id of this node, {our_id}: change one of them");
-        return Err(refusal(3, words));
+        return Err(refusal(open_error::BAD_IDENTIFIER, words));
     }
     if open.router_id.is_unspecified() {
-        return Err(refusal(3, "its router id is 0.0.0.0".to_owned()));
+        return Err(refusal(open_error::BAD_IDENTIFIER, "its router id is 0.0.0.0".to_owned()));
     }
     Ok(())
 }
@@ -135,7 +138,10 @@ fn families(config: &Neighbour, open: &Open) -> Result<BTreeSet<Family>, Refusal
         list(&spoken)
     );
     let data = config.families.iter().flat_map(|&family| multiprotocol(family)).collect();
-    Err(Refusal { notification: Notification { code: 2, subcode: 7, data }, words })
+    Err(Refusal {
+        notification: Notification { code: code::OPEN, subcode: open_error::CAPABILITY, data },
+        words,
+    })
 }
 
 const MULTIPROTOCOL: u8 = 1;
@@ -152,5 +158,5 @@ fn list(families: &BTreeSet<Family>) -> String {
 }
 
 fn refusal(subcode: u8, words: String) -> Refusal {
-    Refusal { notification: Notification { code: 2, subcode, data: vec![] }, words }
+    Refusal { notification: Notification { code: code::OPEN, subcode, data: vec![] }, words }
 }

@@ -12,7 +12,7 @@ use crate::{
     Conn,
     attrs::Family,
     rib,
-    wire::{self, Message, Open, Refresh, RouteRefresh, Update},
+    wire::{self, Message, Open, Refresh, RouteRefresh, Update, code},
 };
 
 /// So long after a session's beginning, or BoRR, what was not said again goes, though its end was not
@@ -26,7 +26,7 @@ impl Session {
         }
         // Any message may be the connection's end.
         while let Some(connection) = self.get(conn) {
-            match connection.frames.next() {
+            match connection.frames.cut() {
                 Ok(None) => break,
                 Ok(Some(message)) => self.message(conn, &message, cx),
                 Err(why) => {
@@ -44,7 +44,7 @@ impl Session {
         if let Some(subcode) = out_of_turn(connection.state, kind(message)) {
             let state = connection.state;
             let words = format!("it sent {} in state {state}", name(kind(message)));
-            return self.fail(conn, notification(FSM, subcode), words, cx);
+            return self.fail(conn, notification(code::STATE_MACHINE, subcode), words, cx);
         }
         connection.heard(cx.now);
         match wire::read(message, &connection.agreed()) {
@@ -185,7 +185,6 @@ impl Session {
     }
 }
 
-const FSM: u8 = 5;
 const OPEN: u8 = 1;
 const UPDATE: u8 = 2;
 const NOTIFICATION: u8 = 3;
