@@ -9,7 +9,7 @@ pub mod bfd;
 pub mod config;
 pub mod report;
 pub mod rib;
-pub mod session;
+mod session;
 mod speaker;
 pub mod wire;
 
