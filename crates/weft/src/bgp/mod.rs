@@ -4,6 +4,8 @@
 //! `router.rs` is the thread that has BGP's sockets, `detector.rs` the one that has BFD's. They share
 //! no lock with each other nor with anybody else: what passes between them goes through channels.
 
+mod detector;
+
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc};
 
 use ipnet::IpNet;
@@ -12,6 +14,8 @@ use weft_bgp::{
     config::Config,
     report::{Learnt, NeighbourReport},
 };
+
+pub use detector::Detector;
 
 /// The handle. The threads end with it.
 pub struct Router {}
