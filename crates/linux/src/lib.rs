@@ -1,6 +1,7 @@
 //! Touches the kernel: the only crate that knows netlink, nftables and namespaces. Decides nothing.
 
 mod announce;
+pub mod bfd;
 mod dhcp;
 mod elsewhere;
 mod encode;

@@ -1,7 +1,7 @@
 //! BGP's thread: sockets and time are told to the speaker, and what it says is done.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io::Read,
     net::{IpAddr, TcpStream},
     os::{
@@ -16,7 +16,6 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use weft_bgp::{
     Action, Closed, Conn, Event, Speaker, Time,
     config::{Neighbour, Ttl},
-    report::NeighbourReport,
 };
 use weft_linux::tcp;
 
@@ -48,8 +47,8 @@ pub(super) struct Driver {
     letters: Receiver<Mail>,
     ear: UnixStream,
     buffer: Vec<u8>,
-    /// States of BFD's sessions, by neighbour.
-    bfd: BTreeMap<IpAddr, &'static str>,
+    /// Neighbours that BFD sees, some of them perhaps since before they were configured.
+    seen: BTreeSet<IpAddr>,
     /// Something has happened since the reports were made.
     moved: bool,
     /// Some neighbour could be told more at once.
@@ -75,7 +74,7 @@ impl Driver {
             letters,
             ear,
             buffer: vec![0; READ_MAX],
-            bfd: BTreeMap::new(),
+            seen: BTreeSet::new(),
             moved: true,
             busy: false,
             badly_signed: tcp::badly_signed().unwrap_or(0),
@@ -123,17 +122,21 @@ impl Driver {
 
     fn configure(&mut self, desired: Desired) {
         self.doors.configure(&desired.config);
-        self.bfd.retain(|peer, _| desired.bfd.contains_key(peer));
         let now = self.now();
         self.speaker.configure(desired.config.clone(), now);
+        let seen = self.seen.iter().copied();
+        let seen: Vec<IpAddr> = seen.filter(|peer| desired.bfd.contains_key(peer)).collect();
+        seen.into_iter().for_each(|peer| drop(self.tell(Event::Bfd(peer, Ok(())))));
         self.desired = Some(desired);
     }
 
     /// Of a neighbour that BFD has lost, the goodbye is heard first if there was one: it tells a restart
     /// from a death.
     fn heard_of(&mut self, peer: IpAddr, state: Result<(), String>) {
-        self.bfd.insert(peer, if state.is_ok() { "up" } else { "down" });
-        if state.is_err() {
+        if state.is_ok() {
+            self.seen.insert(peer);
+        } else {
+            self.seen.remove(&peer);
             let all = self.lines.iter().filter(|(_, line)| line.peer == peer);
             let conns: Vec<Conn> = all.map(|(conn, _)| *conn).collect();
             for conn in conns {
@@ -183,7 +186,7 @@ impl Driver {
                 match Line::connect(from, to, ttl, password.as_deref()) {
                     Ok(line) => drop(self.lines.insert(conn, line)),
                     Err(error) => {
-                        let why = not_connected(&error, password.is_some(), 0);
+                        let why = not_connected(&error, from, 0);
                         self.tell(Event::Closed(conn, why));
                     }
                 }
@@ -232,8 +235,7 @@ impl Driver {
             self.moved = true;
         }
         if self.moved && self.publisher.reports_due() {
-            let (speaker, bfd, now) = (&self.speaker, &self.bfd, self.now());
-            self.publisher.reports(|| reports(speaker.neighbours(now), bfd));
+            self.publisher.reports(&self.speaker, self.began.elapsed());
             self.moved = false;
         }
         self.publisher.problems(self.doors.problems().collect());
@@ -304,7 +306,8 @@ impl Driver {
 
     fn connected(&mut self, conn: Conn) {
         let Some(line) = self.lines.get_mut(&conn) else { return };
-        let (ttl, hold_time, password) = wanted(self.desired.as_ref(), line.peer);
+        let (ttl, hold_time) = wanted(self.desired.as_ref(), line.peer);
+        let local = line.local;
         let stands = match line.stream.take_error() {
             Ok(None) => line.shape(ttl, hold_time),
             Ok(Some(error)) | Err(error) => Err(error),
@@ -314,7 +317,7 @@ impl Driver {
             Err(error) => {
                 let before = self.badly_signed;
                 self.badly_signed = tcp::badly_signed().unwrap_or(before);
-                let why = not_connected(&error, password, self.badly_signed - before);
+                let why = not_connected(&error, local, self.badly_signed - before);
                 self.ended(conn, why);
             }
         }
@@ -343,8 +346,8 @@ impl Driver {
             let Ok(to) = stream.local_addr() else { continue };
             let from = from.ip();
             let Some(conn) = self.tell(Event::Accepted { from, to: to.ip() }) else { continue };
-            let mut line = Line::new(stream, from, false);
-            let (ttl, hold_time, _) = wanted(self.desired.as_ref(), from);
+            let mut line = Line::new(stream, to.ip(), from, false);
+            let (ttl, hold_time) = wanted(self.desired.as_ref(), from);
             match line.shape(ttl, hold_time) {
                 Ok(()) => drop(self.lines.insert(conn, line)),
                 Err(error) => {
@@ -368,22 +371,11 @@ struct Ready {
     lines: Vec<(Conn, PollFlags)>,
 }
 
-/// What a connection is to be like: TTL, hold time, and whether there is a password.
-fn wanted(desired: Option<&Desired>, peer: IpAddr) -> (Ttl, u16, bool) {
-    let of = |of: &Neighbour| (of.ttl, of.hold_time, of.password.is_some());
+/// What a connection is to be like: TTL and hold time.
+fn wanted(desired: Option<&Desired>, peer: IpAddr) -> (Ttl, u16) {
     let neighbours = desired.map(|desired| &desired.config.neighbours);
-    neighbours.and_then(|all| all.get(&peer)).map(of).unwrap_or_default()
-}
-
-fn reports(
-    mut reports: Vec<NeighbourReport>,
-    bfd: &BTreeMap<IpAddr, &'static str>,
-) -> Vec<NeighbourReport> {
-    for report in &mut reports {
-        let state = report.addr.and_then(|addr| bfd.get(&addr));
-        report.bfd = state.map(ToString::to_string);
-    }
-    reports
+    let of = neighbours.and_then(|all| all.get(&peer));
+    of.map(|of: &Neighbour| (of.ttl, of.hold_time)).unwrap_or_default()
 }
 
 fn readable(of: &impl AsFd) -> PollFd<'_> {

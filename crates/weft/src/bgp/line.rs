@@ -11,7 +11,7 @@ use weft_linux::tcp::{self, Hops};
 
 /// A packet to begin a connection that nobody answers for so long is given up.
 const ANSWER: Duration = Duration::from_secs(5);
-/// Without hold time: how long a neighbour may leave unread what he is told (RFC 9687).
+/// How long a neighbour may leave unread what he is told, where there is no hold time (RFC 9687).
 const UNREAD_MAX: Duration = Duration::from_secs(480);
 /// Bytes that are asked of the speaker at once.
 const PACK: usize = 64 << 10;
@@ -20,6 +20,7 @@ const WRITE_MAX: usize = 512 << 10;
 
 pub(super) struct Line {
     pub(super) stream: TcpStream,
+    pub(super) local: IpAddr,
     pub(super) peer: IpAddr,
     pub(super) connecting: bool,
     /// The kernel takes no more for now.
@@ -44,11 +45,11 @@ impl Line {
     ) -> io::Result<Self> {
         let stream = tcp::connect(from, to, hops(ttl), password)?;
         tcp::set_patience(&stream, ANSWER)?;
-        Ok(Self::new(stream, to.ip(), true))
+        Ok(Self::new(stream, from, to.ip(), true))
     }
 
-    pub(super) fn new(stream: TcpStream, peer: IpAddr, connecting: bool) -> Self {
-        Self { stream, peer, connecting, full: false, out: Vec::new(), written: 0 }
+    pub(super) fn new(stream: TcpStream, local: IpAddr, peer: IpAddr, connecting: bool) -> Self {
+        Self { stream, local, peer, connecting, full: false, out: Vec::new(), written: 0 }
     }
 
     /// A connection stands, and is to be like this.
@@ -57,7 +58,8 @@ impl Line {
         tcp::set_hops(&self.stream, self.peer.is_ipv6(), hops(ttl))?;
         let unread = match hold_time {
             0 => UNREAD_MAX,
-            hold_time => Duration::from_secs(hold_time.into()) * 2,
+            // The speaker gives up first, after twice the time, and says why.
+            hold_time => Duration::from_secs(hold_time.into()) * 3,
         };
         tcp::set_patience(&self.stream, unread)
     }
@@ -143,19 +145,19 @@ fn closed(error: &io::Error) -> Closed {
     }
 }
 
-/// Why a connection did not come to stand.
-pub(super) fn not_connected(error: &io::Error, password: bool, badly_signed: u64) -> Closed {
-    let hint = match error.kind() {
+/// Why a connection did not come to stand. Where the kernel has dropped badly signed packets meanwhile,
+/// the other side has answered, or connected itself.
+pub(super) fn not_connected(error: &io::Error, from: IpAddr, badly_signed: u64) -> Closed {
+    let why = match error.kind() {
+        ErrorKind::ConnectionRefused => return Closed::ByPeer,
         ErrorKind::TimedOut if badly_signed > 0 => {
-            "; packets with a missing or wrong TCP-MD5 signature came meanwhile: the passwords differ"
+            "no answer, but packets without the right TCP-MD5 signature: the passwords differ".into()
         }
-        ErrorKind::TimedOut if password => "; it is off, or has another password",
-        ErrorKind::TimedOut => "; it is off, or wants a password",
-        ErrorKind::ConnectionRefused => "; it does not speak BGP, or not with this address",
-        ErrorKind::AddrNotAvailable => "; this node does not have the session's own address",
-        _ => "",
+        ErrorKind::TimedOut => format!("timed out after {} s", ANSWER.as_secs()),
+        ErrorKind::AddrNotAvailable => format!("this node does not have the address {from}"),
+        _ => error.to_string(),
     };
-    Closed::Broken(format!("connect: {error}{hint}"))
+    Closed::Broken(why)
 }
 
 fn hops(ttl: Ttl) -> Hops {

@@ -6,10 +6,12 @@
 //! `detector.rs` is the thread that has BFD's sockets. They share no lock with each other nor with
 //! anybody else: what passes between them goes through channels.
 
+mod detector;
 mod doors;
 mod driver;
 mod line;
 mod publish;
 mod router;
 
+pub use detector::Detector;
 pub use router::{Desired, Known, Router};

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use weft_bgp::{Speaker, report::NeighbourReport};
+use weft_bgp::{Speaker, Time, report::NeighbourReport};
 
 use super::router::Known;
 
@@ -130,9 +130,9 @@ impl Publisher {
         self.version = speaker.version();
     }
 
-    pub(super) fn reports(&mut self, make: impl FnOnce() -> Vec<NeighbourReport>) {
+    pub(super) fn reports(&mut self, speaker: &Speaker, now: Time) {
         let public = &self.public;
-        self.reports.run(|| put(&public.reports, (Some(Instant::now()), make())));
+        self.reports.run(|| put(&public.reports, (Some(Instant::now()), speaker.neighbours(now))));
     }
 
     pub(super) fn problems(&mut self, mut problems: Vec<String>) {

@@ -21,12 +21,14 @@ use weft_bgp::{
 };
 
 use super::{
+    detector::Detector,
     driver::Driver,
     publish::{Public, Publisher},
 };
 
 /// The handle. The threads end with it.
 pub struct Router {
+    detector: Option<Detector>,
     mail: Mailbox,
     public: Arc<Public>,
     thread: Option<JoinHandle<()>>,
@@ -59,17 +61,22 @@ impl Router {
         bell.set_nonblocking(true)?;
         ear.set_nonblocking(true)?;
         let mail = Mailbox { sender, bell: Arc::new(bell) };
+        let heard = mail.clone();
+        let found = Box::new(move |peer, state| heard.post(Mail::Bfd(peer, state)));
+        let detector = Some(Detector::start(keep.with_extension("bfd"), found)?);
         let public = Arc::new(Public::default());
         let publisher = Publisher::new(keep, public.clone(), news);
         let driver = Driver::new(publisher, letters, ear);
         let thread = thread::Builder::new().name("bgp".into()).spawn(move || driver.run())?;
-        Ok(Self { mail, public, thread: Some(thread) })
+        Ok(Self { detector, mail, public, thread: Some(thread) })
     }
 
     /// What is to be from now on. Returns at once; sockets that can't be had are tried again, and are
     /// told as problems.
     pub fn configure(&self, desired: Desired) {
+        let watched = desired.bfd.clone();
         self.mail.post(Mail::Configure(Box::new(desired)));
+        self.detector.iter().for_each(|detector| detector.configure(watched.clone()));
     }
 
     pub fn known(&self) -> Arc<Known> {
@@ -83,6 +90,7 @@ impl Router {
     /// What keeps it from its work (port 179 taken by another program, …), in words.
     pub fn problems(&self) -> Vec<String> {
         let mut problems = self.public.problems();
+        problems.extend(self.detector.iter().flat_map(Detector::problems));
         if self.thread.as_ref().is_none_or(JoinHandle::is_finished) {
             problems.push("BGP's thread has died, which is a bug; restart the agent".into());
         }
@@ -94,6 +102,9 @@ impl Router {
     pub fn stop(mut self, for_good: bool) {
         self.mail.post(Mail::Stop { for_good });
         self.wait();
+        if let Some(detector) = self.detector.take() {
+            detector.stop(for_good);
+        }
     }
 
     fn wait(&mut self) {
