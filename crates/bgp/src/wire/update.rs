@@ -281,7 +281,7 @@ impl<'a> Reading<'a> {
         let aggregated_by_old = self
             .attrs
             .aggregator
-            .is_some_and(|(asn, _)| asn != AS_TRANS.into() && self.as4_aggregator.is_some());
+            .is_some_and(|(asn, _)| asn != u32::from(AS_TRANS) && self.as4_aggregator.is_some());
         if aggregated_by_old {
             return;
         }
