@@ -1,6 +1,6 @@
 //! Neighbours come and go, and what they said with them, or later.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use super::{
     Counts, Peer, Rib,
@@ -18,7 +18,7 @@ impl Rib {
         let Some(known) = known else { return };
         let Some(up) = &mut known.up else { return };
         let export_differs = up.config.export != config.export;
-        up.config = config.clone();
+        Arc::make_mut(up).config = config.clone();
         if export_differs {
             known.look_again();
         }
@@ -33,7 +33,7 @@ impl Rib {
         let Some(known) = self.peers.get_mut(id) else { return };
         let differs = known.who != who && known.taken != [0, 0];
         known.who = who;
-        known.up = Some(of);
+        known.up = Some(Arc::new(of));
         known.refused.clear();
         known.look_again();
         self.peers.learn_own_addrs();

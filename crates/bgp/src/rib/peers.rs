@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr},
+    sync::Arc,
 };
 
 use super::{Peer, out::Out, refusal::Refusal};
@@ -36,7 +37,7 @@ impl Who {
 #[derive(Debug)]
 pub(super) struct Known {
     pub who: Who,
-    pub up: Option<Peer>,
+    pub up: Option<Arc<Peer>>,
     pub taken: [u32; 2],
     pub stale: [u32; 2],
     pub refused: BTreeMap<Refusal, u32>,
@@ -116,7 +117,7 @@ impl Peers {
     }
 
     pub fn learn_own_addrs(&mut self) {
-        let of_session = |peer: &Peer| {
+        let of_session = |peer: &Arc<Peer>| {
             let config = &peer.config;
             let hops = [config.next_hop4.map(IpAddr::from), config.next_hop6.map(IpAddr::from)];
             hops.into_iter().flatten().chain([config.local_addr])

@@ -1,10 +1,7 @@
 //! All tables as one, and the one place where a path is put in or taken out: what follows from that
 //! for everybody else follows there.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::Ipv4Addr,
-};
+use std::{collections::BTreeMap, net::Ipv4Addr};
 
 use ipnet::IpNet;
 
@@ -269,11 +266,5 @@ impl Rib {
         for (_, known) in self.peers.all_mut() {
             known.look_again();
         }
-    }
-
-    /// Prefixes that have a path of this neighbour, with it.
-    pub(super) fn paths_of(&self, family: Family, peer: u32) -> BTreeSet<u32> {
-        let table = self.table(family);
-        (0..table.slots()).filter(|slot| table.path_of(*slot, peer).is_some()).collect()
     }
 }

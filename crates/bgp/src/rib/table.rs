@@ -116,6 +116,7 @@ struct Packed(Path);
 impl Packed {
     const NONE: u32 = (1 << 24) - 2;
     const MANY: u32 = (1 << 24) - 3;
+    const FREE: u32 = (1 << 24) - 4;
 
     fn new(paths: Paths) -> Self {
         match paths {
@@ -127,7 +128,7 @@ impl Packed {
 
     fn paths(self) -> Paths {
         match self.0.peer() {
-            Self::NONE => Paths::None,
+            Self::NONE | Self::FREE => Paths::None,
             Self::MANY => Paths::Many(self.0.route),
             _ => Paths::One(self.0),
         }
@@ -181,7 +182,13 @@ impl Table {
         let (keys, secret, key) = (&self.keys, self.secret, self.keys.get(slot));
         self.index.remove(hash(secret, key), slot, |slot| hash(secret, keys.get(slot)));
         self.lengths[usize::from(key.len)] -= 1;
+        self.paths[slot as usize] = Packed(Path::of(Packed::FREE, 0));
         self.free.push(slot);
+    }
+
+    /// It is a prefix's, with paths or without.
+    pub fn is_there(&self, slot: u32) -> bool {
+        self.paths.get(slot as usize).is_some_and(|packed| packed.0.peer() != Packed::FREE)
     }
 
     pub fn key(&self, slot: u32) -> Key {

@@ -1,7 +1,7 @@
 //! What is pending for a neighbour becomes messages when it is asked for, and not before: so a prefix
 //! that changes ten times in between is said once, and one that is as it was not at all.
 
-use std::{collections::HashMap, net::IpAddr};
+use std::{collections::HashMap, net::IpAddr, sync::Arc};
 
 use super::{
     Peer, Rib,
@@ -25,7 +25,7 @@ const PREFIX_BYTES: usize = 4;
 struct Listener {
     id: u32,
     who: Who,
-    peer: Peer,
+    peer: Arc<Peer>,
     family: Family,
 }
 
