@@ -64,12 +64,9 @@ pub fn ours(config: &Neighbour, preserved: bool, cx: &Context) -> Open {
     }
 }
 
+/// Its form is right: the codec has looked at it.
 pub fn judge(config: &Neighbour, our_id: Ipv4Addr, open: &Open) -> Result<Terms, Refusal> {
     who_it_is(config, our_id, open)?;
-    if matches!(open.hold_time, 1 | 2) {
-        let words = format!("it wants a hold time of {} s: 0, or 3 and more", open.hold_time);
-        return Err(refusal(open_error::HOLD_TIME, words));
-    }
     let families = families(config, open)?;
     let has = |wanted: &Capability| open.capabilities.contains(wanted);
     let ipv4 = families.contains(&Family::Ipv4);
@@ -111,9 +108,6 @@ fn who_it_is(config: &Neighbour, our_id: Ipv4Addr, open: &Open) -> Result<(), Re
     if internal && open.router_id == our_id {
         let words = format!("it has the router id of this node, {our_id}: change one of them");
         return Err(refusal(open_error::BAD_IDENTIFIER, words));
-    }
-    if open.router_id.is_unspecified() {
-        return Err(refusal(open_error::BAD_IDENTIFIER, "its router id is 0.0.0.0".to_owned()));
     }
     Ok(())
 }
