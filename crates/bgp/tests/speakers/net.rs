@@ -96,6 +96,10 @@ impl Net {
         self.node(addr).speaker.as_mut().expect("it runs")
     }
 
+    pub fn speaker_of(&self, addr: IpAddr) -> &Speaker {
+        self.nodes[&addr].speaker.as_ref().expect("it runs")
+    }
+
     fn node(&mut self, addr: IpAddr) -> &mut Node {
         self.nodes.get_mut(&addr).expect("a node of this network")
     }
@@ -105,8 +109,7 @@ impl Net {
     }
 
     pub fn report(&self, of: IpAddr, about: IpAddr) -> NeighbourReport {
-        let speaker = self.nodes[&of].speaker.as_ref().expect("it runs");
-        let reports = speaker.neighbours(self.now);
+        let reports = self.speaker_of(of).neighbours(self.now);
         reports.into_iter().find(|report| report.addr == Some(about)).expect("a neighbour")
     }
 
