@@ -3,14 +3,6 @@
 //! in `site.rs` and `peer.rs` (one file per daemon beside it), the rest is one file per theme.
 #![allow(clippy::unwrap_used)]
 
-mod bird;
-mod frr;
-mod gobgp;
-mod peer;
-mod site;
-
-mod sessions;
-
 /// A test of each daemon: `THEME::DAEMON::TEST`.
 macro_rules! with_each {
     ($($test:ident),* $(,)?) => {
@@ -28,3 +20,19 @@ macro_rules! with_each {
     };
 }
 use with_each;
+
+mod bird;
+#[path = "../../../bgp/tests/corpus/mod.rs"]
+mod corpus;
+mod frr;
+mod gobgp;
+mod peer;
+mod raw;
+mod site;
+
+mod bad;
+mod families;
+mod restarts;
+mod sessions;
+mod signed;
+mod storms;
