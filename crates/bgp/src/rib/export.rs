@@ -16,7 +16,13 @@ use crate::attrs::{AsPath, Attrs, Family, NextHop, Segment};
 const SEGMENT_MAX: usize = 255;
 
 /// Whether the neighbour may hear of a path, its prefix aside; `from` said it, none: it is our own.
-pub(super) fn may_tell(path: Path, from: Option<&Who>, reach: Reach, to: &Who, own_only: bool) -> bool {
+pub(super) fn may_tell(
+    path: Path,
+    from: Option<&Who>,
+    reach: Reach,
+    to: &Who,
+    own_only: bool,
+) -> bool {
     let Some(from) = from else { return to.external || !path.is_external_only() };
     let reach = match reach {
         Reach::Anybody => true,
@@ -44,9 +50,8 @@ pub(super) fn route_for(
             let attrs = outside(attrs, path.is_own(), peer);
             Some((attrs, own_next_hop(family, peer)?))
         }
-        Some(from) if !from.external => {
-            understands(family, next_hop, peer).then(|| (reflected(attrs, from, router_id), next_hop))
-        }
+        Some(from) if !from.external => understands(family, next_hop, peer)
+            .then(|| (reflected(attrs, from, router_id), next_hop)),
         _ => {
             let local_pref = attrs.local_pref.or(Some(LOCAL_PREF));
             let attrs = Attrs { local_pref, ..with_communities(attrs, path.is_own(), peer) };

@@ -1,12 +1,12 @@
 //! What the tables say to who installs routes: where each prefix leads, and what has changed of that.
 
-use std::{collections::BTreeSet, fmt::Write};
+use std::collections::BTreeSet;
 
 use ipnet::IpNet;
 
 use super::{Rib, best::Known, path::Path};
 use crate::{
-    attrs::{AsPath, Family, Segment},
+    attrs::Family,
     report::{Learnt, LearntHop},
 };
 
@@ -144,7 +144,7 @@ impl Rib {
             why: hops.is_empty().then(nowhere),
             hops,
             stale: best.is_stale(),
-            as_path: text(&attrs.as_path),
+            as_path: attrs.as_path.to_string(),
         })
     }
 
@@ -171,21 +171,4 @@ impl Known<'_> {
         let usable = self.equals(paths);
         if usable.is_empty() { self.choose(paths.to_vec()) } else { usable }
     }
-}
-
-/// `64512 64513 {1,2}`, confederations in parentheses and brackets (RFC 5065's usual form).
-fn text(path: &AsPath) -> String {
-    let mut text = String::new();
-    for segment in &path.0 {
-        let (open, asns, between, close) = match segment {
-            Segment::Sequence(asns) => ("", asns, " ", ""),
-            Segment::Set(asns) => ("{", asns, ",", "}"),
-            Segment::ConfedSequence(asns) => ("(", asns, " ", ")"),
-            Segment::ConfedSet(asns) => ("[", asns, ",", "]"),
-        };
-        let words: Vec<String> = asns.iter().map(u32::to_string).collect();
-        let space = if text.is_empty() { "" } else { " " };
-        let _ = write!(text, "{space}{open}{}{close}", words.join(between));
-    }
-    text
 }

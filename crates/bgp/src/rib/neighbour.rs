@@ -123,7 +123,7 @@ impl Rib {
         }
     }
 
-    fn forget_if_gone(&mut self, id: u32) {
+    pub(super) fn forget_if_gone(&mut self, id: u32) {
         let gone = |known: &Known| known.up.is_none() && known.taken == [0, 0];
         if self.peers.get(id).is_some_and(gone) {
             self.peers.forget(id);

@@ -3,9 +3,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use crate::attrs::{
-    AsPath, Attrs, Community, LargeCommunity, NextHop, Origin, Other, Segment,
-};
+use crate::attrs::{AsPath, Attrs, Community, LargeCommunity, NextHop, Origin, Other, Segment};
 
 /// Puts them into an empty buffer.
 pub(super) fn pack(attrs: &Attrs, next_hop: NextHop, to: &mut Vec<u8>) {

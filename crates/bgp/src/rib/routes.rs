@@ -11,9 +11,6 @@ use super::{
 use crate::attrs::{AsPath, Attrs, Community, NextHop, Origin, Segment};
 
 pub(super) const NO_HOP: u32 = u32::MAX;
-const NO_EXPORT: Community = Community(0xffff_ff01);
-const NO_ADVERTISE: Community = Community(0xffff_ff02);
-const NO_EXPORT_SUBCONFED: Community = Community(0xffff_ff03);
 /// LOCAL_PREF of what came without one.
 pub(super) const LOCAL_PREF: u32 = 100;
 
@@ -150,7 +147,8 @@ impl Routes {
 fn facts(attrs: &Attrs, secret: Secret) -> Facts {
     Facts {
         local_pref: attrs.local_pref.unwrap_or(LOCAL_PREF),
-        path_len: path_len(&attrs.as_path),
+        #[allow(clippy::cast_possible_truncation)] // It came in a message.
+        path_len: attrs.as_path.length() as u32,
         origin: attrs.origin,
         // RFC 4271, 9.1.2.2 c: none is the lowest.
         med: attrs.med.unwrap_or(0),
@@ -164,20 +162,8 @@ fn facts(attrs: &Attrs, secret: Secret) -> Facts {
     }
 }
 
-/// RFC 4271, 9.1.2.2 a: a set counts as one; RFC 5065, 5.3: confederations don't count.
-#[allow(clippy::cast_possible_truncation)] // It came in a message.
-fn path_len(path: &AsPath) -> u32 {
-    let len = |segment: &Segment| match segment {
-        Segment::Sequence(asns) => asns.len() as u32,
-        Segment::Set(_) => 1,
-        Segment::ConfedSequence(_) | Segment::ConfedSet(_) => 0,
-    };
-    path.0.iter().map(len).sum()
-}
-
 fn neighbour_as(path: &AsPath) -> Option<u32> {
-    let outside =
-        |segment: &&Segment| matches!(segment, Segment::Sequence(_) | Segment::Set(_));
+    let outside = |segment: &&Segment| matches!(segment, Segment::Sequence(_) | Segment::Set(_));
     match path.0.iter().find(outside)? {
         Segment::Sequence(asns) => asns.first().copied(),
         _ => None,
@@ -185,9 +171,12 @@ fn neighbour_as(path: &AsPath) -> Option<u32> {
 }
 
 fn reach(communities: &[Community]) -> Reach {
-    if communities.contains(&NO_ADVERTISE) {
+    if communities.contains(&Community::NO_ADVERTISE) {
         Reach::Nobody
-    } else if communities.iter().any(|one| [NO_EXPORT, NO_EXPORT_SUBCONFED].contains(one)) {
+    } else if communities
+        .iter()
+        .any(|one| [Community::NO_EXPORT, Community::NO_EXPORT_SUBCONFED].contains(one))
+    {
         Reach::Inside
     } else {
         Reach::Anybody

@@ -140,6 +140,8 @@ impl Rib {
     fn route_for(&mut self, to: &Listener, best: Path) -> Option<u32> {
         let (attrs, next_hop) =
             route_for(&self.known(), best, to.family, &to.who, &to.peer, self.router_id)?;
+        // RFC 4271, 9.2: what does not fit into a message is not said.
+        Packer::announce(&attrs, next_hop, to.family, &to.peer.agreed).ok()?;
         Some(self.routes.take(&attrs, next_hop))
     }
 
@@ -174,7 +176,8 @@ impl Rib {
             && buffer.len() < end
         {
             let (attrs, next_hop) = self.routes.get(route);
-            let mut packer = Packer::announce(&attrs, next_hop, to.family, &to.peer.agreed);
+            let packer = Packer::announce(&attrs, next_hop, to.family, &to.peer.agreed);
+            let mut packer = packer.expect("it did fit when the route was made");
             while let Some((_, slot)) = left.next_if(|(other, slot)| {
                 *other == route && packer.add(&self.table(to.family).prefix(*slot))
             }) {
