@@ -126,7 +126,9 @@ impl Driver {
         self.speaker.configure(desired.config.clone(), now);
         let seen = self.seen.iter().copied();
         let seen: Vec<IpAddr> = seen.filter(|peer| desired.bfd.contains_key(peer)).collect();
-        seen.into_iter().for_each(|peer| drop(self.tell(Event::Bfd(peer, Ok(())))));
+        for peer in seen {
+            self.tell(Event::Bfd(peer, Ok(())));
+        }
         self.desired = Some(desired);
     }
 
@@ -313,7 +315,9 @@ impl Driver {
             Ok(Some(error)) | Err(error) => Err(error),
         };
         match stands {
-            Ok(()) => drop(self.tell(Event::Connected(conn))),
+            Ok(()) => {
+                self.tell(Event::Connected(conn));
+            }
             Err(error) => {
                 let before = self.badly_signed;
                 self.badly_signed = tcp::badly_signed().unwrap_or(before);

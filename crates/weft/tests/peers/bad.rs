@@ -9,7 +9,7 @@ use weft_bgp::{
     wire::{Capability, Message},
 };
 
-use crate::{corpus, peer::*, raw::Raw, sessions::*, site::*, with_each};
+use crate::{corpus, peer::*, raw::Raw, sessions::*, site::*};
 
 with_each!(of_another_as_than_agreed);
 

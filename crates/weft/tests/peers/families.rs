@@ -2,7 +2,7 @@
 
 use weft_bgp::config::{Filter, Rule};
 
-use crate::{peer::*, sessions::*, site::*, with_each};
+use crate::{peer::*, sessions::*, site::*};
 
 with_each!(
     carries_ipv4_over_ipv6,

@@ -6,9 +6,9 @@
 /// A test of each daemon: `THEME::DAEMON::TEST`.
 macro_rules! with_each {
     ($($test:ident),* $(,)?) => {
-        crate::with_each!(@ frr Frr $($test),*);
-        crate::with_each!(@ bird Bird $($test),*);
-        crate::with_each!(@ gobgp Gobgp $($test),*);
+        with_each!(@ frr Frr $($test),*);
+        with_each!(@ bird Bird $($test),*);
+        with_each!(@ gobgp Gobgp $($test),*);
     };
     (@ $module:ident $kind:ident $($test:ident),*) => {
         mod $module {
@@ -19,7 +19,6 @@ macro_rules! with_each {
         }
     };
 }
-use with_each;
 
 mod bird;
 #[path = "../../../bgp/tests/corpus/mod.rs"]

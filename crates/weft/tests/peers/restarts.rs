@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::{peer::*, sessions::*, site::*, with_each};
+use crate::{peer::*, sessions::*, site::*};
 
 with_each!(
     keeps_ours_while_we_restart,

@@ -1,6 +1,6 @@
 //! How sessions come to be, whoever connects.
 
-use crate::{peer::*, site::*, with_each};
+use crate::{peer::*, site::*};
 
 with_each!(
     comes_up_when_we_connect,

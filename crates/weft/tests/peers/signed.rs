@@ -2,7 +2,7 @@
 
 use weft_bgp::config::Ttl;
 
-use crate::{peer::*, sessions::*, site::*, with_each};
+use crate::{peer::*, sessions::*, site::*};
 
 with_each!(
     with_password_over_ipv4,

@@ -120,7 +120,9 @@ impl Ours {
 
     pub fn begin(&mut self) {
         let (news, keep) = (self.news.clone(), self.keep.clone());
-        let told = Box::new(move || drop(news.fetch_add(1, Ordering::Relaxed)));
+        let told = Box::new(move || {
+            news.fetch_add(1, Ordering::Relaxed);
+        });
         self.router = Some(self.netns.run(|| Router::start(keep, told)).unwrap().unwrap());
         self.apply();
     }

@@ -1,6 +1,6 @@
 //! Hundreds of routes that come and go, through a real daemon: what is left is what is.
 
-use crate::{peer::*, raw::Raw, sessions::*, site::*, with_each};
+use crate::{peer::*, raw::Raw, sessions::*, site::*};
 
 with_each!(ends_as_it_should);
 
