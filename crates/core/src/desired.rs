@@ -1,6 +1,9 @@
 //! What a node's own namespace should hold: all networks, all peers, all pods, in one state.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use ipnet::IpNet;
 
@@ -11,6 +14,7 @@ use crate::{
     },
     attachment::{Attachment, Phase},
     join::Receive,
+    learnt::Beside,
     name::{IfName, Mtu, NetworkName, NodeName},
     network::{Network, Untracked},
     paths::{Nic, Stage},
@@ -45,6 +49,8 @@ pub struct Host {
     pub nics: Vec<Nic>,
     /// What pods' links are children of, where its NIC is there.
     pub parents: BTreeMap<Parent, Standing>,
+    /// Routes that its neighbours in BGP have said, to what is no node's block.
+    pub learnt: Arc<Beside>,
 }
 
 impl Served<'_> {
@@ -107,6 +113,7 @@ pub fn node<'a>(
             });
         }
     }
+    state.extend(host.learnt.objects());
     state.extend(sysctls(host, served));
     let ruleset = ruleset(host, served);
     if ruleset != Ruleset::default() {

@@ -3,6 +3,7 @@
 
 pub mod attach;
 pub mod attachment;
+pub mod bgp;
 pub mod checksum;
 pub mod cni;
 pub mod desired;
@@ -10,6 +11,7 @@ pub mod dhcp;
 pub mod ipam;
 pub mod join;
 mod kind;
+pub mod learnt;
 pub mod mark;
 pub mod moved;
 pub mod name;

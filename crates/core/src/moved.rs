@@ -122,12 +122,15 @@ impl Marks {
 fn ends(choice: &PeerChoice) -> impl Iterator<Item = (IpAddr, Option<Mac>)> + '_ {
     let paths = choice.each().filter_map(|(_, choice)| choice.path.as_ref()).flat_map(|path| {
         let (mac, flood) = match &path.receive {
-            Receive::Direct { .. } | Receive::VxlanLearnt { .. } => (None, None),
+            Receive::Direct { .. } | Receive::Bgp { .. } | Receive::VxlanLearnt { .. } => {
+                (None, None)
+            }
             Receive::Vxlan { mac, .. } => (Some(*mac), None),
             Receive::VxlanBridged { mac, underlay, .. }
             | Receive::VxlanGroup { mac, underlay, .. } => (Some(*mac), Some(*underlay)),
         };
-        [(path.via, mac)].into_iter().chain(flood.map(|underlay| (underlay, None)))
+        let hops: Vec<_> = path.ends().into_iter().map(|(_, via)| (via, mac)).collect();
+        hops.into_iter().chain(flood.map(|underlay| (underlay, None)))
     });
     let pods = choice.domain.iter().flat_map(|domain| &domain.pods);
     paths.chain(pods.flat_map(|pod| pod.addrs.iter().map(|addr| (*addr, Some(pod.mac)))))

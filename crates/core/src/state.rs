@@ -3,10 +3,14 @@
 //!
 //! Who owns what, and how one tells, is in `mark.rs`; how one state becomes another, in `plan/`.
 
+mod group;
+
 use std::{collections::BTreeMap, fmt, net::IpAddr};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+
+pub use group::Group;
 
 use crate::{
     attach::{VlanId, ipvlan, macvlan::Mode},
@@ -38,6 +42,8 @@ pub enum Key {
     Behind(IfName, Mac),
     /// A nexthop object; its number is the kernel crate's own business.
     NextHop(IfName, IpAddr),
+    /// Several nexthop objects as one.
+    Group(Group),
     Route(IpNet),
     /// A route to what lies by the pod's node, beside another link's to the same.
     Access(IpNet),
@@ -62,6 +68,7 @@ pub enum Object {
     Flood { dev: IfName, dst: IpAddr },
     Behind { dev: IfName, mac: Mac },
     NextHop { dev: IfName, via: IpAddr },
+    Group { hops: Group },
     Route(Route),
 }
 
@@ -130,6 +137,8 @@ pub enum Hop {
     From(IfName, IpAddr),
     /// Through the nexthop object of that device and address.
     NextHop(IfName, IpAddr),
+    /// Through one of these nexthop objects, by flow.
+    Group(Group),
     /// Through a gateway written into the route itself (inside pods).
     Gateway(IfName, IpAddr),
     /// As that, behind routes of other links; what is sent there comes from the last address.
@@ -146,7 +155,8 @@ impl Hop {
             | Self::NextHop(dev, _)
             | Self::Gateway(dev, _)
             | Self::GatewayFrom(dev, ..) => Some(dev),
-            Self::Blackhole => None,
+            // None of their devices is a link of ours, which alone take things with them.
+            Self::Group(_) | Self::Blackhole => None,
         }
     }
 }
@@ -215,6 +225,7 @@ impl Object {
             Self::Flood { dev, dst } => Key::Flood(dev, dst),
             Self::Behind { dev, mac } => Key::Behind(dev, mac),
             Self::NextHop { dev, via } => Key::NextHop(dev, via),
+            Self::Group { hops } => Key::Group(hops),
             Self::Route(Route { dst, to: Hop::GatewayFrom(..), .. }) => Key::Access(dst),
             Self::Route(route) => Key::Route(route.dst),
         }
@@ -237,7 +248,7 @@ impl Object {
             Self::Route(route) => route.to.dev(),
             Self::Sysctl { knob, .. } => knob.dev(),
             // It stands on a link of the host's, and is to outlive it.
-            Self::Table { .. } | Self::Apart { .. } => None,
+            Self::Table { .. } | Self::Apart { .. } | Self::Group { .. } => None,
         }
     }
 
@@ -252,7 +263,8 @@ impl Object {
             Self::Neigh { .. } | Self::Proxy { .. } => 5,
             Self::Fdb { .. } | Self::Flood { .. } | Self::Behind { .. } => 6,
             Self::NextHop { .. } => 7,
-            Self::Route(_) => 8,
+            Self::Group { .. } => 8,
+            Self::Route(_) => 9,
         }
     }
 
@@ -384,6 +396,7 @@ impl fmt::Display for Object {
             Self::Flood { dev, dst } => write!(f, "fdb 00:00:00:00:00:00 dst {dst} dev {dev}"),
             Self::Behind { dev, mac } => write!(f, "fdb {mac} dev {dev} master static"),
             Self::NextHop { dev, via } => write!(f, "nexthop via {via} dev {dev}"),
+            Self::Group { hops } => write!(f, "nexthop group {hops}"),
             Self::Route(route) => route.fmt(f),
         }
     }
@@ -420,6 +433,7 @@ impl fmt::Display for Route {
             Hop::NextHop(dev, via) | Hop::Gateway(dev, via) => {
                 write!(f, "route {} via {via} dev {dev}", self.dst)?;
             }
+            Hop::Group(hops) => write!(f, "route {} {hops}", self.dst)?,
             Hop::GatewayFrom(dev, via, src) => {
                 write!(f, "route {} via {via} dev {dev} src {src}", self.dst)?;
             }
@@ -448,6 +462,7 @@ impl fmt::Display for Key {
             Self::Flood(dev, dst) => write!(f, "fdb 00:00:00:00:00:00 dst {dst} dev {dev}"),
             Self::Behind(dev, mac) => write!(f, "fdb {mac} dev {dev} master"),
             Self::NextHop(dev, via) => write!(f, "nexthop via {via} dev {dev}"),
+            Self::Group(hops) => write!(f, "nexthop group {hops}"),
             Self::Route(dst) => write!(f, "route {dst}"),
             Self::Access(dst) => write!(f, "route {dst} by the node"),
         }

@@ -2,7 +2,7 @@
 //! is kept out and said; it is never rewritten.
 //!
 //! Keys: `networks/NETWORK`, `nodes/NODE`, `blocks/NETWORK/BLOCK`, `claims/NETWORK/ADDRESS`,
-//! `acks/NODE`, `pods/NETWORK/NODE`. The changes that led here, and whether this is the first full list, are the store's business.
+//! `acks/NODE`, `pods/NETWORK/NODE`, `settings/bgp`. The changes that led here, and whether this is the first full list, are the store's business.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,6 +14,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value, error::Category};
 
 use crate::{
+    bgp::Settings,
     ipam::{Reserve, fixed::FixedClaim},
     join::Receive,
     name::{Mac, Mtu, NetworkName, NodeName},
@@ -30,6 +31,8 @@ pub struct View {
     pub acks: BTreeMap<NodeName, u64>,
     /// The pods of each node in each network whose nodes must know them, with the record's revision.
     pub residents: BTreeMap<(NetworkName, NodeName), (u64, Residents)>,
+    /// Of BGP in the whole cluster.
+    pub bgp: Settings,
     /// What could not be read, or only in part, by key.
     pub said: BTreeMap<String, String>,
     /// The store's revision that this view shows.
@@ -48,6 +51,9 @@ pub struct NodeRecord {
     /// The smallest MTU of its underlay devices.
     pub mtu: Mtu,
     pub networks: Parts,
+    /// What its operator says of it, such as its rack.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
     #[serde(flatten)]
     pub extra: Map<String, Value>,
 }
@@ -150,7 +156,10 @@ enum Place {
     Fixed(NetworkName, IpAddr),
     Ack(NodeName),
     Residents(NetworkName, NodeName),
+    Bgp,
 }
+
+pub const BGP_KEY: &str = "settings/bgp";
 
 pub fn network_key(name: &NetworkName) -> String {
     format!("networks/{name}")
@@ -207,6 +216,12 @@ impl View {
                 self.residents.insert((network, node), (revision, residents));
                 None
             }),
+            Place::Bgp => read(value).and_then(|settings: Settings| {
+                settings.check()?;
+                let note = unknown(value, &settings);
+                self.bgp = settings;
+                Ok(note)
+            }),
         };
         match taken {
             Ok(None) => {}
@@ -233,6 +248,11 @@ impl View {
                 Place::Residents(network, node) => {
                     keep(&mut self.residents, &mut was.residents, (network, node));
                 }
+                // Unless only a part of it is not known.
+                Place::Bgp if self.bgp == Settings::default() => {
+                    self.bgp = std::mem::take(&mut was.bgp);
+                }
+                Place::Bgp => {}
             }
         }
     }
@@ -249,6 +269,7 @@ impl View {
             Some(Place::Residents(network, node)) => {
                 drop(self.residents.remove(&(network, node)));
             }
+            Some(Place::Bgp) => self.bgp = Settings::default(),
             None => {}
         }
     }
@@ -328,6 +349,7 @@ fn keep<K: Ord, V>(now: &mut BTreeMap<K, V>, was: &mut BTreeMap<K, V>, key: K) {
 fn place(key: &str) -> Option<Place> {
     let mut parts = key.split('/');
     let place = match (parts.next()?, parts.next()?, parts.next()) {
+        ("settings", "bgp", None) => Place::Bgp,
         ("networks", name, None) => Place::Network(name.parse().ok()?),
         ("nodes", name, None) => Place::Node(name.parse().ok()?),
         ("acks", name, None) => Place::Ack(name.parse().ok()?),
@@ -375,7 +397,7 @@ macro_rules! records {
         }
     )*};
 }
-records!(Network, NodeRecord, Claim, FixedClaim, Ack, Residents);
+records!(Network, NodeRecord, Claim, FixedClaim, Ack, Residents, Settings);
 
 /// All that a record of any version is sure to have.
 #[derive(Deserialize)]

@@ -331,6 +331,18 @@ pub(crate) fn nexthop(
         .end();
 }
 
+/// Of `struct nexthop_grp` the weight counts from 0: all weigh the same.
+pub(crate) fn group(batch: &mut Batch, (id, new): (u32, bool), members: &[u32]) {
+    let how = if new { NLM_F_EXCL } else { NLM_F_REPLACE };
+    let entries: Vec<u8> =
+        members.iter().flat_map(|id| id.to_ne_bytes().into_iter().chain([0; 4])).collect();
+    batch
+        .begin(RTM_NEWNEXTHOP, NLM_F_CREATE | how, &nhmsg(0, mark::PROTOCOL, 0))
+        .attr_u32(NHA_ID, id)
+        .attr(NHA_GROUP, &entries)
+        .end();
+}
+
 pub(crate) fn delete_nexthop(batch: &mut Batch, id: u32) {
     batch.begin(RTM_DELNEXTHOP, 0, &nhmsg(0, 0, 0)).attr_u32(NHA_ID, id).end();
 }
@@ -341,7 +353,7 @@ pub(crate) fn route(batch: &mut Batch, route: &Route, through: u32) {
     let (kind, scope, flags) = match &route.to {
         Hop::Blackhole => (RTN_BLACKHOLE, 0, 0),
         Hop::Link(_) | Hop::From(..) => (RTN_UNICAST, RT_SCOPE_LINK, 0),
-        Hop::NextHop(..) => (RTN_UNICAST, 0, 0),
+        Hop::NextHop(..) | Hop::Group(_) => (RTN_UNICAST, 0, 0),
         Hop::Gateway(..) | Hop::GatewayFrom(..) => (RTN_UNICAST, 0, RTNH_F_ONLINK),
     };
     let metric = match &route.to {
@@ -366,7 +378,7 @@ pub(crate) fn route(batch: &mut Batch, route: &Route, through: u32) {
         Hop::From(_, src) => {
             batch.attr_u32(RTA_OIF, through).attr_ip(RTA_PREFSRC, *src);
         }
-        Hop::NextHop(..) => {
+        Hop::NextHop(..) | Hop::Group(_) => {
             batch.attr_u32(RTA_NH_ID, through);
         }
         Hop::GatewayFrom(_, via, src) => {

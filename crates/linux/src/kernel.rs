@@ -445,9 +445,7 @@ fn observe_routing(socket: &mut socket::Link) -> io::Result<(Observed, Hops)> {
     }
     observed.ours.extend(observe::neighbours(socket, &ours)?);
     let hops = observe::hops(socket, &names)?;
-    observed
-        .ours
-        .extend(hops.ids.keys().map(|(dev, via)| Object::NextHop { dev: dev.clone(), via: *via }));
+    observed.ours.extend(hops.objects());
     for found in observe::routes(socket, &names, &hops)? {
         match found {
             Found::Ours(route) => observed.ours.put(Object::Route(route)),

@@ -7,7 +7,7 @@ use serde::Serialize;
 use weft_core::{
     mark,
     name::{IfName, Mac, Mtu},
-    state::{Hop, Kind, Link, Object, Route, State},
+    state::{Group, Hop, Kind, Link, Object, Route, State},
 };
 
 use crate::{
@@ -79,11 +79,41 @@ impl fmt::Display for ForeignRoute {
     }
 }
 
-/// Nexthop objects: ours by device and address, and every number in use.
+/// Nexthop objects: ours by device and address, groups of ours by what they are of, and every number
+/// in use.
 #[derive(Default)]
 pub(crate) struct Hops {
     pub(crate) ids: BTreeMap<(IfName, IpAddr), u32>,
+    pub(crate) groups: BTreeMap<Group, u32>,
     pub(crate) used: std::collections::BTreeSet<u32>,
+}
+
+impl Hops {
+    pub(crate) fn objects(&self) -> impl Iterator<Item = Object> + '_ {
+        let single = |(dev, via): &(IfName, IpAddr)| Object::NextHop { dev: dev.clone(), via: *via };
+        let group = |hops: &Group| Object::Group { hops: hops.clone() };
+        self.ids.keys().map(single).chain(self.groups.keys().map(group))
+    }
+
+    /// What a route leads to by the number that it names.
+    fn by_id(&self) -> BTreeMap<u32, Through<'_>> {
+        let single = self.ids.iter().map(|(hop, id)| (*id, Through::One(hop)));
+        single.chain(self.groups.iter().map(|(hops, id)| (*id, Through::Several(hops)))).collect()
+    }
+}
+
+enum Through<'a> {
+    One(&'a (IfName, IpAddr)),
+    Several(&'a Group),
+}
+
+impl Through<'_> {
+    fn hop(&self) -> Hop {
+        match self {
+            Self::One((dev, via)) => Hop::NextHop(dev.clone(), *via),
+            Self::Several(hops) => Hop::Group((*hops).clone()),
+        }
+    }
 }
 
 pub(crate) fn links(socket: &mut socket::Link) -> io::Result<Vec<HostLink>> {
@@ -296,25 +326,37 @@ pub(crate) fn hops(socket: &mut socket::Link, names: &BTreeMap<u32, IfName>) -> 
     let mut hops = Hops::default();
     let read = |message: &Message<'_>| {
         let protocol = *message.body.get(2)?;
-        let (mut id, mut oif, mut via) = (None, None, None);
+        let (mut id, mut oif, mut via, mut members) = (None, None, None, Vec::new());
         for (kind, value) in wire::attrs(message.body.get(8..)?) {
             match kind {
+                // `struct nexthop_grp`: a number, and what does not matter here.
+                NHA_GROUP => members = value.chunks(8).filter_map(|at| u32_at(at, 0)).collect(),
                 NHA_ID => id = u32_at(value, 0),
                 NHA_OIF => oif = u32_at(value, 0),
                 NHA_GATEWAY => via = wire::ip(value),
                 _ => {}
             }
         }
-        let ours = (protocol == mark::PROTOCOL).then_some((oif, via));
-        Some((id?, ours))
+        let ours = protocol == mark::PROTOCOL;
+        Some((id?, (oif.filter(|_| ours), via), if ours { members } else { Vec::new() }))
     };
-    for (id, ours) in socket.dump(RTM_GETNEXTHOP, &nhmsg(0, 0, 0), |_| {}, read)? {
+    let mut groups = Vec::new();
+    let mut single = BTreeMap::new();
+    for (id, hop, members) in socket.dump(RTM_GETNEXTHOP, &nhmsg(0, 0, 0), |_| {}, read)? {
         hops.used.insert(id);
-        if let Some((Some(oif), Some(via))) = ours
+        if let (Some(oif), Some(via)) = hop
             && let Some(dev) = names.get(&oif)
         {
+            single.insert(id, (dev.clone(), via));
             hops.ids.insert((dev.clone(), via), id);
+        } else if !members.is_empty() {
+            groups.push((id, members));
         }
+    }
+    // Of whom the kernel has taken some away is a smaller one: the kernel's own business, too.
+    for (id, members) in groups {
+        let members: Vec<_> = members.iter().filter_map(|id| single.get(id).cloned()).collect();
+        hops.groups.insert(members.into(), id);
     }
     Ok(hops)
 }
@@ -330,7 +372,7 @@ pub(crate) fn routes(
     names: &BTreeMap<u32, IfName>,
     hops: &Hops,
 ) -> io::Result<Vec<Found>> {
-    let by_id: BTreeMap<u32, &(IfName, IpAddr)> = hops.ids.iter().map(|(k, id)| (*id, k)).collect();
+    let by_id = hops.by_id();
     let mut routes = Vec::new();
     for family in [libc::AF_INET, libc::AF_INET6] {
         let body = rtmsg(u8::try_from(family).unwrap_or(0), 0, 0, 0, 0, 0);
@@ -343,7 +385,7 @@ pub(crate) fn routes(
 fn route(
     message: &Message<'_>,
     names: &BTreeMap<u32, IfName>,
-    hops: &BTreeMap<u32, &(IfName, IpAddr)>,
+    hops: &BTreeMap<u32, Through<'_>>,
 ) -> Option<Found> {
     let [family, prefix, _, _, table, protocol, _, kind] =
         <[u8; 8]>::try_from(message.body.get(..8)?).ok()?;
@@ -382,7 +424,7 @@ fn route(
     }
     let to = match (kind, hop, via) {
         (RTN_BLACKHOLE, ..) => Hop::Blackhole,
-        (_, Some(id), _) => hops.get(&id).map(|(dev, via)| Hop::NextHop(dev.clone(), *via))?,
+        (_, Some(id), _) => hops.get(&id).map(Through::hop)?,
         // IPv6 forgets an address that went; the route stays.
         (_, None, Some(via)) if metric == mark::ACCESS_METRIC => {
             Hop::GatewayFrom(dev?, via, src.unwrap_or(any))

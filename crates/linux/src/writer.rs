@@ -11,7 +11,7 @@ use weft_core::{
     mark,
     name::{IfName, Mac},
     plan::Change,
-    state::{Hop, Key, Kind, Knob, Link, Object, Route},
+    state::{Group, Hop, Key, Kind, Knob, Link, Object, Route},
 };
 
 use crate::{
@@ -139,6 +139,14 @@ impl<'a> Writer<'a> {
                 let id = self.hop_id(dev, *via);
                 encode::nexthop(&mut self.batch, id, index, *via, dev.is_ours());
             }
+            Object::Group { hops } => {
+                let id = |hop| self.hops.ids.get(hop).copied();
+                let members: Option<Vec<u32>> = hops.hops().iter().map(id).collect();
+                let absent = || io::Error::other("one of its nexthop objects is not there");
+                let members = members.ok_or_else(absent)?;
+                let id = self.group_id(hops);
+                encode::group(&mut self.batch, id, &members);
+            }
             Object::Route(route) => {
                 let through = self.through(route)?;
                 encode::route(&mut self.batch, route, through);
@@ -265,6 +273,11 @@ impl<'a> Writer<'a> {
                     encode::delete_nexthop(&mut self.batch, id);
                 }
             }
+            Key::Group(hops) => {
+                if let Some(id) = self.hops.groups.remove(hops) {
+                    encode::delete_nexthop(&mut self.batch, id);
+                }
+            }
             Key::Route(dst) => encode::delete_route(&mut self.batch, dst, mark::METRIC),
             Key::Access(dst) => encode::delete_route(&mut self.batch, dst, mark::ACCESS_METRIC),
         }
@@ -290,13 +303,27 @@ impl<'a> Writer<'a> {
         if let Some(id) = self.hops.ids.get(&key) {
             return (*id, false);
         }
+        let id = self.free_id();
+        self.hops.ids.insert(key, id);
+        (id, true)
+    }
+
+    fn group_id(&mut self, hops: &Group) -> (u32, bool) {
+        if let Some(id) = self.hops.groups.get(hops) {
+            return (*id, false);
+        }
+        let id = self.free_id();
+        self.hops.groups.insert(hops.clone(), id);
+        (id, true)
+    }
+
+    fn free_id(&mut self) -> u32 {
         let ours = mark::NEXTHOP_BASE..mark::NEXTHOP_BASE + 0xff_ffff;
         let behind = self.hops.used.range(ours.clone()).next_back().map_or(ours.start, |id| id + 1);
         let gap = || ours.clone().find(|id| !self.hops.used.contains(id));
         let id = if ours.contains(&behind) { behind } else { gap().unwrap_or(ours.start) };
         self.hops.used.insert(id);
-        self.hops.ids.insert(key, id);
-        (id, true)
+        id
     }
 
     fn through(&mut self, route: &Route) -> io::Result<u32> {
@@ -306,6 +333,10 @@ impl<'a> Writer<'a> {
             | Hop::From(dev, _)
             | Hop::Gateway(dev, _)
             | Hop::GatewayFrom(dev, ..) => self.index(dev),
+            Hop::Group(hops) => {
+                let id = self.hops.groups.get(hops).copied();
+                id.ok_or_else(|| io::Error::other("its nexthop group is not there"))
+            }
             Hop::NextHop(dev, via) => {
                 let id = self.hops.ids.get(&(dev.clone(), *via)).copied();
                 id.ok_or_else(|| io::Error::other("its nexthop object is not there"))
@@ -356,8 +387,10 @@ impl<'a> Writer<'a> {
     }
 
     fn refuse(&mut self, change: &Change, errno: i32, text: String) {
-        if let Key::NextHop(dev, via) = change.key() {
-            self.hops.ids.remove(&(dev, via));
+        match change.key() {
+            Key::NextHop(dev, via) => drop(self.hops.ids.remove(&(dev, via))),
+            Key::Group(hops) => drop(self.hops.groups.remove(&hops)),
+            _ => {}
         }
         self.refusals.push(Refusal { what: change.to_string(), errno, text });
     }
@@ -372,7 +405,7 @@ fn benign(change: &Change, errno: i32) -> bool {
         // A host without IPv6 has no IPv6 addresses to forbid.
         Change::Put(Object::Up { .. }) => errno == libc::EAFNOSUPPORT,
         // The number is a stranger's: the next look finds another.
-        Change::Put(Object::NextHop { .. }) => false,
+        Change::Put(Object::NextHop { .. } | Object::Group { .. }) => false,
         // It was not there to be deleted first.
         Change::Put(Object::Anycast { .. }) => {
             matches!(errno, libc::EEXIST | libc::EADDRNOTAVAIL)

@@ -36,9 +36,9 @@ fn every_model_reaches_everybody_and_no_change_loses_a_packet() {
     let ipvlan = if has_ipvlan { 12 } else { 0 };
     assert_eq!(
         (runs.len(), switches.len()),
-        (26 + ipvlan, 12),
-        "(2 attaches × 3 joins + 3 that stay + 4 modes of macvlan, 5 of ipvlan and one more behind a \
-         switch of one MAC address) × 2 families; 2 × 6 changes"
+        (30 + ipvlan, 24),
+        "(2 attaches × 4 joins + 3 that stay + 4 modes of macvlan, 5 of ipvlan and one more behind a \
+         switch of one MAC address) × 2 families; 2 × 12 changes"
     );
     for run in runs {
         let pairs = match run["attach"].as_str().unwrap() {

@@ -3,6 +3,7 @@
 //! chosen in `paths/`, per peer.
 
 pub mod auto;
+pub mod bgp;
 pub mod bridged;
 pub mod hostgw;
 pub mod underlay;
@@ -28,6 +29,7 @@ use crate::{
 pub enum Kind {
     Vxlan(vxlan::Vxlan),
     HostGw(hostgw::HostGw),
+    Bgp(bgp::Bgp),
     Auto(auto::Auto),
     VxlanBridged(bridged::Bridged),
     Underlay(underlay::Underlay),
@@ -72,6 +74,11 @@ pub trait Joining {
         &[]
     }
 
+    /// What is said of it by BGP, where nodes are joined by that.
+    fn bgp(&self) -> Option<&bgp::Bgp> {
+        None
+    }
+
     /// Whose the addresses are besides, where pods share the network with strangers.
     fn shared(&self) -> Option<&underlay::Underlay> {
         None
@@ -83,6 +90,7 @@ impl Join {
         match &self.0 {
             Kind::Vxlan(join) => join,
             Kind::HostGw(join) => join,
+            Kind::Bgp(join) => join,
             Kind::Auto(join) => join,
             Kind::VxlanBridged(join) => join,
             Kind::Underlay(join) => join,
@@ -110,6 +118,8 @@ pub struct Receiver<'a> {
 #[serde(rename_all = "kebab-case")]
 pub enum Way {
     Direct,
+    /// As `direct`, to where BGP says.
+    Bgp,
     Vxlan,
     VxlanBridged,
 }
@@ -117,7 +127,7 @@ pub enum Way {
 impl Way {
     /// Packets cross the underlay inside others.
     pub fn is_tunnel(self) -> bool {
-        self != Self::Direct
+        !matches!(self, Self::Direct | Self::Bgp)
     }
 }
 
@@ -127,6 +137,8 @@ impl Way {
 pub enum Receive {
     /// Pod packets as they are, sent to this underlay address.
     Direct { underlay: IpAddr },
+    /// As they are too, to wherever the blocks that this node says by BGP were learnt from.
+    Bgp { underlay: IpAddr },
     /// In UDP to a VTEP (RFC 7348).
     Vxlan { underlay: IpAddr, vni: Vni, port: u16, mac: Mac },
     /// In UDP to a VTEP that is a port of the network's bridge. The MAC is the node's own there.
@@ -141,6 +153,7 @@ impl Receive {
     pub fn way(&self) -> Way {
         match self {
             Self::Direct { .. } => Way::Direct,
+            Self::Bgp { .. } => Way::Bgp,
             Self::Vxlan { .. } | Self::VxlanLearnt { .. } => Way::Vxlan,
             Self::VxlanBridged { .. } | Self::VxlanGroup { .. } => Way::VxlanBridged,
         }
@@ -149,6 +162,7 @@ impl Receive {
     pub fn underlay(&self) -> IpAddr {
         match self {
             Self::Direct { underlay }
+            | Self::Bgp { underlay }
             | Self::Vxlan { underlay, .. }
             | Self::VxlanBridged { underlay, .. }
             | Self::VxlanGroup { underlay, .. }
@@ -160,7 +174,7 @@ impl Receive {
     /// nodes otherwise, do not follow on each other: what does not suit is of an earlier network.
     pub fn suits(&self, join: &Join) -> bool {
         let (bridged, group) = match self {
-            Self::Direct { .. } => return !join.kind().is_bridged(),
+            Self::Direct { .. } | Self::Bgp { .. } => return !join.kind().is_bridged(),
             Self::Vxlan { .. } => (false, false),
             Self::VxlanLearnt { .. } => (false, true),
             Self::VxlanBridged { .. } => (true, false),
@@ -172,7 +186,7 @@ impl Receive {
     /// The UDP port that packets arrive at, where they are inside UDP.
     pub fn port(&self) -> Option<u16> {
         match self {
-            Self::Direct { .. } => None,
+            Self::Direct { .. } | Self::Bgp { .. } => None,
             Self::Vxlan { port, .. }
             | Self::VxlanBridged { port, .. }
             | Self::VxlanGroup { port, .. }
@@ -183,7 +197,7 @@ impl Receive {
     /// What a node must hold to be reached this way, and to send this way too.
     pub fn hold(&self, on: &Ground<'_>) -> State {
         match self {
-            Self::Direct { .. } => State::default(),
+            Self::Direct { .. } | Self::Bgp { .. } => State::default(),
             Self::Vxlan { underlay, vni, port, mac } => {
                 vxlan::hold((*underlay, *vni, *port, *mac), on)
             }
@@ -202,7 +216,7 @@ impl Receive {
     /// The device that `hold` makes, where it makes one.
     pub fn device(&self) -> Option<IfName> {
         match self {
-            Self::Direct { .. } => None,
+            Self::Direct { .. } | Self::Bgp { .. } => None,
             Self::Vxlan { underlay, vni, .. }
             | Self::VxlanBridged { underlay, vni, .. }
             | Self::VxlanGroup { underlay, vni, .. }
@@ -234,6 +248,7 @@ impl Receive {
     ) -> Result<Path, Refusal> {
         let path = match self {
             Self::Direct { .. } => hostgw::path(self, sender, peer, ipv4),
+            Self::Bgp { .. } => bgp::path(self, sender, peer, ipv4),
             Self::Vxlan { vni, .. } | Self::VxlanLearnt { vni, .. } => {
                 vxlan::path(self, *vni, sender, peer, ipv4)
             }
@@ -252,6 +267,7 @@ impl Receive {
         match self {
             Self::Vxlan { underlay, mac, .. } => Some(vxlan::facts(dev, via, *mac, *underlay)),
             Self::Direct { .. }
+            | Self::Bgp { .. }
             | Self::VxlanBridged { .. }
             | Self::VxlanGroup { .. }
             | Self::VxlanLearnt { .. } => None,
@@ -268,6 +284,7 @@ impl Receive {
     fn shared(&self) -> (u8, Option<(Vni, u16)>, Option<&Group>) {
         match self {
             Self::Direct { .. } => (0, None, None),
+            Self::Bgp { .. } => (5, None, None),
             Self::Vxlan { vni, port, .. } => (1, Some((*vni, *port)), None),
             Self::VxlanBridged { vni, port, .. } => (2, Some((*vni, *port)), None),
             Self::VxlanGroup { vni, port, group, .. } => (3, Some((*vni, *port)), Some(group)),
@@ -279,6 +296,7 @@ impl Receive {
     pub fn counterpart(&self, me: &Receiver<'_>) -> Option<Self> {
         let back = match self {
             Self::Direct { .. } => hostgw::HostGw {}.receives(me),
+            Self::Bgp { .. } => bgp::Bgp::default().receives(me),
             Self::Vxlan { vni, port, .. } => tunnel(*vni, *port, None)?.receives(me),
             Self::VxlanLearnt { vni, port, group, .. } => {
                 tunnel(*vni, *port, Some(group))?.receives(me)
@@ -304,6 +322,7 @@ impl std::fmt::Display for Way {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.pad(match self {
             Self::Direct => "direct",
+            Self::Bgp => "bgp",
             Self::Vxlan => "vxlan",
             Self::VxlanBridged => "vxlan-bridged",
         })

@@ -82,16 +82,16 @@ fn pairs(peer: impl Fn(u8) -> Vec<Option<PeerChoice>>) -> Vec<Choices> {
 fn choice(receive: Receive, blocks: &[&str]) -> PeerChoice {
     let blocks: Vec<IpNet> = blocks.iter().map(|block| block.parse().unwrap()).collect();
     let (dev, via): (_, IpAddr) = match &receive {
-        Receive::Direct { underlay } => ("eth0", *underlay),
+        Receive::Direct { underlay } | Receive::Bgp { underlay } => ("eth0", *underlay),
         Receive::Vxlan { .. } | Receive::VxlanLearnt { .. } => ("weftx4-7", blocks[0].network()),
         Receive::VxlanBridged { underlay, .. } | Receive::VxlanGroup { underlay, .. } => {
             let dev = if underlay.is_ipv4() { "weftx4-7" } else { "weftx6-7" };
             (dev, first_of(&blocks[0]))
         }
     };
-    let path = Path { receive, dev: IfName::new(dev), via, mtu: Mtu::ETHERNET, overhead: 0 };
+    let path = Path { receive, dev: IfName::new(dev), via, mtu: Mtu::ETHERNET, overhead: 0, legs: vec![] };
     let v4 = Some(Choice { path: Some(path), refused: Vec::new() });
-    PeerChoice { revision: (1, 0), blocks, ignored: vec![], v4, v6: None, domain: None }
+    PeerChoice { revision: (1, 0, 0), blocks, ignored: vec![], v4, v6: None, domain: None }
 }
 
 fn stage(choices: &Choices) -> Stage {

@@ -29,8 +29,8 @@ pub struct Network {
     /// How a pod's link is born: `veth` (routed, no bridge), `bridge`, `macvlan` or `ipvlan`.
     #[serde(default)]
     pub attach: Attach,
-    /// How packets reach the pods of other nodes: `vxlan`, `host-gw`, `auto`, `vxlan-bridged` or
-    /// `underlay`.
+    /// How packets reach the pods of other nodes: `vxlan`, `host-gw`, `bgp`, `auto`,
+    /// `vxlan-bridged` or `underlay`.
     #[serde(default)]
     pub join: Join,
     /// Addresses of the pods: one IPv4 range, one IPv6 range, or one of each (dual stack).
@@ -428,6 +428,13 @@ fn collect_unknown(
     known: &serde_json::Value,
     unknown: &mut Vec<String>,
 ) {
+    if let (Some(written), Some(known)) = (written.as_array(), known.as_array()) {
+        let path = path.strip_suffix('.').unwrap_or(path);
+        for (at, (written, known)) in written.iter().zip(known).enumerate() {
+            collect_unknown(&format!("{path}[{at}]."), written, known, unknown);
+        }
+        return;
+    }
     let (Some(written), Some(known)) = (written.as_object(), known.as_object()) else { return };
     for (field, value) in written {
         match known.get(field) {

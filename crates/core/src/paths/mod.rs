@@ -7,7 +7,11 @@ mod stage;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeMap, fmt, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::IpAddr,
+};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -15,9 +19,10 @@ use serde::{Deserialize, Serialize};
 pub use stage::{Choices, PeerChoice, Situation, Stage, acknowledged, stage};
 
 use crate::{
-    join::{Receive, Way, vxlan::tunnel_address},
+    join::{Receive, Way, bgp, vxlan::tunnel_address},
+    learnt::{Learnt, through},
     name::{IfName, Mtu, NodeName},
-    state::{Hop, Object, Route},
+    state::{Group, Hop, Object, Route},
 };
 
 /// A node's address on the underlay and the device that has it.
@@ -44,6 +49,8 @@ pub struct Sender<'a> {
     pub reach: &'a BTreeMap<IpAddr, Option<Reach>>,
     /// Pods' packets can leave by this device alone.
     pub only_by: Option<&'a IfName>,
+    /// What BGP's neighbours have said.
+    pub learnt: &'a Learnt,
 }
 
 /// The node that is sent to, in one network.
@@ -78,6 +85,17 @@ pub struct Path {
     pub mtu: Mtu,
     /// Bytes of each packet that go to the envelope.
     pub overhead: u16,
+    /// Where each block is reached by next hops of its own, several at once perhaps; `dev` and `via` are
+    /// then the first of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub legs: Vec<Leg>,
+}
+
+/// The next hops by which one of a peer's blocks is reached.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Leg {
+    pub block: IpNet,
+    pub hops: Group,
 }
 
 /// Why a way can't be taken.
@@ -98,6 +116,10 @@ pub enum Refusal {
     NoBlock { ipv4: bool },
     #[error("IPv6 needs packets of 1280 bytes (RFC 8200, 5), and this way takes {mtu}")]
     TooSmallForIpv6 { mtu: Mtu },
+    #[error("{block} is {} by BGP", if *settling { "not yet learnt again" } else { "not learnt" })]
+    NotLearnt { block: IpNet, settling: bool },
+    #[error("{block} was learnt by BGP, but {why}")]
+    LeadsNowhere { block: IpNet, why: String },
     #[error("the peer does not receive {0}")]
     NotReceived(Way),
 }
@@ -114,22 +136,29 @@ pub struct Choice {
 /// bytes less). Where none of these can be taken, another that the peer advertises is better than
 /// none: while a join changes, nodes are not all at the same stage. What a peer withdraws comes
 /// last, since it goes once we have acknowledged.
+///
+/// Whether BGP leads to a peer is known only once its session stands, so until then all that is
+/// withdrawn is better than nothing, and a path to some of its blocks is better than to none.
 pub fn choose(order: &[Way], sender: &Sender<'_>, peer: &Peer<'_>, ipv4: bool) -> Choice {
-    let others = [Way::Direct, Way::Vxlan].into_iter().filter(|way| !order.contains(way));
-    let advertised = order.iter().copied().chain(others).map(|way| (way, peer.receives));
-    let withdrawn = order.iter().map(|way| (*way, peer.withdrawing));
+    let all = [Way::Direct, Way::Bgp, Way::Vxlan];
+    let others = all.into_iter().filter(|way| !order.contains(way));
+    let advertised = order.iter().copied().chain(others.clone()).map(|way| (way, peer.receives));
+    let by_bgp = order.contains(&Way::Bgp) || peer.receives.iter().any(|r| r.way() == Way::Bgp);
+    let last = others.filter(|_| by_bgp);
+    let withdrawn = order.iter().copied().chain(last).map(|way| (way, peer.withdrawing));
     let mut refused: Vec<(Way, Refusal)> = Vec::new();
     for (way, receives) in advertised.chain(withdrawn) {
         match best(way, receives, sender, peer, ipv4) {
             Ok(path) => return Choice { path: Some(path), refused },
-            Err(refusal) if refused.iter().all(|(known, _)| *known != way) => {
-                refused.push((way, refusal));
+            Err(refusal) => {
+                let known = refused.iter().any(|(known, _)| *known == way);
+                refused.extend((order.contains(&way) && !known).then_some((way, refusal)));
             }
-            Err(_) => {}
         }
     }
-    refused.retain(|(way, _)| order.contains(way));
-    Choice { path: None, refused }
+    let said = peer.receives.iter().chain(peer.withdrawing).filter(|r| r.way() == Way::Bgp);
+    let path = said.filter_map(|receive| bgp::part(receive, sender, peer, ipv4).ok()).next();
+    Choice { path, refused }
 }
 
 fn best(
@@ -157,10 +186,12 @@ impl Path {
     }
 
     /// What the kernel must hold so that packets for `blocks` take this path.
-    pub fn objects<'a>(
-        &'a self,
-        blocks: impl Iterator<Item = &'a IpNet> + 'a,
-    ) -> impl Iterator<Item = Object> + 'a {
+    pub fn objects<'a>(&'a self, blocks: impl Iterator<Item = &'a IpNet> + 'a) -> Vec<Object> {
+        if !self.legs.is_empty() {
+            let wanted: BTreeSet<&IpNet> = blocks.collect();
+            let legs = self.legs.iter().filter(|leg| wanted.contains(&leg.block));
+            return legs.flat_map(|leg| through(leg.block, &leg.hops)).collect();
+        }
         // Where peers are learnt, the range leads to all of them.
         let learnt = matches!(self.receive, Receive::VxlanLearnt { .. });
         let hop = Object::NextHop { dev: self.dev.clone(), via: self.via };
@@ -174,11 +205,23 @@ impl Path {
             .flatten()
             .chain((!learnt).then_some(hop))
             .chain(routes)
+            .collect()
+    }
+
+    /// Each device and next hop that it leaves by.
+    pub fn ends(&self) -> BTreeSet<(&IfName, IpAddr)> {
+        if self.legs.is_empty() {
+            return [(&self.dev, self.via)].into();
+        }
+        let hops = self.legs.iter().flat_map(|leg| leg.hops.hops());
+        hops.map(|(dev, via)| (dev, *via)).collect()
     }
 }
 
 impl fmt::Display for Path {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} dev {} via {} mtu {}", self.way(), self.dev, self.via, self.mtu)
+        self.way().fmt(f)?;
+        self.ends().iter().try_for_each(|(dev, via)| write!(f, " dev {dev} via {via}"))?;
+        write!(f, " mtu {}", self.mtu)
     }
 }

@@ -64,9 +64,10 @@ pub type Choices = BTreeMap<NodeName, Arc<PeerChoice>>;
 
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct PeerChoice {
-    /// Revisions of the peer's records that it was made from: its own, and that of its pods.
+    /// Revisions of the peer's records that it was made from: its own, and that of its pods; and what
+    /// stands for what was learnt of its blocks.
     #[serde(skip)]
-    pub revision: (u64, u64),
+    pub revision: (u64, u64, u64),
     pub blocks: Vec<IpNet>,
     /// Blocks that it says are its own, and are not.
     #[serde(skip)]
@@ -95,7 +96,7 @@ impl PeerChoice {
                 let blocks = self.blocks.iter().filter(family);
                 match &self.domain {
                     Some(domain) => domain.objects(path, blocks),
-                    None => path.objects(blocks).collect(),
+                    None => path.objects(blocks),
                 }
             })
         })
@@ -214,7 +215,7 @@ fn choices(now: &Situation<'_>) -> Choices {
     let chosen = peer_parts(now).map(|(name, part, node)| {
         while known.next_if(|(earlier, _)| *earlier < name).is_some() {}
         let known = known.next_if(|(same, _)| *same == name);
-        match known.filter(|(_, choice)| choice.revision == revision(now, name, node)) {
+        match known.filter(|(_, choice)| choice.revision == revision(now, name, part, node)) {
             Some((name, choice)) => (name.clone(), choice.clone()),
             None => (name.clone(), Arc::new(choose_for(now, order, name, part, node))),
         }
@@ -257,7 +258,7 @@ fn choose_for(
         let pods = residents(now, name).map(|(_, pods)| pods.to_vec()).unwrap_or_default();
         Box::new(Domain::new(now.name, now.network.host_access, pods))
     });
-    PeerChoice { revision: revision(now, name, node), blocks, ignored, v4, v6, domain }
+    PeerChoice { revision: revision(now, name, part, node), blocks, ignored, v4, v6, domain }
 }
 
 fn residents<'a>(now: &'a Situation<'_>, peer: &NodeName) -> Option<(u64, &'a [Resident])> {
@@ -265,9 +266,17 @@ fn residents<'a>(now: &'a Situation<'_>, peer: &NodeName) -> Option<(u64, &'a [R
     Some((*revision, &residents.pods))
 }
 
-fn revision(now: &Situation<'_>, peer: &NodeName, node: &Node) -> (u64, u64) {
+fn revision(
+    now: &Situation<'_>,
+    peer: &NodeName,
+    part: &Part,
+    node: &Node,
+) -> (u64, u64, u64) {
     let pods = now.network.join.kind().is_bridged().then(|| residents(now, peer)).flatten();
-    (node.revision, pods.map_or(0, |(revision, _)| revision))
+    let mut ways = part.receives.iter().chain(&part.withdrawing).map(Receive::way);
+    let by_bgp = ways.any(|way| way == Way::Bgp);
+    let learnt = if by_bgp { now.sender.learnt.digest(&part.blocks) } else { 0 };
+    (node.revision, pods.map_or(0, |(revision, _)| revision), learnt)
 }
 
 fn paths(choices: &Choices) -> impl Iterator<Item = &super::Path> {

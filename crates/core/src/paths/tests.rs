@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
 use crate::{
+    learnt::{Learnt, Route},
     name::NetworkName,
     network::Network,
     view::{Ack, NodeRecord, Part, View, ack_key, network_key, node_key},
@@ -39,6 +40,8 @@ struct Machine {
     block: IpNet,
     view: View,
     seen: usize,
+    /// What its speaker knows; nothing, while it runs none.
+    learnt: Learnt,
     kernel: Kernel,
     /// What a turn has yet to do: a node may die before any of these.
     pending: Vec<Step>,
@@ -63,6 +66,7 @@ impl Machine {
             block: format!("10.1.{n}.0/24").parse().unwrap(),
             view: View::default(),
             seen: 0,
+            learnt: Learnt::default(),
             kernel: Kernel::default(),
             pending: Vec::new(),
         }
@@ -78,6 +82,7 @@ impl Machine {
 
     fn think(&mut self) {
         let name = network();
+        let learnt = self.learnt.clone();
         let Some(spec) = self.view.networks.get(&name) else { return };
         let nodes = self.view.nodes.values();
         let reach = nodes.flat_map(|node| &node.record.underlay).map(|addr| {
@@ -93,6 +98,7 @@ impl Machine {
                 underlay: std::slice::from_ref(&self.nic),
                 reach: &reach,
                 only_by: None,
+                learnt: &learnt,
             },
             blocks: std::slice::from_ref(&self.block),
             parent: None,
@@ -118,6 +124,10 @@ impl Machine {
             Step::Publish(stage.part),
         ];
         self.pending.extend(ack.map(Step::Ack));
+    }
+
+    fn speaks(&self) -> bool {
+        self.kernel.hold.iter().any(|held| held.way() == Way::Bgp)
     }
 
     fn step(&mut self, store: &mut Store) {
@@ -163,6 +173,7 @@ impl Machine {
             underlay: vec![self.nic.addr.addr()],
             mtu: self.nic.mtu,
             networks: [(network(), part)].into_iter().collect(),
+            labels: BTreeMap::new(),
             extra: serde_json::Map::new(),
         }
     }
@@ -202,15 +213,51 @@ impl Cluster {
         let upto = self.machines[who].seen + self.roll(3);
         let machine = &mut self.machines[who];
         match what {
+            7 => self.speak(),
             0 => machine.pending.clear(), // Killed, and started again.
             1..=6 => machine.see(&self.store, upto.min(self.store.0.len())),
             _ => machine.step(&mut self.store),
+        }
+        self.forget();
+    }
+
+    /// Whoever holds the way of BGP hears at some time what another says that holds it, and at once that
+    /// it says it no more.
+    fn speak(&mut self) {
+        let pair = (self.roll(NODES), self.roll(NODES));
+        if pair.0 != pair.1 {
+            self.hear(pair.0, pair.1);
+        }
+    }
+
+    fn hear(&mut self, who: usize, whom: usize) {
+        let other = &self.machines[whom];
+        let (block, via) = (other.block, other.nic.addr.addr());
+        if self.machines[who].speaks() && other.speaks() {
+            let route = Route { hops: vec![via], why: None };
+            self.machines[who].learnt.routes.insert(block, route);
+        }
+    }
+
+    /// What is said no more is known no more.
+    fn forget(&mut self) {
+        let silent: Vec<IpNet> =
+            self.machines.iter().filter(|m| !m.speaks()).map(|m| m.block).collect();
+        for machine in &mut self.machines {
+            let speaks = machine.speaks();
+            machine.learnt.routes.retain(|block, _| speaks && !silent.contains(block));
         }
     }
 
     /// Everybody sees everything and has time to finish.
     fn settle(&mut self) {
         for _ in 0..20 {
+            for (who, whom) in (0..NODES * NODES).map(|n| (n / NODES, n % NODES)) {
+                if who != whom {
+                    self.hear(who, whom);
+                }
+            }
+            self.forget();
             for machine in &mut self.machines {
                 machine.see(&self.store, self.store.0.len());
                 machine.pending.clear();
@@ -227,6 +274,11 @@ impl Cluster {
                 let Some(path) = from.kernel.routes.get(&to.name) else { continue };
                 let direct = path.way() == Way::Direct;
                 let receivable = direct || to.kernel.hold.contains(&path.receive);
+                if path.way() == Way::Bgp {
+                    let known = from.learnt.routes.contains_key(&to.block);
+                    assert!(known, "{context}: {} sends {path}, and forgot it", from.name);
+                    continue;
+                }
                 assert!(receivable, "{context}: {} sends {path} to {}", from.name, to.name);
                 let sendable =
                     direct || from.kernel.hold.iter().any(|held| held.way() == Way::Vxlan);
@@ -251,16 +303,16 @@ impl Cluster {
 
 #[test]
 fn a_change_of_join_cuts_no_path_whatever_the_order_of_events() {
-    let joins = ["vxlan", "host-gw", "auto"];
+    let joins = ["vxlan", "host-gw", "auto", "bgp"];
     for seed in 1..=120u64 {
         let mut cluster = Cluster::new(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
         cluster
             .store
-            .put(network_key(&network()), &spec(joins[usize::try_from(seed % 3).unwrap()]));
+            .put(network_key(&network()), &spec(joins[usize::try_from(seed % 4).unwrap()]));
         cluster.settle();
         assert_eq!(cluster.ways().len(), NODES * (NODES - 1), "seed {seed}: everybody has a path");
         for change in 0..4 {
-            let join = joins[cluster.roll(3)];
+            let join = joins[cluster.roll(4)];
             cluster.store.put(network_key(&network()), &spec(join));
             for turn in 0..ROUNDS {
                 cluster.turn();
@@ -282,6 +334,10 @@ fn once_settled_only_what_the_join_wants_is_held() {
         ("host-gw", "vxlan", Way::Vxlan, 1450),
         ("auto", "host-gw", Way::Direct, 1500),
         ("vxlan", "auto", Way::Direct, 1450),
+        ("vxlan", "bgp", Way::Bgp, 1500),
+        ("bgp", "vxlan", Way::Vxlan, 1450),
+        ("host-gw", "bgp", Way::Bgp, 1500),
+        ("bgp", "auto", Way::Direct, 1450),
     ] {
         let mut cluster = Cluster::new(7);
         cluster.store.put(network_key(&network()), &spec(from));
@@ -291,7 +347,7 @@ fn once_settled_only_what_the_join_wants_is_held() {
         assert!(cluster.ways().iter().all(|chosen| *chosen == way), "{from} to {to}");
         for machine in &cluster.machines {
             let tunnels = machine.kernel.hold.iter().filter(|h| h.way() == Way::Vxlan).count();
-            assert_eq!(tunnels, usize::from(to != "host-gw"), "{from} to {to}: {}", machine.name);
+            assert_eq!(tunnels, usize::from(!["host-gw", "bgp"].contains(&to)), "{from} to {to}: {}", machine.name);
             let sizes = (machine.kernel.send.unwrap().get(), machine.kernel.accept.unwrap().get());
             assert_eq!(sizes, (mtu, mtu), "{from} to {to}");
         }
@@ -311,7 +367,7 @@ fn what_is_refused_is_said_in_the_order_of_preference() {
     let reach: BTreeMap<IpAddr, Option<Reach>> = reach.into();
     let nic =
         Nic { dev: IfName::new("eth0"), addr: "192.0.2.1/24".parse().unwrap(), mtu: Mtu::ETHERNET };
-    let sender = Sender { underlay: &[nic], reach: &reach, only_by: None };
+    let sender = Sender { underlay: &[nic], reach: &reach, only_by: None, learnt: &Learnt::default() };
     let direct = r#"{"way":"direct","underlay":"198.51.100.2"}"#;
     let vxlan = r#"{"way":"vxlan","underlay":"198.51.100.2","vni":7,"port":4789,"mac":"02:00:00:00:00:02"}"#;
     let cases: [(&[&str], &[Way], &str); 3] = [

@@ -16,6 +16,7 @@ use serde_json::json;
 use weft_core::{
     attachment::{Attachment, AttachmentId, Phase},
     cni::{Call, Request},
+    learnt::Learnt,
     name::NetworkName,
     paths::{Sender, Situation, stage},
 };
@@ -377,7 +378,7 @@ impl Node {
             node: &self.agent.node,
             name,
             network,
-            sender: Sender { underlay: &[], reach: &BTreeMap::new(), only_by: None },
+            sender: Sender { underlay: &[], reach: &BTreeMap::new(), only_by: None, learnt: &Learnt::default() },
             blocks: &blocks,
             view: &shown.view,
             parent: None,

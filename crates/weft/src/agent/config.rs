@@ -30,6 +30,8 @@ pub struct Config {
     #[serde(default = "cache_dir")]
     pub cache_dir: PathBuf,
     #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    #[serde(default)]
     pub underlay: Underlay,
     #[serde(default)]
     pub blocks: BTreeMap<NetworkName, Vec<IpNet>>,
@@ -75,6 +77,10 @@ runDir: /run/weft
 
 # The last view of the cluster, for a start while the store is away; old values of sysctls.
 cacheDir: /var/lib/weft
+
+# What is to be known of this node in the cluster: BGP's settings choose nodes by it (`weft models bgp`).
+labels: {}
+  # rack: r1
 
 # The node's address on the underlay. Default: the device of the default route and the first
 # address of each family on it.

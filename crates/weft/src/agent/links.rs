@@ -190,6 +190,7 @@ pub(super) fn detach(agent: &Agent, id: &AttachmentId) -> Result<(), CniError> {
     refusals.extend(link());
     agent.doomed.ring(Reasons::OTHER);
     agent.tell_residents();
+    agent.tell_addresses(&pod.network);
     match refusals.into_iter().next() {
         Some(refusal) => Err(CniError::new(Code::Refused, "detach the pod", refusal.to_string())),
         None => Ok(()),

@@ -6,6 +6,7 @@
 
 mod access;
 mod announce;
+mod bgp;
 mod cache;
 mod children;
 mod chunks;
@@ -86,7 +87,9 @@ pub struct Agent {
     serving: RwLock<Arc<Serving>>,
     /// Told when `serving` or an address became available.
     progress: (Mutex<u64>, Condvar),
-    wake: wake::Wake,
+    wake: Arc<wake::Wake>,
+    /// Sessions with neighbours, while a network needs any.
+    bgp: bgp::Bgp,
     publication: tokio::sync::watch::Sender<publish::Publication>,
     /// Networks that ran out of addresses and want one more block.
     hungry: Mutex<BTreeMap<NetworkName, bool>>,
@@ -137,6 +140,9 @@ pub struct Serving {
     /// Pods that did not take all of it.
     pub refused_inside: BTreeMap<AttachmentId, String>,
     pub rounds: u64,
+    /// After a restart, until BGP's neighbours have said their routes again: nothing that came from them
+    /// is gone.
+    pub settling: bool,
 }
 
 /// What of a network is written inside its pods: what they may send, what they take, and what they
@@ -225,7 +231,8 @@ impl Agent {
             gate: RwLock::new(()),
             serving: RwLock::default(),
             progress: (Mutex::new(0), Condvar::new()),
-            wake: wake::Wake::default(),
+            wake: Arc::default(),
+            bgp: bgp::Bgp::default(),
             publication: tokio::sync::watch::Sender::default(),
             hungry: Mutex::default(),
             unclaimed: Mutex::default(),
@@ -316,6 +323,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     serve::spawn(&agent)?;
     crate::control::spawn(&agent, &runtime)?;
     runtime.block_on(ended());
+    agent.bgp.leave();
     tracing::info!("agent ends; what it made stays");
     let _ = fs::remove_file(agent.config.cni_socket());
     let _ = fs::remove_file(agent.config.control_socket());

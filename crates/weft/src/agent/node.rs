@@ -4,7 +4,7 @@
 //! besides its work is in `findings.rs`, what it tells the others in `publish.rs`.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     net::IpAddr,
     path::Path,
@@ -17,17 +17,19 @@ use weft_core::{
     attach::Footing,
     attachment::Phase,
     desired::{self, Host},
-    join::Receive,
+    join::{Receive, Way},
+    learnt::Learnt,
     moved::moved,
     name::{IfName, NetworkName},
     paths::{Nic, Reach, Sender, Situation, stage},
     plan::{Change, plan},
-    state::{Knob, Object, State},
+    state::{Key, Knob, Object, State},
+    view::View,
 };
 use weft_linux::{Event, ForeignRoute, HostLink, Observed, Passing, Refusal, Watch, read_knob};
 
 use super::{
-    Agent, NetworkHere, POISONED, Serving, findings, links, publish,
+    Agent, NetworkHere, POISONED, Serving, bgp, findings, links, publish,
     sight::{Look, Sight},
     sysctls::Found,
     underlay,
@@ -48,9 +50,12 @@ const LOOKS_MAX: usize = 4;
 /// How long a withdrawn path is held for a peer that does not acknowledge.
 const ACK_WAIT_MAX: Duration = Duration::from_secs(60);
 
+/// How addresses are reached.
+pub(super) type Reaches = BTreeMap<IpAddr, Option<Reach>>;
+
 /// What the loop remembers between rounds. All of it can be learnt anew.
 pub(super) struct Memory {
-    reach: BTreeMap<IpAddr, Option<Reach>>,
+    reach: Reaches,
     nics: Vec<Nic>,
     /// Why there is none.
     no_underlay: Option<String>,
@@ -215,7 +220,7 @@ fn finish(agent: &Agent, memory: &mut Memory, serving: &mut Serving, seen: Look)
     let frozen = findings::frozen(agent, serving);
     findings::report(agent, memory, serving, frozen.as_deref());
     // Where nothing is taken away, more may be there than was decided.
-    if serving.converged && frozen.is_none() {
+    if serving.converged && frozen.is_none() && !serving.settling {
         memory.sight.know(&agent.kernel, seen);
     }
     weft_linux::memory::give_back();
@@ -262,16 +267,12 @@ fn decide(
     serving.problems.extend(memory.no_underlay.clone());
     serving.host.parents = super::children::parents(agent, links);
     let shown = agent.shown();
-    let peers = shown.view.nodes.iter().filter(|(name, _)| **name != agent.node);
-    let addrs = peers.flat_map(|(_, node)| node.record.underlay.iter().copied());
-    let unknown: Vec<IpAddr> = addrs.filter(|addr| !memory.reach.contains_key(addr)).collect();
-    for (addr, route) in unknown.iter().zip(agent.kernel.route_to(&unknown)) {
-        let reach = route.filter(|route| !route.dev.is_ours()).map(|route| Reach {
-            dev: route.dev,
-            gateway: route.gateway,
-            mtu: route.mtu,
-        });
-        memory.reach.insert(*addr, reach);
+    let learnt = bgp::learnt(agent, &shown.view, &agent.serving());
+    serving.settling = learnt.settling;
+    find_ways(agent, memory, &shown.view, &learnt);
+    let installed = bgp::installed(agent, &shown.view, &learnt, (links, &memory.reach));
+    if *serving.host.learnt != installed {
+        serving.host.learnt = Arc::new(installed);
     }
     let conflicts = shown.view.conflicts();
     let mut networks = BTreeMap::new();
@@ -295,6 +296,7 @@ fn decide(
                 underlay: &serving.nics,
                 reach: &memory.reach,
                 only_by: parent.filter(|_| routed).map(|parent| &parent.nic),
+                learnt: &learnt,
             },
             blocks: &blocks,
             view: &shown.view,
@@ -322,9 +324,32 @@ fn decide(
         let here = NetworkHere { network: network.clone(), blocks, stage, reserve, access: None };
         networks.insert(name.clone(), here);
     }
-    drop(shown);
     serving.networks = networks;
+    // Nothing is advertised that nobody was told of.
+    if !bgp::tell(agent, &shown.view, serving, links) {
+        for here in serving.networks.values_mut() {
+            here.stage.part.receives.retain(|receive| receive.way() != Way::Bgp);
+        }
+    }
+    drop(shown);
     super::access::give(serving, links);
+}
+
+/// How each peer's addresses and each learnt next hop are reached, where it is not known yet.
+fn find_ways(agent: &Agent, memory: &mut Memory, view: &View, learnt: &Learnt) {
+    let peers = view.nodes.iter().filter(|(name, _)| **name != agent.node);
+    let addrs = peers.flat_map(|(_, node)| node.record.underlay.iter().copied());
+    let addrs = addrs.chain(learnt.hops());
+    let unknown: BTreeSet<IpAddr> = addrs.filter(|at| !memory.reach.contains_key(at)).collect();
+    let unknown: Vec<IpAddr> = unknown.into_iter().collect();
+    for (addr, route) in unknown.iter().zip(agent.kernel.route_to(&unknown)) {
+        let reach = route.filter(|route| !route.dev.is_ours()).map(|route| Reach {
+            dev: route.dev,
+            gateway: route.gateway,
+            mtu: route.mtu,
+        });
+        memory.reach.insert(*addr, reach);
+    }
 }
 
 /// What no firewall may stop: pods' ranges, and the ports of tunnels.
@@ -375,6 +400,7 @@ fn host(agent: &Agent, links: &[HostLink], nics: &[Nic]) -> Host {
         wire: nics.iter().map(|nic| nic.mtu).min(),
         nics: nics.to_vec(),
         parents: BTreeMap::new(),
+        learnt: agent.serving().host.learnt.clone(),
     }
 }
 
@@ -405,12 +431,14 @@ fn changes(
     serving: &Serving,
     look: &mut Look,
 ) -> Result<Vec<Change>, weft_linux::Error> {
-    if look.as_decided {
+    if look.as_decided && !serving.settling {
         let same = last.host == serving.host;
         let moved = same.then(|| moved(&last.served(), &serving.served())).flatten();
         if let Some(changes) = moved {
             return Ok(changes);
         }
+    }
+    if look.as_decided {
         let observed = agent.kernel.observe_node(&knobs(serving))?;
         *look = Look { observed, as_decided: false };
     }
@@ -425,7 +453,20 @@ fn everything(agent: &Agent, serving: &Serving, observed: &mut Observed) -> Vec<
     let mut changes = plan(&desired, &observed.ours);
     let frozen = findings::frozen(agent, serving).is_some();
     changes.retain(|change| !frozen || !matches!(change, Change::Drop(_)));
+    changes.retain(|change| !serving.settling || !may_be_said_again(serving, change));
     changes
+}
+
+/// What BGP's neighbours may have said before this process began, and have yet to say again.
+fn may_be_said_again(serving: &Serving, change: &Change) -> bool {
+    let own = |dst: &IpNet| {
+        serving.networks.values().flat_map(|here| &here.blocks).any(|block| block.contains(dst))
+    };
+    match change {
+        Change::Drop(Key::Route(dst)) => !own(dst),
+        Change::Drop(key) => matches!(key, Key::NextHop(..) | Key::Group(_)),
+        _ => false,
+    }
 }
 
 /// What a sysctl of a link of ours is can be read only once the link is there.

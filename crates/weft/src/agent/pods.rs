@@ -105,6 +105,7 @@ fn add(
     // From here on a DEL finds it: it waits for its turn.
     awaited(caller)?;
     commit(agent, &id)?;
+    agent.tell_addresses(&name);
     born.committed();
     if first {
         // The others are told that there are pods here.

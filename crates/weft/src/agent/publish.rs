@@ -98,6 +98,7 @@ pub(super) fn say(agent: &Agent, serving: &Serving, nics: &[Nic]) {
         underlay: nics.iter().map(|nic| nic.addr.addr()).collect(),
         mtu: nics.iter().map(|nic| nic.mtu).min().unwrap_or(Mtu::ETHERNET),
         networks: parts.into_iter().collect(),
+        labels: agent.config.labels.clone(),
         extra: own.map(|own| own.extra.clone()).unwrap_or_default(),
     };
     let stages = serving.networks.iter().map(|(name, net)| (name, &net.stage));
@@ -124,6 +125,7 @@ fn at_stake(change: &Change) -> bool {
         | Key::Flood(..)
         | Key::Behind(..)
         | Key::NextHop(..)
+        | Key::Group(_)
         | Key::Route(_)
         | Key::Access(_) => false,
     }

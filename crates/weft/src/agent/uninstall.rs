@@ -34,6 +34,7 @@ pub fn uninstall(config: &Config) -> anyhow::Result<()> {
     if !failed.is_empty() {
         bail!("put back: {}", failed.join("; "));
     }
+    super::bgp::forget(&config.run_dir);
     let ledger = config.run_dir.join("attachments");
     fs::remove_dir_all(&ledger).or_else(|error| match error.kind() {
         std::io::ErrorKind::NotFound => Ok(()),

@@ -1,11 +1,15 @@
 //! The command line: one tree of commands. What is printed by default is for people, in
 //! iproute2's words; `--json` for programs. Exit codes: 0 yes, 1 error, 2 there is something to do.
 
+mod bgp;
 pub mod client;
 mod models;
 pub mod text;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
@@ -19,7 +23,7 @@ use crate::{
     lab,
 };
 
-/// A pod network of every model: overlay (VXLAN) and underlay (host-gw, macvlan), chosen per peer.
+/// A pod network of every model: overlay (VXLAN) and underlay (host-gw, BGP, macvlan), chosen per peer.
 #[derive(Parser)]
 #[command(name = "weft", version, about, max_term_width = 100)]
 struct Cli {
@@ -45,6 +49,8 @@ enum Command {
     Ipam(Asked),
     /// Show which path this node takes to each peer, and why
     Paths(Asked),
+    /// Show BGP's neighbours and what came of them; its routes and settings
+    Bgp(bgp::Bgp),
     /// Follow a packet from a pod of this node, hop by hop, and say why it goes that way
     Explain(Explain),
     /// List, define, change or delete networks
@@ -110,7 +116,7 @@ enum NetworkCommand {
     /// Change how nodes are joined on the running network, without losing a packet
     Join {
         name: NetworkName,
-        /// vxlan, host-gw or auto; vxlan-bridged stays what it is
+        /// vxlan, host-gw, bgp or auto; vxlan-bridged stays what it is
         join: String,
         #[command(flatten)]
         agent: Control,
@@ -188,6 +194,7 @@ fn run(command: Command) -> anyhow::Result<u8> {
             let explained: Value = show(&asked, &path, text::explain)?;
             return Ok(if explained["works"] == true { 0 } else { NO });
         }
+        Command::Bgp(asked) => return bgp::run(&asked),
         Command::Network(command) => network(command)?,
         Command::Node(NodeCommand::Forget { name, force, agent }) => {
             let path = format!("/v1/nodes/{name}/forget?force={force}");
@@ -224,12 +231,7 @@ fn network(command: NetworkCommand) -> anyhow::Result<()> {
             show::<Value>(&asked, "/v1/networks", text::networks)?;
         }
         NetworkCommand::Apply { name, file, agent } => {
-            let text = if file.as_os_str() == "-" {
-                std::io::read_to_string(std::io::stdin())?
-            } else {
-                std::fs::read_to_string(&file)
-                    .with_context(|| format!("read {}", file.display()))?
-            };
+            let text = read_file(&file)?;
             let written: Value = serde_saphyr::from_str(&text).context("not YAML")?;
             apply(&name, written, &agent)?;
         }
@@ -255,6 +257,14 @@ fn network(command: NetworkCommand) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// What a person wrote; `-` is standard input.
+fn read_file(file: &Path) -> anyhow::Result<String> {
+    if file.as_os_str() == "-" {
+        return Ok(std::io::read_to_string(std::io::stdin())?);
+    }
+    std::fs::read_to_string(file).with_context(|| format!("read {}", file.display()))
 }
 
 fn apply(name: &NetworkName, network: Value, agent: &Control) -> anyhow::Result<()> {

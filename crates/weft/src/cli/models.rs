@@ -3,6 +3,7 @@
 use anyhow::bail;
 
 const PAGES: &[(&str, &str)] = &[
+    ("bgp", include_str!("../../../../docs/models/bgp.md")),
     ("dhcp", include_str!("../../../../docs/models/dhcp.md")),
     ("host-gw", include_str!("../../../../docs/models/host-gw.md")),
     ("ipvlan", include_str!("../../../../docs/models/ipvlan.md")),
@@ -37,6 +38,6 @@ mod tests {
             assert!(page(Some(name)).unwrap().starts_with(&format!("# {name}: ")));
         }
         let said = page(Some("macvtap")).unwrap_err().to_string();
-        assert!(said.contains("there are: dhcp, host-gw, ipvlan, macvlan"), "{said}");
+        assert!(said.contains("there are: bgp, dhcp, host-gw, ipvlan, macvlan"), "{said}");
     }
 }

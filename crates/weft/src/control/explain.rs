@@ -4,11 +4,12 @@
 use std::net::IpAddr;
 
 use anyhow::{Context, bail};
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use weft_core::{
     attach::{Footing, bridge},
     attachment::{Attachment, Phase},
-    join::Receive,
+    join::{Receive, Way},
     name::{IfName, Mac, NetworkName, NodeName, Vni},
     paths::Path,
 };
@@ -170,13 +171,18 @@ fn remote(
     if here.network.segment().is_wide() {
         return bridged(agent, (network, here), (peer, path), addr, hops);
     }
+    let leaves = leaves(path, block);
     let route = match here.network.join.kind().group() {
         Some(group) => {
             format!("its range is on-link on dev {}, asked for in group {group}", path.dev)
         }
-        None => format!("route {block} via {} dev {}", path.via, path.dev),
+        None => format!("route {block} {}", ends(&leaves)),
     };
     hops.push(hop(&node, format!("{route} ({}{first})", path.way())));
+    if path.way() == Way::Bgp {
+        let from = super::bgp::learnt_from(agent, addr);
+        hops.push(hop(&node, from.unwrap_or_else(|| "but it is not learnt any more".into())));
+    }
     if let Receive::Vxlan { underlay, vni, port, mac }
     | Receive::VxlanLearnt { underlay, vni, port, mac, .. } = &path.receive
     {
@@ -189,7 +195,7 @@ fn remote(
         ));
     }
     let works = match agent.kernel.route_now(addr) {
-        Some(route) if route.dev == path.dev => {
+        Some(route) if leaves.iter().any(|(dev, _)| *dev == route.dev) => {
             hops.push(hop(&node, format!("the kernel agrees: dev {}", route.dev)));
             true
         }
@@ -208,6 +214,19 @@ fn remote(
     ));
     hops.push(hop(format!("node {peer}"), format!("delivers to {addr}, if it has that pod")));
     (Some(path.mtu.get()), works)
+}
+
+/// The devices and next hops by which a path leaves to one of the peer's blocks.
+fn leaves(path: &Path, block: &IpNet) -> Vec<(IfName, IpAddr)> {
+    let leg = path.legs.iter().find(|leg| leg.block == *block);
+    leg.map_or_else(|| vec![(path.dev.clone(), path.via)], |leg| leg.hops.hops().to_vec())
+}
+
+/// As iproute2 has them.
+fn ends(leaves: &[(IfName, IpAddr)]) -> String {
+    let ends: Vec<String> =
+        leaves.iter().map(|(dev, via)| format!("via {via} dev {dev}")).collect();
+    ends.join(" or ")
 }
 
 /// To an address of none of our networks.
@@ -237,6 +256,9 @@ fn outside(
         node,
         format!("{addr} is outside network {network}: route{via} dev {}{source}", route.dev),
     ));
+    let learnt = agent.serving().host.learnt.routes.keys().any(|dst| dst.contains(&addr));
+    let from = learnt.then(|| super::bgp::learnt_from(agent, addr)).flatten();
+    hops.extend(from.map(|from| hop(format!("node {}", agent.node), from)));
     (Some(route.mtu.get()), true)
 }
 

@@ -10,6 +10,7 @@ use std::{
 };
 
 use axum::{extract::State, http::StatusCode};
+use weft_bgp::{attrs::Family, report::NeighbourReport};
 
 use crate::agent::{
     Agent, Counters, Serving,
@@ -29,6 +30,7 @@ pub(super) async fn metrics(State(agent): State<Arc<Agent>>) -> String {
     let mut text = Text::default();
     state(&agent, &mut text);
     shared_networks(&agent, &mut text);
+    bgp(&agent, &mut text);
     work(&agent.counters, &mut text);
     text.0
 }
@@ -107,6 +109,47 @@ fn shared_networks(agent: &Agent, text: &mut Text) {
         "gauge",
         "Networks whose switch admits no MAC address of a pod",
         &one(agent.unheard_macs().len() as u64),
+    );
+}
+
+/// Of sessions with neighbours in BGP, where there are any.
+fn bgp(agent: &Agent, text: &mut Text) {
+    let neighbours = agent.bgp_neighbours();
+    if neighbours.is_empty() {
+        return;
+    }
+    let label = |n: &NeighbourReport, more: &str| {
+        let addr = n.addr.map(|addr| addr.to_string()).unwrap_or_default();
+        format!("{{neighbour=\"{}\",address=\"{addr}\"{more}}}", n.name)
+    };
+    let each = |value: fn(&NeighbourReport) -> u64| -> Vec<(String, u64)> {
+        neighbours.iter().map(|n| (label(n, ""), value(n))).collect()
+    };
+    let by_family = |routes: fn(&NeighbourReport) -> &BTreeMap<Family, u32>| {
+        let all = neighbours.iter().flat_map(|n| routes(n).iter().map(move |of| (n, of)));
+        all.map(|(n, (family, count))| (label(n, &format!(",family=\"{family}\"")), (*count).into()))
+            .collect::<Vec<_>>()
+    };
+    let up = each(|n| (n.state == "established").into());
+    text.metric("weft_bgp_session_up", "gauge", "1 if the session is established", &up);
+    let established = each(|n| n.established);
+    text.metric(
+        "weft_bgp_session_established_total",
+        "counter",
+        "How often the session was established",
+        &established,
+    );
+    let (taken, told) = (by_family(|n| &n.routes_in), by_family(|n| &n.routes_out));
+    text.metric("weft_bgp_routes_in", "gauge", "Routes taken of the neighbour", &taken);
+    text.metric("weft_bgp_routes_out", "gauge", "Routes that the neighbour was told", &told);
+    let watched = neighbours.iter().filter_map(|n| Some((n, n.bfd.as_deref()?)));
+    let watched: Vec<_> = watched.map(|(n, bfd)| (label(n, ""), u64::from(bfd == "up"))).collect();
+    text.metric("weft_bgp_bfd_up", "gauge", "1 if BFD says that the neighbour is alive", &watched);
+    text.metric(
+        "weft_bgp_routes_left_out",
+        "gauge",
+        "Learnt routes that contradict what is known here",
+        &one(agent.serving().host.learnt.refused.len() as u64),
     );
 }
 

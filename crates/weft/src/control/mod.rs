@@ -3,6 +3,7 @@
 
 mod access;
 mod beside;
+pub mod bgp;
 mod explain;
 mod metrics;
 pub mod report;
@@ -74,6 +75,20 @@ pub fn spawn(agent: &Arc<Agent>, runtime: &tokio::runtime::Runtime) -> anyhow::R
         .route(
             "/v1/networks",
             get(|State(agent): Shared| async move { reported(report::networks(&agent)) }),
+        )
+        .route(
+            "/v1/bgp",
+            get(|State(agent): Shared| async move { reported(bgp::status(&agent)) }),
+        )
+        .route(
+            "/v1/bgp/routes",
+            get(|State(agent): Shared| async move { reported(bgp::routes(&agent)) }),
+        )
+        .route(
+            "/v1/bgp/settings",
+            get(|State(agent): Shared| async move { reported(bgp::settings(&agent)) })
+                .put(bgp::apply)
+                .delete(bgp::reset),
         )
         .route("/v1/networks/{name}", put(apply_network).delete(delete_network))
         .route("/v1/nodes/{name}/forget", post(forget))

@@ -140,6 +140,7 @@ pub fn status(agent: &Agent) -> Status {
             .chain(agent.unheard_macs())
             .chain(agent.conflicts())
             .chain(agent.leases_in_danger())
+            .chain(agent.bgp_problems())
             .collect(),
         store: StoreStatus {
             synced: shown.synced,

@@ -121,7 +121,7 @@ impl Cluster {
             ranges.push(format!("fd00:{number}::/64"));
         }
         let mut settings = json!({"kind": kind(join)});
-        if join != "host-gw" {
+        if !["host-gw", "bgp"].contains(&join) {
             settings["vni"] = json!(number);
         }
         if join.ends_with("+multicast") {
@@ -161,7 +161,7 @@ impl Cluster {
         };
         for node in &self.nodes {
             node.wait_until(&format!("settled in {name} by {join}"), |node| {
-                Ok(settled(&node.status()?) && self.sees_peers(node, name)?)
+                Ok(settled(&node.status()?) && self.sees_peers(node, name, join)?)
             })?;
         }
         // One that was settled may have heard of another since.
@@ -178,10 +178,12 @@ impl Cluster {
         [true, false].into_iter().filter(|v4| self.plan.families.has(*v4, 2)).count()
     }
 
-    /// Every peer has a block of each family.
-    fn sees_peers(&self, node: &Node, name: &str) -> anyhow::Result<bool> {
+    /// Every peer has a block of each family; by BGP, it was learnt too.
+    fn sees_peers(&self, node: &Node, name: &str, join: &str) -> anyhow::Result<bool> {
         let paths = node.ask("GET", "/v1/paths", None)?;
-        let ours = paths.as_array().into_iter().flatten().filter(|path| path["network"] == name);
+        let ours = paths.as_array().into_iter().flatten().filter(|path| {
+            path["network"] == name && (join != "bgp" || path["way"] == "bgp")
+        });
         Ok(ours.count() == self.families() * (self.nodes.len() - 1))
     }
 

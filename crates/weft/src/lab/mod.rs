@@ -94,7 +94,7 @@ enum LabCommand {
         /// NIC), ipvlan/l3/FLAG or ipvlan/l3s/FLAG (with `--join host-gw`)
         #[arg(long, default_value = "veth")]
         attach: String,
-        /// vxlan, vxlan-bridged (either with +multicast), host-gw, auto or underlay; default: what the
+        /// vxlan, vxlan-bridged (either with +multicast), host-gw, bgp, auto or underlay; default: what the
         /// attach stands on
         #[arg(long)]
         join: Option<String>,

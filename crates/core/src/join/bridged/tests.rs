@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use crate::{
     attach::Segment,
     desired::{self, Host, Served},
+    learnt::Learnt,
     name::{IfName, Mtu, NetworkName, NodeName},
     network::Network,
     paths::{Nic, Reach, Sender, Situation, stage},
@@ -43,7 +44,7 @@ fn beside_a_peer(network: &str) -> Vec<String> {
         node: &me,
         name: &name,
         network: &network,
-        sender: Sender { underlay: &nics, reach: &reach, only_by: None },
+        sender: Sender { underlay: &nics, reach: &reach, only_by: None, learnt: &Learnt::default() },
         blocks: &blocks,
         view: &view,
         known: None,

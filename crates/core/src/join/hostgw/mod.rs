@@ -41,5 +41,5 @@ pub fn path(
     if let Some(parent) = sender.only_by.filter(|parent| **parent != dev) {
         return Err(Refusal::NotByParent { underlay, dev, parent: parent.clone() });
     }
-    Ok(Path { receive: receive.clone(), dev, via: underlay, mtu, overhead: 0 })
+    Ok(Path { receive: receive.clone(), dev, via: underlay, mtu, overhead: 0, legs: Vec::new() })
 }

@@ -138,7 +138,8 @@ pub fn path(
     };
     let dev = device(vni, underlay);
     let mtu = local.mtu.min(peer.mtu).less(overhead(underlay));
-    Ok(Path { receive: receive.clone(), dev, via, mtu, overhead: overhead(underlay) })
+    let (overhead, legs) = (overhead(underlay), Vec::new());
+    Ok(Path { receive: receive.clone(), dev, via, mtu, overhead, legs })
 }
 
 /// Which inner MAC the next hop has, and which node has that MAC.

@@ -1,0 +1,6 @@
+//! The form of messages, from outside: bytes and what they say.
+
+#[path = "../corpus/mod.rs"]
+mod corpus;
+mod corpus_told;
+mod told;
