@@ -4,11 +4,7 @@ use weft_bgp::config::{Filter, Rule};
 
 use crate::{peer::*, sessions::*, site::*};
 
-with_each!(
-    carries_ipv4_over_ipv6,
-    asks_and_is_told_again,
-    is_asked_and_tells_again,
-);
+with_each!(carries_ipv4_over_ipv6, asks_and_is_told_again, is_asked_and_tells_again,);
 
 /// IPv4 routes with IPv6 next hops (RFC 8950).
 fn carries_ipv4_over_ipv6(kind: Kind) {

@@ -31,33 +31,20 @@ fn agreed() -> Agreed {
 }
 
 impl Feed {
-    pub fn new(routes: u32) -> Self {
+    pub fn new(routes: u32) -> anyhow::Result<Self> {
         let (mut bytes, agreed) = (Vec::new(), agreed());
         let mut next = 0;
         while next < routes {
             let attrs = attrs(next / TOGETHER % (routes / TOGETHER / ALIKE).max(1));
             let hop = NextHop::V4(super::FEEDER.parse().unwrap_or(Ipv4Addr::UNSPECIFIED));
-            let mut packer = Packer::announce(&attrs, hop, Family::Ipv4, &agreed);
+            let mut packer = Packer::announce(&attrs, hop, Family::Ipv4, &agreed)?;
             for prefix in (next..routes.min(next + TOGETHER)).map(prefix) {
                 packer.add(&prefix);
             }
             packer.finish(&mut bytes);
             next += TOGETHER;
         }
-        Self { routes, bytes: Arc::new(bytes) }
-    }
-
-    /// Connects and comes to Established.
-    pub fn establish(&self, to: &str, patience: Duration) -> anyhow::Result<Session> {
-        let to: SocketAddr = format!("{to}:{}", wire::PORT).parse()?;
-        let end = Instant::now() + patience;
-        loop {
-            match Session::open(to) {
-                Ok(session) => return Ok(session),
-                Err(error) if Instant::now() > end => return Err(error),
-                Err(_) => std::thread::sleep(Duration::from_millis(50)),
-            }
-        }
+        Ok(Self { routes, bytes: Arc::new(bytes) })
     }
 }
 
@@ -65,7 +52,8 @@ impl Feed {
 fn prefix(n: u32) -> IpNet {
     // One to one below 2^21: an odd multiplier permutes the low bits.
     let low = n.wrapping_mul(2_654_435_761) & 0x001f_ffff;
-    Ipv4Net::new(Ipv4Addr::from(0x0100_0000 + (low << 8)), 24).map_or_else(|_| IpNet::default(), IpNet::V4)
+    Ipv4Net::new(Ipv4Addr::from(0x0100_0000 + (low << 8)), 24)
+        .map_or_else(|_| IpNet::default(), IpNet::V4)
 }
 
 fn attrs(n: u32) -> Attrs {
@@ -86,6 +74,19 @@ pub struct Session {
 }
 
 impl Session {
+    /// Connects and comes to Established, once somebody listens.
+    pub fn establish(to: &str, patience: Duration) -> anyhow::Result<Self> {
+        let to: SocketAddr = format!("{to}:{}", wire::PORT).parse()?;
+        let end = Instant::now() + patience;
+        loop {
+            match Self::open(to) {
+                Ok(session) => return Ok(session),
+                Err(error) if Instant::now() > end => return Err(error),
+                Err(_) => std::thread::sleep(Duration::from_millis(50)),
+            }
+        }
+    }
+
     fn open(to: SocketAddr) -> anyhow::Result<Self> {
         let mut stream = TcpStream::connect_timeout(&to, Duration::from_secs(1))?;
         stream.set_read_timeout(Some(Duration::from_secs(10)))?;

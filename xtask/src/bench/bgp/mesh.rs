@@ -12,10 +12,9 @@ use anyhow::{Context, ensure};
 use ipnet::{IpNet, Ipv4Net};
 use serde_json::{Map, Value, json};
 use weft_bgp::{
-    Action, Conn, Event, Speaker, Time,
+    Action, Closed, Conn, Event, Speaker, Time,
     attrs::Family,
     config::{Config, Filter, Neighbour, Originated, Ttl},
-    speaker::Closed,
 };
 
 const ASN: u32 = 64512;
@@ -72,7 +71,8 @@ fn node_of(addr: IpAddr) -> Option<usize> {
 
 fn block(node: usize) -> IpNet {
     let third = u32::try_from(node).unwrap_or(0) << 8;
-    Ipv4Net::new(Ipv4Addr::from(0x0b00_0000 + third), 24).map_or_else(|_| IpNet::default(), IpNet::V4)
+    Ipv4Net::new(Ipv4Addr::from(0x0b00_0000 + third), 24)
+        .map_or_else(|_| IpNet::default(), IpNet::V4)
 }
 
 fn neighbour(me: usize, other: usize, client: bool) -> Neighbour {
@@ -178,7 +178,9 @@ impl Cluster {
             self.queued.remove(&node);
             while let Some(action) = self.speakers[node].action() {
                 match action {
-                    Action::Connect { conn, from, to, .. } => self.connect((node, conn), from, to.ip()),
+                    Action::Connect { conn, from, to, .. } => {
+                        self.connect((node, conn), from, to.ip())
+                    }
                     Action::Close(conn) => self.close((node, conn)),
                 }
             }

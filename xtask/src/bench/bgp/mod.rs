@@ -15,7 +15,10 @@ use clap::Args;
 use serde_json::{Map, Value, json};
 use weft_linux::{Netns, rig, sandbox};
 
-use self::{feed::Feed, receivers::Receiver};
+use self::{
+    feed::{Feed, Session},
+    receivers::Receiver,
+};
 use crate::run::{cargo, step, target};
 
 #[derive(Args)]
@@ -66,7 +69,7 @@ fn tables(
     speaker: &std::path::Path,
     figures: &mut Map<String, Value>,
 ) -> anyhow::Result<()> {
-    let feed = Feed::new(routes);
+    let feed = Feed::new(routes)?;
     let receivers = Receiver::all(speaker);
     let mut seen: Vec<Vec<(f64, f64)>> = vec![Vec::new(); receivers.len()];
     for round in 0..rounds {
@@ -105,7 +108,7 @@ fn measure(feed: &Feed, receiver: &Receiver, dir: &std::path::Path) -> anyhow::R
     rig::addr(&here, "wire", format!("{FEEDER}/24").parse()?)?;
     rig::addr(&there, "wire", format!("{FED}/24").parse()?)?;
     let running = receiver.start(&there, dir)?;
-    let mut session = here.run(|| feed.establish(FED, PATIENCE))??;
+    let mut session = here.run(|| Session::establish(FED, PATIENCE))??;
     let before = running.resident()?;
     let start = Instant::now();
     let sending = std::thread::spawn({

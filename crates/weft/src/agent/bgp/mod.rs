@@ -200,7 +200,8 @@ fn passwords(
     }
     for (path, (why, of)) in failed {
         let had = known.get(path).cloned();
-        let until = if had.is_some() { "the one read before serves" } else { "no session until then" };
+        let until =
+            if had.is_some() { "the one read before serves" } else { "no session until then" };
         problems.push(format!(
             "BGP: the password of {} can't be read: {}: {why} ({until})",
             of.join(", "),
@@ -234,7 +235,8 @@ pub(super) fn installed(
         return Beside::default();
     }
     let ranges = view.networks.iter();
-    let ranges = ranges.flat_map(|(name, network)| network.ranges.iter().map(|r| (name.clone(), *r)));
+    let ranges =
+        ranges.flat_map(|(name, network)| network.ranges.iter().map(|r| (name.clone(), *r)));
     let blocks = view.claims.iter().map(|((_, block), claim)| (*block, claim.node == agent.node));
     let connected: Vec<_> = nics(links).iter().map(|nic| nic.addr.trunc()).collect();
     beside(
@@ -284,7 +286,8 @@ impl Agent {
             format!("BGP: learnt route {dst} is left out: {why} (`weft bgp routes`)")
         }));
         if refused.len() > TOLD_MAX {
-            problems.push(format!("BGP: {} more learnt routes are left out", refused.len() - TOLD_MAX));
+            problems
+                .push(format!("BGP: {} more learnt routes are left out", refused.len() - TOLD_MAX));
         }
         problems
     }
