@@ -109,13 +109,10 @@ impl Packer {
     }
 
     /// Adds the message to the buffer; nothing where no prefix was added.
-    pub fn finish(self, buffer: &mut Vec<u8>) {
-        if self.bytes.len() > self.begin {
-            self.end(buffer);
+    pub fn finish(mut self, buffer: &mut Vec<u8>) {
+        if self.bytes.len() == self.begin {
+            return;
         }
-    }
-
-    fn end(mut self, buffer: &mut Vec<u8>) {
         let prefixes_end = self.bytes.len();
         self.bytes.extend_from_slice(&self.tail);
         let length = self.bytes.len();
@@ -190,9 +187,18 @@ fn fill(
     packer.finish(buffer);
 }
 
-/// RFC 4724, 2: an UPDATE without anything.
+/// RFC 4724, 2: an UPDATE without anything, or with an MP_UNREACH_NLRI without anything.
 fn end_of_rib(family: Family, buffer: &mut Vec<u8>) {
-    Packer::withdraw(family).end(buffer);
+    let mut bytes = begin();
+    if family == Family::Ipv6 {
+        let attribute =
+            [flag::OPTIONAL, attr::MP_UNREACH, 3, 0, reach::afi(family), reach::UNICAST];
+        patch(&mut bytes, LENGTHS + 2, attribute.len());
+        bytes.extend_from_slice(&attribute);
+    }
+    let length = bytes.len();
+    patch(&mut bytes, 16, length);
+    buffer.extend_from_slice(&bytes);
 }
 
 /// In ascending order of their codes (RFC 4271, 5).

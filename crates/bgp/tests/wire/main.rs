@@ -1,5 +1,8 @@
 //! The form of messages, from outside: bytes and what they say.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod captures;
 #[path = "../corpus/mod.rs"]
 mod corpus;
 mod corpus_told;
