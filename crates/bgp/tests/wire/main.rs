@@ -7,6 +7,7 @@ mod captures;
 mod corpus;
 mod corpus_told;
 mod dice;
+mod malformed;
 mod messages;
 mod packer;
 mod random;
