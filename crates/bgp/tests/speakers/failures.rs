@@ -87,8 +87,9 @@ fn routes_of_a_node_that_booted_go_at_once() {
     let mut net = settled(1);
     net.kill(addr(2));
     net.nodes.get_mut(&addr(2)).unwrap().config.originated.clear();
+    net.run(SECOND / 10);
     net.boot(addr(2));
-    assert!(net.until(5 * SECOND, |net| established(net, 1, 2)));
+    assert!(knows(&net, 1, 2) && net.until(5 * SECOND, |net| established(net, 1, 2)));
     assert!(net.learnt(addr(1)).is_empty());
 }
 

@@ -178,6 +178,10 @@ impl Net {
         self.cuts.clear();
     }
 
+    pub fn is_off(&self, addr: IpAddr) -> bool {
+        self.off.contains(&addr)
+    }
+
     fn is_cut(&self, one: IpAddr, other: IpAddr) -> bool {
         let off = self.off.contains(&one) || self.off.contains(&other);
         off || self.cuts.contains(&(one.min(other), one.max(other)))
