@@ -1,0 +1,198 @@
+//! What paths say: attributes and next hop, each different one kept once, by a number that lives as
+//! long as somebody uses it. Beside the bytes stands what the choice of the best path asks for.
+
+use std::net::Ipv4Addr;
+
+use super::{
+    hops::Hops,
+    index::{Index, Secret},
+    packed::{pack, unpack},
+};
+use crate::attrs::{AsPath, Attrs, Community, NextHop, Origin, Segment};
+
+pub(super) const NO_HOP: u32 = u32::MAX;
+/// LOCAL_PREF of what came without one.
+pub(super) const LOCAL_PREF: u32 = 100;
+
+/// How far a route may be told (RFC 1997).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Reach {
+    #[default]
+    Anybody,
+    Inside,
+    Nobody,
+}
+
+/// What of the attributes decides.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Facts {
+    pub local_pref: u32,
+    pub path_len: u32,
+    pub origin: Origin,
+    pub med: u32,
+    /// None: the path began inside our AS, or is not known to have begun in one AS.
+    pub neighbour_as: Option<u32>,
+    pub originator: Option<Ipv4Addr>,
+    pub clusters: u16,
+    pub reach: Reach,
+    /// The next hop's number in `Hops`, where a neighbour said this.
+    pub hop: u32,
+    /// Equal for equal AS paths.
+    pub path: u64,
+}
+
+#[derive(Debug)]
+struct Held {
+    uses: u32,
+    facts: Facts,
+    bytes: Box<[u8]>,
+}
+
+#[derive(Debug)]
+pub(super) struct Routes {
+    secret: Secret,
+    held: Vec<Held>,
+    free: Vec<u32>,
+    index: Index,
+    scratch: Vec<u8>,
+}
+
+impl Routes {
+    pub fn new(secret: Secret) -> Self {
+        Self {
+            secret,
+            held: Vec::new(),
+            free: Vec::new(),
+            index: Index::new(),
+            scratch: Vec::new(),
+        }
+    }
+
+    /// Its number, which the caller now uses once.
+    pub fn take(&mut self, attrs: &Attrs, next_hop: NextHop) -> u32 {
+        let mut bytes = std::mem::take(&mut self.scratch);
+        pack(attrs, next_hop, &mut bytes);
+        let hash = self.secret.of_bytes(&bytes);
+        let held = &self.held;
+        let found = self.index.find(hash, |id| *held[id as usize].bytes == *bytes);
+        let id = found.unwrap_or_else(|| self.hold(hash, &bytes, attrs));
+        self.scratch = bytes;
+        self.keep(id, 1);
+        id
+    }
+
+    /// The same for what a neighbour said: where its next hop leads is known from now on.
+    pub fn take_said(&mut self, attrs: &Attrs, next_hop: NextHop, hops: &mut Hops) -> u32 {
+        let id = self.take(attrs, next_hop);
+        let facts = &mut self.held[id as usize].facts;
+        if facts.hop == NO_HOP {
+            facts.hop = hops.take(next_hop);
+        }
+        id
+    }
+
+    pub fn keep(&mut self, id: u32, times: u32) {
+        self.held[id as usize].uses += times;
+    }
+
+    pub fn drop(&mut self, id: u32, hops: &mut Hops) {
+        let held = &mut self.held[id as usize];
+        held.uses -= 1;
+        if held.uses > 0 {
+            return;
+        }
+        let bytes = std::mem::take(&mut held.bytes);
+        let hop = held.facts.hop;
+        let (list, secret) = (&self.held, self.secret);
+        let hash = secret.of_bytes(&bytes);
+        self.index.remove(hash, id, |id| secret.of_bytes(&list[id as usize].bytes));
+        self.free.push(id);
+        if hop != NO_HOP {
+            hops.drop(hop);
+        }
+    }
+
+    pub fn facts(&self, id: u32) -> &Facts {
+        &self.held[id as usize].facts
+    }
+
+    pub fn get(&self, id: u32) -> (Attrs, NextHop) {
+        unpack(&self.held[id as usize].bytes)
+    }
+
+    #[cfg(test)]
+    pub fn len(&self) -> usize {
+        self.held.len() - self.free.len()
+    }
+
+    #[allow(clippy::cast_possible_truncation)] // Fewer than there are routes.
+    fn hold(&mut self, hash: u64, bytes: &[u8], attrs: &Attrs) -> u32 {
+        let held = Held { uses: 0, facts: facts(attrs, self.secret), bytes: bytes.into() };
+        let id = match self.free.pop() {
+            Some(id) => {
+                self.held[id as usize] = held;
+                id
+            }
+            None => {
+                self.held.push(held);
+                (self.held.len() - 1) as u32
+            }
+        };
+        let (list, secret) = (&self.held, self.secret);
+        self.index.insert(hash, id, |id| secret.of_bytes(&list[id as usize].bytes));
+        id
+    }
+}
+
+fn facts(attrs: &Attrs, secret: Secret) -> Facts {
+    Facts {
+        local_pref: attrs.local_pref.unwrap_or(LOCAL_PREF),
+        #[allow(clippy::cast_possible_truncation)] // It came in a message.
+        path_len: attrs.as_path.length() as u32,
+        origin: attrs.origin,
+        // RFC 4271, 9.1.2.2 c: none is the lowest.
+        med: attrs.med.unwrap_or(0),
+        neighbour_as: neighbour_as(&attrs.as_path),
+        originator: attrs.originator,
+        #[allow(clippy::cast_possible_truncation)] // It came in a message.
+        clusters: attrs.cluster_list.len() as u16,
+        reach: reach(&attrs.communities),
+        hop: NO_HOP,
+        path: path_hash(&attrs.as_path, secret),
+    }
+}
+
+fn neighbour_as(path: &AsPath) -> Option<u32> {
+    let outside = |segment: &&Segment| matches!(segment, Segment::Sequence(_) | Segment::Set(_));
+    match path.0.iter().find(outside)? {
+        Segment::Sequence(asns) => asns.first().copied(),
+        _ => None,
+    }
+}
+
+fn reach(communities: &[Community]) -> Reach {
+    if communities.contains(&Community::NO_ADVERTISE) {
+        Reach::Nobody
+    } else if communities
+        .iter()
+        .any(|one| [Community::NO_EXPORT, Community::NO_EXPORT_SUBCONFED].contains(one))
+    {
+        Reach::Inside
+    } else {
+        Reach::Anybody
+    }
+}
+
+fn path_hash(path: &AsPath, secret: Secret) -> u64 {
+    let words = |segment: &Segment| {
+        let (kind, asns) = match segment {
+            Segment::Set(asns) => (1u64, asns),
+            Segment::Sequence(asns) => (2, asns),
+            Segment::ConfedSequence(asns) => (3, asns),
+            Segment::ConfedSet(asns) => (4, asns),
+        };
+        let asns = asns.iter().map(move |asn| kind << 32 | u64::from(*asn));
+        asns.chain([kind << 40]).collect::<Vec<_>>()
+    };
+    secret.of_words(&path.0.iter().flat_map(words).collect::<Vec<_>>())
+}

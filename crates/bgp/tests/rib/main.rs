@@ -1,0 +1,5 @@
+//! The tables from outside: what neighbours say goes in, what is best and what others are told comes
+//! out.
+
+mod paths;
+mod world;
