@@ -148,6 +148,7 @@ impl Speaker {
         for addr in self.sessions.keys().copied().collect::<Vec<_>>() {
             self.with(addr, now, |session, cx| session.stop(for_good, cx));
         }
+        self.deadlines = Deadlines::default();
     }
 
     /// Does something to a session, and keeps when it is due next.
