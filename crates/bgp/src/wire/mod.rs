@@ -3,6 +3,7 @@
 
 mod as_path;
 mod attribute;
+mod attributes;
 mod bytes;
 mod capability;
 mod frames;
@@ -13,8 +14,6 @@ mod pack;
 mod prefix;
 mod reach;
 mod refresh;
-#[cfg(test)]
-mod tests;
 mod update;
 
 pub use frames::Frames;
