@@ -27,7 +27,8 @@ pub struct Config {
     pub deferral: Duration,
 }
 
-/// One neighbour. Whatever of it changes, its session starts anew, filters and `routes_max` aside.
+/// One neighbour. Whatever of it changes, its session starts anew, except its name and what only says
+/// which routes pass: filters, `routes_max`, communities, `own_only`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Neighbour {
     /// A name for people: the node's, or what the operator wrote.
@@ -88,6 +89,13 @@ pub struct Filter {
     pub else_pass: bool,
 }
 
+impl Filter {
+    pub fn passes(&self, prefix: &IpNet) -> bool {
+        let rule = self.rules.iter().find(|rule| rule.covers(prefix));
+        rule.map_or(self.else_pass, |rule| rule.pass)
+    }
+}
+
 /// Prefixes inside `within`, with a length of `least` to `most`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
@@ -95,6 +103,13 @@ pub struct Rule {
     pub least: u8,
     pub most: u8,
     pub pass: bool,
+}
+
+impl Rule {
+    pub fn covers(&self, prefix: &IpNet) -> bool {
+        let lengths = self.least..=self.most;
+        self.within.contains(prefix) && lengths.contains(&prefix.prefix_len())
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
