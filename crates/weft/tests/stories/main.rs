@@ -5,6 +5,7 @@
 
 mod addresses;
 mod advertised;
+mod bgp;
 mod change;
 mod citizens;
 mod cni;
