@@ -13,7 +13,7 @@ use super::{
     tor::{self, Router},
 };
 
-const NETWORK: &str = "racks";
+const NETWORK: &str = "veth";
 const NUMBER: u8 = 7;
 const CALM: Duration = Duration::from_millis(300);
 
