@@ -16,6 +16,7 @@ use super::{
 const NETWORK: &str = "veth";
 const NUMBER: u8 = 7;
 const CALM: Duration = Duration::from_millis(300);
+const AWAY: Duration = Duration::from_millis(1500);
 
 pub fn run(plan: &Plan, show: &Show, seen: &mut Seen) -> anyhow::Result<()> {
     let programs = tor::installed()?;
@@ -40,16 +41,20 @@ pub fn run(plan: &Plan, show: &Show, seen: &mut Seen) -> anyhow::Result<()> {
     show.step(&format!("   {} pods attached through the CNI plugin", pods.len()));
     let responders: Vec<Responder> = pods.iter().map(Responder::start).collect::<Result<_, _>>()?;
     seen.runs.extend(measure(&cluster, show, &pods, ("veth", "bgp", NETWORK), |_, _| true)?);
+    watched(&cluster)?;
     neighbours(&cluster, show)?;
     for change in [("bgp", "vxlan"), ("vxlan", "bgp")] {
         seen.switches.push(switch(&cluster, show, &pods, NETWORK, change, NUMBER)?);
     }
-    let restart = format!("agent of {} killed and started again", cluster.nodes[0].name);
+    let restart = format!("agent of {} killed, started again after 1.5 s", cluster.nodes[0].name);
     seen.switches.push(under_traffic(&cluster, show, &pods, &restart, || {
         let node = &cluster.nodes[0];
         node.kill()?;
+        // For longer than BFD takes to call a router dead.
+        std::thread::sleep(AWAY);
         node.start(&[])?;
-        cluster.settled(NETWORK, "bgp")
+        cluster.settled(NETWORK, "bgp")?;
+        watched(&cluster)
     })?);
     drop(responders);
     cluster.delete_pods(pods)?;
@@ -64,6 +69,18 @@ pub fn start(cluster: &Cluster, programs: [tor::Program; 2]) -> anyhow::Result<V
     let racks = cluster.wire.tors().iter().zip(programs).enumerate();
     let start = |(rack, (netns, program))| Router::start(rack, program, netns, &cluster.plan.dir);
     racks.map(start).collect()
+}
+
+/// Waits until every node's router is under BFD's eyes.
+fn watched(cluster: &Cluster) -> anyhow::Result<()> {
+    let up = |said: &Value| {
+        let all = said["neighbours"].as_array().map(Vec::as_slice).unwrap_or_default();
+        !all.is_empty() && all.iter().all(|n| n["state"] == "established" && n["bfd"] == "up")
+    };
+    for node in &cluster.nodes {
+        node.wait_until("watched by BFD", |node| Ok(up(&node.ask("GET", "/v1/bgp", None)?)))?;
+    }
+    Ok(())
 }
 
 /// What the nodes' speakers say of their routers.

@@ -188,7 +188,7 @@ pub fn settings() -> Value {
     let nodes = racks.map(|rack| json!({"labels": labels(rack), "asn": AS[rack]}));
     let peers = racks.map(|rack| {
         json!({"name": format!("tor-{}", rack + 1), "address": TOR[rack], "asn": AS[rack],
-               "labels": labels(rack)})
+               "labels": labels(rack), "bfd": {"intervalMs": 300, "multiplier": 3}})
     });
     json!({"mesh": false, "nodes": nodes, "peers": peers})
 }

@@ -219,13 +219,19 @@ fn bad_settings_change_nothing_and_good_ones_are_followed() {
         ("asn: 0", "AS 0 is reserved"),
         ("holdSeconds: 2", "3 and more (RFC 4271, 4.2)"),
         ("as: 64513", "unknown field as (known here: aggregates, asn"),
-        ("reflectors: {nodes: [node-z]}", "node-z is no node of this cluster; there are node-a, node-b"),
+        (
+            "reflectors: {nodes: [node-z]}",
+            "node-z is no node of this cluster; there are node-a, node-b",
+        ),
         (
             "peers: [{name: x, address: 192.0.2.2, asn: 65001}]",
             "192.0.2.2 is the address of node node-b",
         ),
         ("peers: [{name: x, adress: 192.0.2.9, asn: 65001}]", "missing field `address`"),
-        ("peers: [{name: x, address: 192.0.2.9, asn: 65001, pasive: true}]", "unknown field peers[0].pasive"),
+        (
+            "peers: [{name: x, address: 192.0.2.9, asn: 65001, pasive: true}]",
+            "unknown field peers[0].pasive",
+        ),
     ] {
         let (said, code) = apply(text);
         assert!(code == 1 && said.contains(want), "{text}: {said}");

@@ -1,4 +1,10 @@
-//! Two racks with real routers, FRR and BIRD.
+//! Routers of other makes beside the nodes: two racks with FRR and BIRD, two BIRDs on one segment as
+//! each other's alternative; and nodes that reflect.
+
+use std::{
+    fs,
+    process::{Child, Command, Stdio},
+};
 
 use weft::lab::{start_routers, tor};
 
@@ -8,18 +14,253 @@ fn racks(nodes: usize) -> Plan {
     Plan { topology: Topology::Racks, ..plan(nodes) }
 }
 
-#[test]
-fn the_routers_speak_with_each_other() {
-    let site = built(&racks(2));
-    let routers = start_routers(&site, tor::installed().unwrap()).unwrap();
-    let ctl = site.plan.dir.join("tor-2/bird.ctl");
-    let asked = format!("birdc -s {} show protocols all tor", ctl.display());
-    let mut last = String::new();
-    let end = Instant::now() + Duration::from_secs(15);
-    while !last.contains("Established") && Instant::now() < end {
-        std::thread::sleep(Duration::from_millis(100));
-        last = sh(&site.wire.tors()[1], &format!("{asked} || true"));
+fn neighbours(node: &Node) -> Vec<Value> {
+    let said = node.ask("GET", "/v1/bgp", None).unwrap();
+    said["neighbours"].as_array().cloned().unwrap_or_default()
+}
+
+fn set(node: &Node, settings: Value) {
+    node.ask("PUT", "/v1/bgp/settings", Some(settings)).unwrap();
+}
+
+/// Every node has so many sessions, all established and, where asked, watched by BFD.
+fn up(site: &Site, sessions: &[usize]) {
+    for (node, sessions) in site.nodes.iter().zip(sessions) {
+        node.wait_until("up with its neighbours", |node| {
+            let all = neighbours(node);
+            let up = |n: &Value| n["state"] == "established" && n["bfd"] == "up";
+            Ok(all.len() == *sessions && all.iter().all(up))
+        })
+        .unwrap();
     }
-    println!("{last}\n{}\n{}", routers[0].log(), routers[1].log());
-    assert!(last.contains("Established"));
+}
+
+#[test]
+fn pods_of_two_racks_meet_by_routes_that_their_routers_spread() {
+    let site = built(&racks(3));
+    let routers = start_routers(&site, tor::installed().unwrap()).unwrap();
+    site.start().unwrap();
+    set(&site.nodes[0], tor::settings());
+    site.apply("net", &site.network("veth", "bgp", 1)).unwrap();
+    site.settled("net", "bgp").unwrap();
+    let (pods, _echo) = answering(&site);
+    for (from, to) in pods.iter().flat_map(|from| pods.iter().map(move |to| (from, to))) {
+        assert!(from.name == to.name || reaches(from, to), "{} to {}", from.name, to.name);
+    }
+    up(&site, &[1, 1, 1]);
+    // Beside a node of its own rack, through the router to one of the other.
+    let asked = format!("/v1/explain?from=a1&to={}", pods[2].addr(true).unwrap());
+    let explained = site.nodes[0].ask("GET", &asked, None).unwrap();
+    let said = explained.to_string();
+    assert_eq!(explained["works"], true, "{said}");
+    assert!(said.contains("learnt from tor-1 (AS 64601, 192.0.2.254)"), "{said}");
+    assert!(said.contains("64602"), "{said}");
+    let table = sh(&site.nodes[0].netns, "ip nexthop; ip route show proto 119");
+    assert!(table.contains("via 192.0.2.2 ") && table.contains("via 192.0.2.254 "), "{table}");
+    site.nodes.iter().for_each(empty_plan);
+
+    // A router that crashes and starts again keeps forwarding: nobody notices.
+    let flows: Vec<Flow> = [(0, 2, true), (2, 0, false), (1, 2, true)]
+        .map(|(a, b, v4)| Flow::start(FlowKind::Small, &pods[a], &pods[b], v4).unwrap())
+        .into();
+    std::thread::sleep(Duration::from_millis(300));
+    let node = &site.nodes[2];
+    routers[1].kill().unwrap();
+    node.wait_until("without its router", |node| {
+        Ok(neighbours(node).iter().all(|n| n["state"] != "established"))
+    })
+    .unwrap();
+    assert_eq!(neighbours(node)[0]["restarting"], true, "{:?}", neighbours(node));
+    routers[1].run(&site.wire.tors()[1]).unwrap();
+    up(&site, &[1, 1, 1]);
+    node.wait_until("told everything again", |node| {
+        Ok(neighbours(node).iter().all(|n| n["restarting"] == false))
+    })
+    .unwrap();
+    let mut all = Report::default();
+    flows.into_iter().for_each(|flow| all += flow.stop());
+    assert!(all.sent > 1000 && all.lost == 0, "{all:?}\n{}", routers[1].log());
+}
+
+/// A router on the nodes' segment with one host behind it, both ends of which are the test's.
+struct Tor {
+    netns: Netns,
+    bird: Child,
+}
+
+impl Drop for Tor {
+    fn drop(&mut self) {
+        let _ = self.bird.kill();
+        let _ = self.bird.wait();
+    }
+}
+
+const FAR4: &str = "198.18.5.1";
+const FAR6: &str = "fd00:fa::1";
+
+/// Two of them, and the host that both lead to.
+fn alternatives(site: &Site) -> (Vec<Tor>, Pod) {
+    let far = Netns::create().unwrap();
+    far.run(|| rig::up_here("lo")).unwrap().unwrap();
+    let addr = |netns: &Netns, dev: &str, addr: &str| {
+        rig::addr(netns, dev, addr.parse().unwrap()).unwrap();
+    };
+    addr(&far, "lo", &format!("{FAR4}/32"));
+    addr(&far, "lo", &format!("{FAR6}/128"));
+    let tors = [1, 2].map(|n| {
+        let netns = Netns::create().unwrap();
+        for knob in ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"] {
+            rig::sysctl(&netns, knob, "1").unwrap();
+        }
+        rig::sysctl(&netns, "net/ipv6/conf/default/accept_dad", "0").unwrap();
+        let port = format!("tor{n}");
+        rig::pair(&netns, "seg", site.wire.switch(0), &port, 1500).unwrap();
+        rig::port(site.wire.switch(0), &port, "br0").unwrap();
+        rig::pair(&netns, "far", &far, &port, 1500).unwrap();
+        addr(&netns, "seg", &format!("192.0.2.{}/24", 200 + n));
+        addr(&netns, "seg", &format!("2001:db8:1::{}/64", 200 + n));
+        addr(&netns, "far", &format!("10.9.{n}.1/24"));
+        addr(&netns, "far", &format!("fd00:9:{n}::1/64"));
+        addr(&far, &port, &format!("10.9.{n}.2/24"));
+        addr(&far, &port, &format!("fd00:9:{n}::2/64"));
+        sh(
+            &netns,
+            &format!(
+                "ip route add {FAR4}/32 via 10.9.{n}.2; ip route add {FAR6}/128 via fd00:9:{n}::2"
+            ),
+        );
+        let dir = site.plan.dir.join(&port);
+        fs::create_dir_all(&dir).unwrap();
+        fs::write(dir.join("bird.conf"), bird(n)).unwrap();
+        let mut bird = Command::new("/usr/sbin/bird");
+        bird.arg("-f").arg("-c").arg(dir.join("bird.conf")).arg("-s").arg(dir.join("ctl"));
+        bird.arg("-P").arg(dir.join("pid")).stdout(Stdio::null()).stderr(Stdio::null());
+        Tor { bird: netns.run(|| bird.spawn().unwrap()).unwrap(), netns }
+    });
+    // Reverse paths of what comes by either.
+    sh(&far, "for f in /proc/sys/net/ipv4/conf/*/rp_filter; do echo 0 > $f; done");
+    let addrs = [FAR4, FAR6].map(|addr| addr.parse().unwrap()).into();
+    let (name, node, network) = ("far".into(), String::new(), String::new());
+    (tors.into(), Pod { name, node, netns: far, path: PathBuf::new(), addrs, network })
+}
+
+fn bird(n: usize) -> String {
+    let (own, asn) = (200 + n, 65000 + n);
+    format!(
+        "router id 192.0.2.{own};
+protocol device {{}}
+protocol static {{ ipv4; route {FAR4}/32 via 10.9.{n}.2; }}
+protocol static {{ ipv6; route {FAR6}/128 via fd00:9:{n}::2; }}
+protocol bfd {{ interface \"seg\" {{ interval 300 ms; multiplier 3; }}; }}
+template bgp node {{
+  local 192.0.2.{own} as {asn};
+  direct;
+  bfd on;
+  graceful restart on;
+  ipv4 {{ import all; export all; next hop self; }};
+  ipv6 {{ import all; export all; next hop self; }};
+}}
+protocol bgp a from node {{ neighbor 192.0.2.1 as 64512; }}
+protocol bgp b from node {{ neighbor 192.0.2.2 as 64512; }}
+"
+    )
+}
+
+#[test]
+fn of_two_routers_one_that_dies_silently_is_left_within_a_second() {
+    let site = cluster(2, "veth", "bgp");
+    let (tors, far) = alternatives(&site);
+    let peers = [1, 2].map(|n| {
+        json!({"name": format!("tor-{n}"), "address": format!("192.0.2.{}", 200 + n),
+               "asn": 65000 + n, "bfd": {"intervalMs": 300, "multiplier": 3}})
+    });
+    set(&site.nodes[0], json!({"peers": peers}));
+    up(&site, &[3, 3]);
+    let pods = site.add_pods("net", "").unwrap();
+    let node = &site.nodes[0];
+    let hops = |family: &str, of: &str| {
+        let show = format!("ip {family} route get {of}");
+        let ways = |n: &str| sh(&node.netns, &show).contains(n);
+        let group = sh(&node.netns, "ip nexthop show groups");
+        (!group.is_empty(), ways("via"))
+    };
+    until("by both", || hops("", FAR4) == (true, true) && hops("-6", FAR6) == (true, true));
+    let paths = sh(&node.netns, &format!("ip route show {FAR4}; ip -6 route show {FAR6}"));
+    assert!(paths.contains("nhid"), "{paths}");
+    empty_plan(node);
+    // Many flows, so that each router carries some.
+    let flows: Vec<Flow> = (0..4)
+        .flat_map(|n| [(n, true), (n, false)])
+        .map(|(n, v4)| Flow::start(FlowKind::Small, &pods[n % 2], &far, v4).unwrap())
+        .collect();
+    until("flowing", || flows.iter().all(|flow| flow.arrived() > 200));
+    let carried = |tor: &Tor| {
+        let count = sh(&tor.netns, "cat /sys/class/net/far/statistics/tx_packets");
+        count.trim().parse::<u64>().unwrap()
+    };
+    let before: Vec<u64> = tors.iter().map(carried).collect();
+    std::thread::sleep(Duration::from_millis(300));
+    let busier = usize::from(carried(&tors[1]) - before[1] > carried(&tors[0]) - before[0]);
+    assert!(carried(&tors[busier]) - before[busier] > 100, "nobody carries anything");
+    // Its frames are dropped by the switch: its link stays up, and nobody says goodbye.
+    let port = format!("tor{}", busier + 1);
+    sh(
+        site.wire.switch(0),
+        &format!(
+            "nft 'add table netdev cut; add chain netdev cut in {{ type filter hook ingress device {port} priority 0; policy drop; }}'; ip link set {port} down"
+        ),
+    );
+    let left = Instant::now();
+    until("left", || {
+        let all = neighbours(node);
+        let gone = format!("192.0.2.{}", 201 + busier);
+        all.iter().any(|n| n["addr"] == gone.as_str() && n["state"] != "established")
+    });
+    assert!(left.elapsed() < Duration::from_millis(1200), "{:?}", left.elapsed());
+    std::thread::sleep(Duration::from_millis(500));
+    let counts: Vec<u64> = flows.iter().map(Flow::arrived).collect();
+    until("all flowing again", || {
+        flows.iter().zip(&counts).all(|(flow, count)| flow.arrived() > count + 100)
+    });
+    let reports: Vec<Report> = std::thread::scope(|scope| {
+        let stopping: Vec<_> = flows.into_iter().map(|flow| scope.spawn(|| flow.stop())).collect();
+        stopping.into_iter().map(|flow| flow.join().unwrap()).collect()
+    });
+    let lost: Vec<u64> = reports.iter().map(|report| report.lost).collect();
+    assert!(lost.iter().any(|lost| *lost > 0), "the cut hurt nobody: {lost:?}");
+    assert!(lost.iter().all(|lost| *lost < 1000), "at 1 kHz, more than a second: {lost:?}");
+    empty_plan(node);
+}
+
+#[test]
+fn a_reflector_that_dies_loses_nothing_and_the_other_reflects() {
+    let site = built(&plan(4));
+    site.start().unwrap();
+    set(&site.nodes[0], json!({"reflectors": {"nodes": ["node-a", "node-b"]}}));
+    begin(&site, "veth", "bgp");
+    site.settled("net", "bgp").unwrap();
+    // Clients have sessions with the reflectors alone.
+    up(&site, &[3, 3, 2, 2]);
+    let (pods, _echo) = answering(&site);
+    assert!(reaches(&pods[2], &pods[3]) && reaches(&pods[0], &pods[3]));
+    let flows = [(2, 3, true), (3, 2, false), (1, 2, true)]
+        .map(|(a, b, v4)| Flow::start(FlowKind::Small, &pods[a], &pods[b], v4).unwrap());
+    std::thread::sleep(Duration::from_millis(300));
+    sh(site.wire.switch(0), "ip link set node-a down");
+    site.nodes[0].kill().unwrap();
+    for node in &site.nodes[2..] {
+        node.wait_until("without the reflector", |node| {
+            let lost = |n: &Value| n["name"] == "node-a" && n["state"] != "established";
+            Ok(neighbours(node).iter().any(lost))
+        })
+        .unwrap();
+    }
+    std::thread::sleep(Duration::from_millis(500));
+    // What is new is learnt by the other.
+    let late = site.nodes[2].add_pod("late", "net").unwrap();
+    let _late = responders([&late]);
+    until("the late one reached", || reaches(&pods[3], &late));
+    let mut all = Report::default();
+    flows.into_iter().for_each(|flow| all += flow.stop());
+    assert!(all.sent > 1000 && all.lost == 0, "{all:?}");
 }
