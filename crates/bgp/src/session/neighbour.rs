@@ -48,6 +48,8 @@ pub(crate) struct Session {
     /// Until when routes that it has not said again are kept.
     pub(super) stale: BTreeMap<Family, Time>,
     pub(super) bfd: Bfd,
+    /// Until then BFD may be speaking of the session before.
+    pub(super) doubt_bfd_until: Time,
     pub(super) state: State,
     pub(super) since: Time,
     pub(super) last_error: Option<String>,
@@ -68,6 +70,7 @@ impl Session {
             retry,
             stale,
             bfd: Bfd::NeverUp,
+            doubt_bfd_until: Time::ZERO,
             state: State::Active,
             since: now,
             last_error: None,
@@ -137,7 +140,8 @@ impl Session {
         if was == Bfd::NeverUp {
             self.bfd = Bfd::NeverUp;
         }
-        if was == Bfd::Up && self.config.bfd {
+        let behind = cx.now < std::mem::take(&mut self.doubt_bfd_until);
+        if was == Bfd::Up && self.config.bfd && !behind {
             self.dead(&why, cx);
         }
     }

@@ -1,5 +1,6 @@
 //! The tables from outside: what neighbours say goes in, what is best and what others are told comes
 //! out.
 
+mod best;
 mod paths;
 mod world;
