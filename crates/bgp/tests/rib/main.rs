@@ -2,5 +2,7 @@
 //! out.
 
 mod best;
+mod model;
 mod paths;
+mod random;
 mod world;
