@@ -85,7 +85,9 @@ pub fn judge(config: &Neighbour, our_id: Ipv4Addr, open: &Open) -> Result<Terms,
         _ => None,
     });
     let route_refresh = has(&Capability::RouteRefresh);
-    let enhanced_refresh = route_refresh && has(&Capability::EnhancedRouteRefresh);
+    let enhanced_refresh = route_refresh
+        && config.graceful_restart.is_some()
+        && has(&Capability::EnhancedRouteRefresh);
     Ok(Terms {
         router_id: open.router_id,
         hold_time: config.hold_time.min(open.hold_time),
