@@ -3,7 +3,9 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod bench;
 mod failures;
+mod load;
 mod net;
 mod pair;
 mod setting;

@@ -186,6 +186,11 @@ impl Net {
         self.cuts.clear();
     }
 
+    /// How many there have been.
+    pub fn connections(&self) -> usize {
+        self.pipes.len()
+    }
+
     pub fn is_off(&self, addr: IpAddr) -> bool {
         self.off.contains(&addr)
     }
