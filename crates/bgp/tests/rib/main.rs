@@ -5,4 +5,6 @@ mod best;
 mod model;
 mod paths;
 mod random;
+mod said;
+mod told;
 mod world;
