@@ -101,11 +101,15 @@ fn a_goodbye_is_heard_and_is_not_silence(kind: Kind) {
     sessions.iter().for_each(|session| ours.until_up(session.ends.theirs));
     peer.switch(&sessions, false);
     for Session { ends, .. } in sessions {
-        ours.until_reports(ends.theirs, "switched off", |report| {
-            report.state == State::Down && report.remote_state == State::AdminDown
-        });
+        match kind {
+            // What is switched off is not dead (RFC 5882, 3.2).
+            Kind::Frr => ours.until_reports(ends.theirs, "switched off", |report| {
+                report.state == State::Down && report.remote_state == State::AdminDown
+            }),
+            // It says nothing, and that is what the dead say.
+            Kind::Bird => drop(ours.until_down(ends.theirs)),
+        }
     }
-    // What is switched off is not dead (RFC 5882, 3.2).
     assert!(ours.no_news());
     peer.switch(&sessions, true);
     for Session { ends, .. } in sessions {
