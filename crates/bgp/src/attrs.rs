@@ -9,6 +9,10 @@ use std::{
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+mod text;
+
+pub use text::NoSuchText;
+
 /// An address family, each with unicast routes alone (RFC 4760: AFI 1 and 2, SAFI 1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -50,6 +54,30 @@ pub enum Segment {
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct AsPath(pub Vec<Segment>);
+
+impl AsPath {
+    /// How long it is for the choice of the best (RFC 4271, 9.1.2.2 a; RFC 5065, 5.3): a set is one
+    /// AS, a confederation none.
+    pub fn length(&self) -> usize {
+        let of = |segment: &Segment| match segment {
+            Segment::Sequence(numbers) => numbers.len(),
+            Segment::Set(_) => 1,
+            Segment::ConfedSequence(_) | Segment::ConfedSet(_) => 0,
+        };
+        self.0.iter().map(of).sum()
+    }
+
+    /// Behind what is there; two sequences become one.
+    pub fn append(&mut self, segment: Segment) {
+        match (self.0.last_mut(), segment) {
+            (Some(Segment::Sequence(last)), Segment::Sequence(more))
+            | (Some(Segment::ConfedSequence(last)), Segment::ConfedSequence(more)) => {
+                last.extend(more);
+            }
+            (_, segment) => self.0.push(segment),
+        }
+    }
+}
 
 /// An address that packets are sent to next. The second of an IPv6 one is its link-local address
 /// (RFC 2545, 3).
@@ -95,6 +123,14 @@ pub struct Other {
 /// RFC 1997. Written `64512:100`, or by the name of a well-known one (`no-export`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Community(pub u32);
+
+impl Community {
+    pub const GRACEFUL_SHUTDOWN: Self = Self(0xffff_0000);
+    pub const BLACKHOLE: Self = Self(0xffff_029a);
+    pub const NO_EXPORT: Self = Self(0xffff_ff01);
+    pub const NO_ADVERTISE: Self = Self(0xffff_ff02);
+    pub const NO_EXPORT_SUBCONFED: Self = Self(0xffff_ff03);
+}
 
 /// RFC 8092. Written `64512:1:2`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

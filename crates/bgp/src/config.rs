@@ -88,6 +88,13 @@ pub struct Filter {
     pub else_pass: bool,
 }
 
+impl Filter {
+    pub fn passes(&self, prefix: &IpNet) -> bool {
+        let rule = self.rules.iter().find(|rule| rule.covers(prefix));
+        rule.map_or(self.else_pass, |rule| rule.pass)
+    }
+}
+
 /// Prefixes inside `within`, with a length of `least` to `most`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
@@ -95,6 +102,13 @@ pub struct Rule {
     pub least: u8,
     pub most: u8,
     pub pass: bool,
+}
+
+impl Rule {
+    pub fn covers(&self, prefix: &IpNet) -> bool {
+        let lengths = self.least..=self.most;
+        self.within.contains(prefix) && lengths.contains(&prefix.prefix_len())
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -9,11 +9,11 @@ pub mod bfd;
 pub mod config;
 pub mod report;
 pub mod rib;
-pub mod session;
+mod session;
 mod speaker;
 pub mod wire;
 
-pub use speaker::{Action, Conn, Event, Speaker};
+pub use speaker::{Action, Closed, Conn, Event, Speaker};
 
 /// A moment: how long after the beginning, which is the caller's to choose.
 pub type Time = std::time::Duration;

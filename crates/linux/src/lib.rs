@@ -20,6 +20,7 @@ mod socket;
 pub mod sockets;
 mod solicit;
 mod solicitor;
+pub mod tcp;
 mod uapi;
 mod wire;
 mod writer;

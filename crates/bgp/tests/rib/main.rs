@@ -1,0 +1,8 @@
+//! The tables from outside: what neighbours say goes in, what is best and what others are told comes
+//! out.
+
+mod best;
+mod model;
+mod paths;
+mod random;
+mod world;

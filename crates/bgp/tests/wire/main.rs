@@ -1,0 +1,13 @@
+//! The form of messages, from outside: bytes and what they say.
+
+#[path = "../corpus/mod.rs"]
+mod corpus;
+mod corpus_told;
+mod dice;
+mod messages;
+mod packer;
+mod random;
+mod stream;
+mod text;
+mod told;
+mod values;
