@@ -50,7 +50,8 @@ fn packets_are_three_quarters_to_one_interval_apart() {
         let mut world = World::up(9, (ms(300), multiplier), FAST);
         world.run(ms(300_000));
         let sent = sendings(&world, A, ms(0));
-        let gaps: Vec<Duration> = sent.windows(2).map(|two| two[1].saturating_sub(two[0])).collect();
+        let gaps: Vec<Duration> =
+            sent.windows(2).map(|two| two[1].saturating_sub(two[0])).collect();
         let (least, longest) = (gaps.iter().min().unwrap(), gaps.iter().max().unwrap());
         assert!(*least >= ms(225) && *least < ms(228), "{least:?}");
         assert!(*longest <= ms(most) && *longest > ms(most - 3), "{longest:?}");
