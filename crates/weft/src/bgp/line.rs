@@ -54,8 +54,14 @@ impl Line {
 
     /// A connection stands, and is to be like this.
     pub(super) fn shape(&mut self, ttl: Ttl, hold_time: u16) -> io::Result<()> {
+        let (ipv6, hops) = (self.peer.is_ipv6(), hops(ttl));
+        tcp::set_hops(&self.stream, ipv6, hops)?;
+        // What the kernel took before it was told.
+        let came_with = if self.connecting { None } else { tcp::came_with(&self.stream, ipv6) };
+        if came_with.zip(hops.least).is_some_and(|(ttl, least)| ttl < least) {
+            return Err(io::Error::other("it is farther away than it may be (TTL security)"));
+        }
         self.connecting = false;
-        tcp::set_hops(&self.stream, self.peer.is_ipv6(), hops(ttl))?;
         let unread = match hold_time {
             0 => UNREAD_MAX,
             // The speaker gives up first, after twice the time, and says why.

@@ -47,7 +47,7 @@ impl Beside {
         assert!(self.ours.is_up("10.0.0.2"));
         assert_eq!(self.ours.report("10.0.0.2").established, 1);
         assert!(self.ours.knows("10.2.0.0/24"));
-        assert_eq!(self.bird.routes_of(ip("10.0.0.1")).len(), 2);
+        assert!(self.bird.routes_of(ip("10.0.0.1")).len() >= 2);
     }
 }
 
@@ -68,7 +68,7 @@ fn hold_time_of_a_second() {
     raw.say(&Message::Open(Raw::open(RAW_AS, 1)));
     let why = raw.last_words().unwrap();
     assert_eq!((why.code, why.subcode), (2, 6));
-    beside.refused("hold time");
+    beside.refused("Hold Time");
 }
 
 #[test]
@@ -89,9 +89,8 @@ fn our_own_as_in_its_path() {
 #[test]
 fn more_routes_than_it_may_say() {
     let mut beside = Beside::new();
-    beside.ours.neighbour(RAW, RAW_AS).routes_max = 2;
-    beside.ours.neighbour(RAW, RAW_AS).passive = true;
-    beside.ours.neighbour(RAW, RAW_AS).routes_max = 2;
+    let neighbour = beside.ours.neighbour(RAW, RAW_AS);
+    (neighbour.passive, neighbour.routes_max) = (true, 2);
     beside.ours.apply();
     let mut raw = beside.raw();
     raw.establish(RAW_AS, 90);
@@ -134,8 +133,8 @@ fn one_that_never_reads() {
         }
     });
     let bird = &beside.bird;
-    let all = || crate::bird::ask(bird, &["show", "route", "count"]).contains("30003 of 30003");
-    until("all told to BIRD", all);
+    let counted = || crate::bird::ask(bird, &["show", "route", "count", "protocol", "n0"]);
+    until("all told to BIRD", || counted().contains("30001 of"));
     beside.ours.until("given up", |ours| ours.error(RAW).contains("it has read nothing"));
     assert_eq!(beside.ours.report("10.0.0.2").established, 1);
     drop(raw.stream.shutdown(std::net::Shutdown::Both));
@@ -209,19 +208,22 @@ fn farther_away_than_it_may_be() {
     let neighbour = beside.ours.neighbour(RAW, RAW_AS);
     (neighbour.passive, neighbour.ttl) = (true, Ttl::Security(0));
     beside.ours.apply();
+    // Sent with 64.
     let mut raw = beside.raw();
     raw.say(&Message::Open(Raw::open(RAW_AS, 90)));
-    // Sent with 64.
-    std::thread::sleep(Duration::from_millis(500));
-    let state = beside.ours.report(RAW).state;
-    assert_ne!(state, "openconfirm");
-    // And once it is near enough, the same bytes are heard.
-    let near = weft_linux::tcp::Hops { sent: Some(255), least: None };
-    weft_linux::tcp::set_hops(&raw.stream, false, near).unwrap();
-    assert!(matches!(raw.hear(), Some(Message::Open(_))));
-    raw.say(&Message::Keepalive);
-    beside.ours.until_up(RAW);
+    beside.ours.until("told", |ours| ours.error(RAW).contains("farther away than it may be"));
+    assert_eq!(raw.last_words(), None);
     beside.unharmed();
+    // Once it stands, what comes from farther away is as if it were not.
+    sh(&beside.site.hosts[2], "sysctl -qw net.ipv4.ip_default_ttl=255");
+    let mut raw = beside.raw();
+    raw.establish(RAW_AS, 3);
+    beside.ours.until_up(RAW);
+    let far = weft_linux::tcp::Hops { sent: Some(254), least: None };
+    weft_linux::tcp::set_hops(&raw.stream, false, far).unwrap();
+    raw.announce(&[RAW_AS], &["10.3.0.0/24".into()]);
+    beside.refused("nothing was heard of it for 3 s");
+    assert!(!beside.ours.knows("10.3.0.0/24"));
 }
 
 /// Another daemon on our port: we still connect, say what is wrong, and listen once it is gone.
@@ -238,6 +240,7 @@ fn another_daemon_on_our_port() {
     assert!(said.contains("TCP port 179 (IPv4)") && said.contains("another BGP daemon"), "{said}");
     drop(taken);
     ours.until("without a problem", |ours| ours.router().problems().is_empty());
-    Raw::connect(&site.hosts[2], RAW, "10.0.0.1").establish(RAW_AS, 90);
+    let mut raw = Raw::connect(&site.hosts[2], RAW, "10.0.0.1");
+    raw.establish(RAW_AS, 90);
     ours.until_up(RAW);
 }
