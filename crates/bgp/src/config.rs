@@ -27,7 +27,8 @@ pub struct Config {
     pub deferral: Duration,
 }
 
-/// One neighbour. Whatever of it changes, its session starts anew, filters and `routes_max` aside.
+/// One neighbour. Whatever of it changes, its session starts anew, except its name and what only says
+/// which routes pass: filters, `routes_max`, communities, `own_only`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Neighbour {
     /// A name for people: the node's, or what the operator wrote.

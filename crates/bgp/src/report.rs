@@ -33,6 +33,12 @@ pub struct NeighbourReport {
     pub capabilities: Vec<String>,
     /// Why the session last ended or did not begin, in words that say who and what.
     pub last_error: Option<String>,
+    /// UPDATEs that were wrong and yet no reason to end the session (RFC 7606), and what was wrong with
+    /// the last.
+    #[serde(default)]
+    pub faults: u64,
+    #[serde(default)]
+    pub last_fault: Option<String>,
     /// How often it was established.
     pub established: u64,
     pub messages_in: u64,

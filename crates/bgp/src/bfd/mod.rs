@@ -15,6 +15,9 @@ mod set;
 mod state;
 mod timing;
 
+#[cfg(test)]
+mod tests;
+
 use std::{net::IpAddr, time::Duration};
 
 pub use packet::{Control, Malformed};

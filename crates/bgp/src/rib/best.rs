@@ -96,7 +96,7 @@ impl<'a> Known<'a> {
 
     /// Among paths of the same neighbouring AS alone.
     fn keep_least_med(&self, left: &mut Vec<Path>) {
-        let mut least: BTreeMap<Option<u32>, u32> = BTreeMap::new();
+        let mut least: BTreeMap<u32, u32> = BTreeMap::new();
         for path in left.iter() {
             let facts = self.facts(*path);
             let med = least.entry(facts.neighbour_as).or_insert(facts.med);
@@ -121,7 +121,7 @@ impl<'a> Known<'a> {
     fn tie_breakers(&self, path: Path) -> (bool, Ipv4Addr, u16, Option<IpAddr>) {
         let (facts, who) = (self.facts(path), self.who(path));
         let router_id = who.map_or(Ipv4Addr::UNSPECIFIED, |who| who.router_id);
-        let id = facts.originator.unwrap_or(router_id);
+        let id = facts.originator().unwrap_or(router_id);
         (path.is_stale(), id, facts.clusters, who.map(|who| who.addr))
     }
 }

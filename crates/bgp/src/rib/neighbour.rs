@@ -114,10 +114,7 @@ impl Rib {
     fn forget_told(&mut self, id: u32) {
         for family in Family::ALL {
             let Some(known) = self.peers.get_mut(id) else { return };
-            for (slot, route) in known.out[family as usize].drain() {
-                if let Some(route) = route {
-                    self.routes.drop(route, &mut self.hops);
-                }
+            for slot in known.out[family as usize].drain() {
                 self.release_if_unused(family, slot);
             }
         }

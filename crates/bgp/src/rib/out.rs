@@ -1,21 +1,21 @@
-//! What a neighbour was told of one family (Adj-RIB-Out), and what it is yet to be told: by slot, four
-//! bytes for each route that was told, nothing for one that was not.
+//! What a neighbour was told of one family (Adj-RIB-Out), and what it is yet to be told: by slot, eight
+//! bytes for each route that was told, nothing for one that was not. What was said is known by its
+//! hash alone, which nobody outside can aim at: enough to know that it need not be said again.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, num::NonZeroU64};
 
-const PAGE: usize = 256;
-const NOTHING: u32 = u32::MAX;
-/// Something that is to be said again, whatever it was.
-const ANYTHING: u32 = u32::MAX - 1;
+const PAGE: usize = 128;
 
 #[derive(Debug, Default)]
 pub(super) struct Out {
-    told: Vec<Option<Box<[u32; PAGE]>>>,
+    told: Vec<Option<Box<[Option<Said>; PAGE]>>>,
     pub count: u32,
     /// From this slot on all are yet to be looked at.
     walk: Option<u32>,
     /// Of the rest, these.
     dirty: BTreeSet<u32>,
+    /// The next of these, if it is there.
+    turn: u32,
     /// Those that became so after the end was asked for.
     later: BTreeSet<u32>,
     /// BoRR is to be said first.
@@ -30,60 +30,55 @@ pub(super) struct Ends {
     pub rib: bool,
 }
 
-/// What a neighbour was told of a prefix.
+/// The attributes and the next hop that were said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Told {
-    Route(u32),
-    Forgotten,
+pub(super) struct Said(NonZeroU64);
+
+impl Said {
+    /// Something that is to be said again, whatever it was.
+    const ANYTHING: Self = Self(NonZeroU64::MIN);
+
+    pub fn of(hash: u64) -> Self {
+        Self(NonZeroU64::MIN.saturating_add(hash.max(1)))
+    }
 }
 
 impl Out {
-    pub fn told(&self, slot: u32) -> Option<Told> {
-        match self.place(slot) {
-            NOTHING => None,
-            ANYTHING => Some(Told::Forgotten),
-            route => Some(Told::Route(route)),
-        }
+    pub fn told(&self, slot: u32) -> Option<Said> {
+        self.told.get(slot as usize / PAGE)?.as_ref()?[slot as usize % PAGE]
     }
 
-    /// Answers the route that was told before.
-    pub fn tell(&mut self, slot: u32, route: Option<u32>) -> Option<u32> {
-        let old = self.place(slot);
-        let new = route.unwrap_or(NOTHING);
-        if old != new {
-            let (page, at) = (slot as usize / PAGE, slot as usize % PAGE);
-            if self.told.len() <= page {
-                self.told.resize_with(page + 1, || None);
-            }
-            self.told[page].get_or_insert_with(|| Box::new([NOTHING; PAGE]))[at] = new;
-            self.count = self.count + u32::from(old == NOTHING) - u32::from(new == NOTHING);
+    pub fn tell(&mut self, slot: u32, new: Option<Said>) {
+        let old = self.told(slot);
+        if old == new {
+            return;
         }
-        (old < ANYTHING).then_some(old)
+        let (page, at) = (slot as usize / PAGE, slot as usize % PAGE);
+        if self.told.len() <= page {
+            self.told.resize_with(page + 1, || None);
+        }
+        self.told[page].get_or_insert_with(|| Box::new([None; PAGE]))[at] = new;
+        self.count = self.count + u32::from(new.is_some()) - u32::from(old.is_some());
     }
 
-    /// All that was told, by slot, with the routes whose uses end with this.
-    pub fn drain(&mut self) -> Vec<(u32, Option<u32>)> {
+    /// Forgets all; answers the slots of what was told.
+    pub fn drain(&mut self) -> Vec<u32> {
         let told = std::mem::take(self).told;
-        let places = (0u32..).zip(told.iter().flat_map(|page| match page {
+        let places = told.iter().flat_map(|page| match page {
             Some(page) => &page[..],
-            None => &[NOTHING; PAGE],
-        }));
-        let said = places.filter(|(_, route)| **route != NOTHING);
-        said.map(|(slot, route)| (slot, (*route < ANYTHING).then_some(*route))).collect()
+            None => &[None; PAGE],
+        });
+        (0u32..).zip(places).filter_map(|(slot, said)| said.map(|_| slot)).collect()
     }
 
-    /// All is to be said again. Answers what was told before, whose uses end with this.
-    pub fn again(&mut self, marked: bool) -> Vec<u32> {
-        let mut forgotten = Vec::new();
-        for place in self.told.iter_mut().flatten().flat_map(|page| page.iter_mut()) {
-            if *place < ANYTHING {
-                forgotten.push(std::mem::replace(place, ANYTHING));
-            }
+    /// All is to be said again.
+    pub fn again(&mut self, marked: bool) {
+        for said in self.told.iter_mut().flatten().flat_map(|page| page.iter_mut()).flatten() {
+            *said = Said::ANYTHING;
         }
         self.look_again();
         self.begin |= marked;
         self.ends.refresh |= marked;
-        forgotten
     }
 
     /// What is to be told may be another for any prefix.
@@ -114,23 +109,22 @@ impl Out {
         std::mem::take(&mut self.begin)
     }
 
-    /// Up to so many slots that are to be looked at, of so many that there are.
-    pub fn take(&mut self, most: usize, slots: u32) -> Vec<u32> {
-        let mut taken = Vec::new();
-        while taken.len() < most
-            && let Some(slot) = self.dirty.pop_first()
-        {
-            taken.push(slot);
+    /// The next slot that is to be looked at, of so many that there are. In turn, so that one that
+    /// changes all the time does not hold up the others.
+    pub fn next(&mut self, slots: u32) -> Option<u32> {
+        if let Some(slot) = self.next_dirty() {
+            return Some(slot);
         }
-        while taken.len() < most
-            && let Some(slot) = self.walk
-        {
-            if slot < slots {
-                taken.push(slot);
-            }
-            self.walk = Some(slot + 1).filter(|next| *next < slots);
-        }
-        taken
+        let slot = self.walk?;
+        self.walk = Some(slot + 1).filter(|next| *next < slots);
+        (slot < slots).then_some(slot)
+    }
+
+    fn next_dirty(&mut self) -> Option<u32> {
+        let slot = self.dirty.range(self.turn..).next().or(self.dirty.first()).copied()?;
+        self.turn = slot + 1;
+        self.dirty.remove(&slot);
+        Some(slot)
     }
 
     /// What is to be said now that nothing was left to take.
@@ -142,10 +136,5 @@ impl Out {
     pub fn is_idle(&self) -> bool {
         let nothing = self.walk.is_none() && self.dirty.is_empty() && self.later.is_empty();
         nothing && !self.begin && self.ends == Ends::default()
-    }
-
-    fn place(&self, slot: u32) -> u32 {
-        let page = self.told.get(slot as usize / PAGE).and_then(Option::as_ref);
-        page.map_or(NOTHING, |page| page[slot as usize % PAGE])
     }
 }

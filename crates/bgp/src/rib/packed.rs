@@ -5,48 +5,90 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use crate::attrs::{AsPath, Attrs, Community, LargeCommunity, NextHop, Origin, Other, Segment};
 
-/// Puts them into an empty buffer.
-pub(super) fn pack(attrs: &Attrs, next_hop: NextHop, to: &mut Vec<u8>) {
+/// Stands for a length that eight bits don't hold.
+const LONG: usize = 255;
+
+/// What follows the AS path and the next hop, bit by bit; what is not there takes no byte.
+mod has {
+    pub const MED: u16 = 1;
+    pub const LOCAL_PREF: u16 = 1 << 1;
+    pub const ATOMIC_AGGREGATE: u16 = 1 << 2;
+    pub const AGGREGATOR: u16 = 1 << 3;
+    pub const COMMUNITIES: u16 = 1 << 4;
+    pub const LARGE_COMMUNITIES: u16 = 1 << 5;
+    pub const ORIGINATOR: u16 = 1 << 6;
+    pub const CLUSTER_LIST: u16 = 1 << 7;
+    pub const OTHERS: u16 = 1 << 8;
+}
+
+/// Puts them into an empty buffer; answers how many bytes, at its beginning, are the AS path's.
+pub(super) fn pack(attrs: &Attrs, next_hop: NextHop, to: &mut Vec<u8>) -> usize {
     to.clear();
+    list(to, &attrs.as_path.0, pack_segment);
+    let path_end = to.len();
     pack_next_hop(next_hop, to);
     to.push(attrs.origin as u8);
-    list(to, &attrs.as_path.0, pack_segment);
-    maybe(to, attrs.med, word);
-    maybe(to, attrs.local_pref, word);
-    to.push(u8::from(attrs.atomic_aggregate));
-    maybe(to, attrs.aggregator, |to, (asn, addr)| {
+    to.extend(what(attrs).to_le_bytes());
+    attrs.med.into_iter().chain(attrs.local_pref).for_each(|number| word(to, number));
+    if let Some((asn, addr)) = attrs.aggregator {
         word(to, asn);
         word(to, addr.to_bits());
-    });
-    list(to, &attrs.communities, |to, community| word(to, community.0));
-    list(to, &attrs.large_communities, |to, LargeCommunity(a, b, c)| {
+    }
+    some(to, &attrs.communities, |to, community| word(to, community.0));
+    some(to, &attrs.large_communities, |to, LargeCommunity(a, b, c)| {
         [*a, *b, *c].into_iter().for_each(|part| word(to, part));
     });
-    maybe(to, attrs.originator, |to, addr| word(to, addr.to_bits()));
-    list(to, &attrs.cluster_list, |to, addr| word(to, addr.to_bits()));
-    list(to, &attrs.others, |to, other| {
+    attrs.originator.into_iter().for_each(|addr| word(to, addr.to_bits()));
+    some(to, &attrs.cluster_list, |to, addr| word(to, addr.to_bits()));
+    some(to, &attrs.others, |to, other| {
         to.extend([other.code, u8::from(other.partial)]);
         list(to, &other.value, |to, byte| to.push(*byte));
     });
+    path_end
 }
 
 pub(super) fn unpack(bytes: &[u8]) -> (Attrs, NextHop) {
     let mut from = Bytes(bytes);
+    let as_path = AsPath(from.list(Bytes::segment));
     let next_hop = from.next_hop();
-    let attrs = Attrs {
-        origin: from.origin(),
-        as_path: AsPath(from.list(Bytes::segment)),
-        med: from.maybe(Bytes::word),
-        local_pref: from.maybe(Bytes::word),
-        atomic_aggregate: from.byte() == 1,
-        aggregator: from.maybe(|from| (from.word(), from.ipv4())),
-        communities: from.list(|from| Community(from.word())),
-        large_communities: from.list(|from| LargeCommunity(from.word(), from.word(), from.word())),
-        originator: from.maybe(Bytes::ipv4),
-        cluster_list: from.list(Bytes::ipv4),
-        others: from.list(Bytes::other),
-    };
+    let origin = from.origin();
+    let what = u16::from_le_bytes(from.take());
+    let mut attrs = Attrs { origin, as_path, ..Attrs::default() };
+    let has = |bit| what & bit != 0;
+    attrs.med = has(has::MED).then(|| from.word());
+    attrs.local_pref = has(has::LOCAL_PREF).then(|| from.word());
+    attrs.atomic_aggregate = has(has::ATOMIC_AGGREGATE);
+    attrs.aggregator = has(has::AGGREGATOR).then(|| (from.word(), from.ipv4()));
+    if has(has::COMMUNITIES) {
+        attrs.communities = from.list(|from| Community(from.word()));
+    }
+    if has(has::LARGE_COMMUNITIES) {
+        attrs.large_communities =
+            from.list(|from| LargeCommunity(from.word(), from.word(), from.word()));
+    }
+    attrs.originator = has(has::ORIGINATOR).then(|| from.ipv4());
+    if has(has::CLUSTER_LIST) {
+        attrs.cluster_list = from.list(Bytes::ipv4);
+    }
+    if has(has::OTHERS) {
+        attrs.others = from.list(Bytes::other);
+    }
     (attrs, next_hop)
+}
+
+fn what(attrs: &Attrs) -> u16 {
+    let bits = [
+        (has::MED, attrs.med.is_some()),
+        (has::LOCAL_PREF, attrs.local_pref.is_some()),
+        (has::ATOMIC_AGGREGATE, attrs.atomic_aggregate),
+        (has::AGGREGATOR, attrs.aggregator.is_some()),
+        (has::COMMUNITIES, !attrs.communities.is_empty()),
+        (has::LARGE_COMMUNITIES, !attrs.large_communities.is_empty()),
+        (has::ORIGINATOR, attrs.originator.is_some()),
+        (has::CLUSTER_LIST, !attrs.cluster_list.is_empty()),
+        (has::OTHERS, !attrs.others.is_empty()),
+    ];
+    bits.iter().filter(|(_, is)| *is).fold(0, |what, (bit, _)| what | bit)
 }
 
 fn pack_next_hop(next_hop: NextHop, to: &mut Vec<u8>) {
@@ -78,17 +120,22 @@ fn word(to: &mut Vec<u8>, word: u32) {
     to.extend(word.to_le_bytes());
 }
 
-/// Lists fit into a message, so their lengths fit into 16 bits.
+/// Lists fit into a message, so their lengths fit into 16 bits; most fit into eight.
 #[allow(clippy::cast_possible_truncation)]
 fn list<T>(to: &mut Vec<u8>, items: &[T], each: impl Fn(&mut Vec<u8>, &T)) {
-    to.extend((items.len() as u16).to_le_bytes());
+    match items.len() {
+        short @ ..LONG => to.push(short as u8),
+        long => {
+            to.push(LONG as u8);
+            to.extend((long as u16).to_le_bytes());
+        }
+    }
     items.iter().for_each(|item| each(to, item));
 }
 
-fn maybe<T>(to: &mut Vec<u8>, item: Option<T>, put: impl Fn(&mut Vec<u8>, T)) {
-    to.push(u8::from(item.is_some()));
-    if let Some(item) = item {
-        put(to, item);
+fn some<T>(to: &mut Vec<u8>, items: &[T], each: impl Fn(&mut Vec<u8>, &T)) {
+    if !items.is_empty() {
+        list(to, items, each);
     }
 }
 
@@ -150,12 +197,10 @@ impl Bytes<'_> {
     }
 
     fn list<T>(&mut self, mut item: impl FnMut(&mut Self) -> T) -> Vec<T> {
-        let len = u16::from_le_bytes(self.take());
+        let short = self.byte();
+        let is_long = usize::from(short) == LONG;
+        let len = if is_long { u16::from_le_bytes(self.take()) } else { short.into() };
         (0..len).map(|_| item(self)).collect()
-    }
-
-    fn maybe<T>(&mut self, mut item: impl FnMut(&mut Self) -> T) -> Option<T> {
-        (self.byte() == 1).then(|| item(self))
     }
 }
 
@@ -182,7 +227,7 @@ mod tests {
             large_communities: vec![LargeCommunity(10, 11, 12)],
             originator: Some(addr(2)),
             cluster_list: vec![addr(3), addr(4)],
-            others: vec![Other { code: 99, partial: true, value: vec![1, 2, 3] }],
+            others: vec![Other { code: 99, partial: true, value: vec![1; 255] }],
         };
         let global = "2001:db8::1".parse().unwrap();
         let hops = [

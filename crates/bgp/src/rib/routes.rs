@@ -27,12 +27,13 @@ pub(super) enum Reach {
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Facts {
     pub local_pref: u32,
-    pub path_len: u32,
+    pub path_len: u16,
     pub origin: Origin,
     pub med: u32,
-    /// None: the path began inside our AS, or is not known to have begun in one AS.
-    pub neighbour_as: Option<u32>,
-    pub originator: Option<Ipv4Addr>,
+    /// Zero: the path began inside our AS, or is not known to have begun in one AS.
+    pub neighbour_as: u32,
+    /// Zero: none.
+    originator: u32,
     pub clusters: u16,
     pub reach: Reach,
     /// The next hop's number in `Hops`, where a neighbour said this.
@@ -41,9 +42,17 @@ pub(super) struct Facts {
     pub path: u64,
 }
 
+impl Facts {
+    pub fn originator(&self) -> Option<Ipv4Addr> {
+        Some(Ipv4Addr::from_bits(self.originator)).filter(|addr| !addr.is_unspecified())
+    }
+}
+
 #[derive(Debug)]
 struct Held {
     uses: u32,
+    /// The low half of the bytes' hash, which is as much of it as the index needs.
+    hash: u32,
     facts: Facts,
     bytes: Box<[u8]>,
 }
@@ -71,14 +80,25 @@ impl Routes {
     /// Its number, which the caller now uses once.
     pub fn take(&mut self, attrs: &Attrs, next_hop: NextHop) -> u32 {
         let mut bytes = std::mem::take(&mut self.scratch);
-        pack(attrs, next_hop, &mut bytes);
-        let hash = self.secret.of_bytes(&bytes);
+        let path_end = pack(attrs, next_hop, &mut bytes);
+        let hash = low_half(self.secret.of_bytes(&bytes));
         let held = &self.held;
-        let found = self.index.find(hash, |id| *held[id as usize].bytes == *bytes);
-        let id = found.unwrap_or_else(|| self.hold(hash, &bytes, attrs));
+        let is = |held: &Held| held.hash == hash && *held.bytes == *bytes;
+        let found = self.index.find(hash.into(), |id| is(&held[id as usize]));
+        let id = found.unwrap_or_else(|| {
+            let path = self.secret.of_bytes(&bytes[..path_end]);
+            self.hold(Held { uses: 0, hash, facts: facts(attrs, path), bytes: (*bytes).into() })
+        });
         self.scratch = bytes;
         self.keep(id, 1);
         id
+    }
+
+    /// Of what is not kept: known again by this.
+    pub fn hash(&self, attrs: &Attrs, next_hop: NextHop) -> u64 {
+        let mut bytes = Vec::with_capacity(128);
+        pack(attrs, next_hop, &mut bytes);
+        self.secret.of_bytes(&bytes)
     }
 
     /// The same for what a neighbour said: where its next hop leads is known from now on.
@@ -101,11 +121,10 @@ impl Routes {
         if held.uses > 0 {
             return;
         }
-        let bytes = std::mem::take(&mut held.bytes);
-        let hop = held.facts.hop;
-        let (list, secret) = (&self.held, self.secret);
-        let hash = secret.of_bytes(&bytes);
-        self.index.remove(hash, id, |id| secret.of_bytes(&list[id as usize].bytes));
+        held.bytes = Box::default();
+        let (hop, hash) = (held.facts.hop, held.hash);
+        let list = &self.held;
+        self.index.remove(hash.into(), id, |id| list[id as usize].hash.into());
         self.free.push(id);
         if hop != NO_HOP {
             hops.drop(hop);
@@ -121,13 +140,13 @@ impl Routes {
     }
 
     #[cfg(test)]
-    pub fn len(&self) -> usize {
-        self.held.len() - self.free.len()
+    pub fn len(&self) -> u32 {
+        u32::try_from(self.held.len() - self.free.len()).unwrap()
     }
 
     #[allow(clippy::cast_possible_truncation)] // Fewer than there are routes.
-    fn hold(&mut self, hash: u64, bytes: &[u8], attrs: &Attrs) -> u32 {
-        let held = Held { uses: 0, facts: facts(attrs, self.secret), bytes: bytes.into() };
+    fn hold(&mut self, held: Held) -> u32 {
+        let hash = held.hash;
         let id = match self.free.pop() {
             Some(id) => {
                 self.held[id as usize] = held;
@@ -138,27 +157,32 @@ impl Routes {
                 (self.held.len() - 1) as u32
             }
         };
-        let (list, secret) = (&self.held, self.secret);
-        self.index.insert(hash, id, |id| secret.of_bytes(&list[id as usize].bytes));
+        let list = &self.held;
+        self.index.insert(hash.into(), id, |id| list[id as usize].hash.into());
         id
     }
 }
 
-fn facts(attrs: &Attrs, secret: Secret) -> Facts {
+#[allow(clippy::cast_possible_truncation)] // The low half is what is wanted.
+fn low_half(hash: u64) -> u32 {
+    hash as u32
+}
+
+fn facts(attrs: &Attrs, path: u64) -> Facts {
     Facts {
         local_pref: attrs.local_pref.unwrap_or(LOCAL_PREF),
         #[allow(clippy::cast_possible_truncation)] // It came in a message.
-        path_len: attrs.as_path.length() as u32,
+        path_len: attrs.as_path.length() as u16,
         origin: attrs.origin,
         // RFC 4271, 9.1.2.2 c: none is the lowest.
         med: attrs.med.unwrap_or(0),
-        neighbour_as: neighbour_as(&attrs.as_path),
-        originator: attrs.originator,
+        neighbour_as: neighbour_as(&attrs.as_path).unwrap_or(0),
+        originator: attrs.originator.map_or(0, Ipv4Addr::to_bits),
         #[allow(clippy::cast_possible_truncation)] // It came in a message.
         clusters: attrs.cluster_list.len() as u16,
         reach: reach(&attrs.communities),
         hop: NO_HOP,
-        path: path_hash(&attrs.as_path, secret),
+        path,
     }
 }
 
@@ -181,18 +205,4 @@ fn reach(communities: &[Community]) -> Reach {
     } else {
         Reach::Anybody
     }
-}
-
-fn path_hash(path: &AsPath, secret: Secret) -> u64 {
-    let words = |segment: &Segment| {
-        let (kind, asns) = match segment {
-            Segment::Set(asns) => (1u64, asns),
-            Segment::Sequence(asns) => (2, asns),
-            Segment::ConfedSequence(asns) => (3, asns),
-            Segment::ConfedSet(asns) => (4, asns),
-        };
-        let asns = asns.iter().map(move |asn| kind << 32 | u64::from(*asn));
-        asns.chain([kind << 40]).collect::<Vec<_>>()
-    };
-    secret.of_words(&path.0.iter().flat_map(words).collect::<Vec<_>>())
 }

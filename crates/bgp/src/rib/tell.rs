@@ -7,19 +7,19 @@ use super::{
     Peer, Rib,
     best::Known,
     export::{may_tell, route_for},
-    out::Told,
+    out::{Out, Said},
     path::Path,
     peers::Who,
 };
 use crate::{
-    attrs::Family,
+    attrs::{Attrs, Family, NextHop},
     wire::{self, Message, Packer, Refresh, RouteRefresh, Update},
 };
 
-/// Prefixes that are looked at together, so that those with the same attributes share messages: at
-/// least and at most so many, in between as many as the shortest ones fill the buffer.
-const TOGETHER: std::ops::RangeInclusive<usize> = 64..=8192;
-const PREFIX_BYTES: usize = 4;
+/// Bytes of a message and of a prefix, about: enough are looked at together to fill the buffer, so
+/// that those with the same attributes share messages.
+const MESSAGE: usize = 64;
+const PREFIX: usize = 4;
 
 /// A neighbour, and what of it is asked for each prefix.
 struct Listener {
@@ -29,14 +29,46 @@ struct Listener {
     family: Family,
 }
 
+/// A route as the neighbour is to hear it.
+struct Route {
+    attrs: Attrs,
+    next_hop: NextHop,
+    said: Said,
+}
+
+/// What is to be said now.
+#[derive(Default)]
+struct Pending {
+    gone: Vec<u32>,
+    /// By route, which has its number in `routes`.
+    said: Vec<(usize, u32)>,
+    routes: Vec<Route>,
+    /// The routes of paths that were looked at; none: it is not to hear of them.
+    by_path: HashMap<(u32, u32), Option<usize>>,
+}
+
+impl Pending {
+    fn find(&mut self, path: Path, make: impl FnOnce() -> Option<Route>) -> Option<usize> {
+        let routes = &mut self.routes;
+        *self.by_path.entry((path.peer(), path.route)).or_insert_with(|| {
+            routes.push(make()?);
+            Some(routes.len() - 1)
+        })
+    }
+
+    /// That they take as messages, about.
+    fn bytes(&self) -> usize {
+        self.routes.len() * MESSAGE + (self.gone.len() + self.said.len()) * PREFIX
+    }
+}
+
 impl Rib {
     /// It asked for all routes of the family again. With `marked`, BoRR and EoRR stand around them
     /// (RFC 7313).
     pub fn refresh(&mut self, peer: IpAddr, family: Family, marked: bool) {
         let Some(listener) = self.listener(peer, family) else { return };
-        let Some(known) = self.peers.get_mut(listener.id) else { return };
-        for route in known.out[family as usize].again(marked) {
-            self.routes.drop(route, &mut self.hops);
+        if let Some(known) = self.peers.get_mut(listener.id) {
+            known.out[family as usize].again(marked);
         }
     }
 
@@ -51,9 +83,7 @@ impl Rib {
     /// True if `outgoing` has something to look at; it may find then that nothing is to be said.
     pub fn has_outgoing(&self, peer: IpAddr) -> bool {
         let known = self.peers.find(peer).and_then(|id| self.peers.get(id));
-        known.is_some_and(|known| {
-            known.up.is_some() && !known.out.iter().all(super::out::Out::is_idle)
-        })
+        known.is_some_and(|known| known.up.is_some() && !known.out.iter().all(Out::is_idle))
     }
 
     /// Adds whole messages for the neighbour to the buffer, up to about `most` bytes (at most one
@@ -82,52 +112,46 @@ impl Rib {
     }
 
     fn say(&mut self, to: &Listener, buffer: &mut Vec<u8>, end: usize) -> u64 {
-        let (family, slots) = (to.family, self.table(to.family).slots());
-        let Some(known) = self.peers.get_mut(to.id) else { return 0 };
-        let out = &mut known.out[family as usize];
+        let Some(out) = self.out(to) else { return 0 };
         if out.begins() {
             return to.write_refresh(Refresh::Begin, buffer);
         }
-        let room = end.saturating_sub(buffer.len()) / PREFIX_BYTES;
-        let pending = out.take(room.clamp(*TOGETHER.start(), *TOGETHER.end()), slots);
-        if pending.is_empty() {
-            let ends = out.ends();
+        let room = end.saturating_sub(buffer.len());
+        let Some(pending) = self.compare(to, room) else {
+            let ends = self.out(to).map(Out::ends).unwrap_or_default();
             let rib = if ends.rib { to.write_end_of_rib(buffer) } else { 0 };
             return rib + if ends.refresh { to.write_refresh(Refresh::End, buffer) } else { 0 };
-        }
-        let (gone, mut said) = self.compare(to, pending);
-        said.sort_unstable();
-        let messages = self.say_gone(to, &gone, buffer, end);
-        messages + self.say_routes(to, &said, buffer, end)
+        };
+        let messages = self.say_gone(to, &pending.gone, buffer, end);
+        messages + self.say_routes(to, &pending, buffer, end)
     }
 
-    /// Prefixes that it is to forget; and those that it is to hear, with the numbers of routes, of
-    /// which one use each is taken.
-    fn compare(&mut self, to: &Listener, pending: Vec<u32>) -> (Vec<u32>, Vec<(u32, u32)>) {
-        let (mut gone, mut said) = (Vec::new(), Vec::new());
-        let mut routes: HashMap<(u32, u32), Option<u32>> = HashMap::new();
-        for slot in pending {
+    fn out(&mut self, to: &Listener) -> Option<&mut Out> {
+        self.peers.get_mut(to.id).map(|known| &mut known.out[to.family as usize])
+    }
+
+    /// Looks at what is pending until it fills about so many bytes; none: nothing is pending.
+    fn compare(&mut self, to: &Listener, room: usize) -> Option<Pending> {
+        let slots = self.table(to.family).slots();
+        let mut pending = Pending::default();
+        let mut looked = false;
+        while pending.bytes() < room
+            && let Some(slot) = self.out(to)?.next(slots)
+        {
+            looked = true;
             let best = self.best(to.family, slot).filter(|best| self.passes(to, slot, *best));
-            let new = best.and_then(|best| {
-                let key = (best.peer(), best.route);
-                *routes.entry(key).or_insert_with(|| self.route_for(to, best))
-            });
-            let known = self.peers.get(to.id);
-            let old = known.and_then(|known| known.out[to.family as usize].told(slot));
-            match (old, new) {
-                (Some(Told::Route(old)), Some(new)) if old == new => {}
-                (_, Some(new)) => {
-                    self.routes.keep(new, 1);
-                    said.push((new, slot));
+            let new = best.and_then(|best| pending.find(best, || self.route_for(to, best)));
+            let old = self.out(to)?.told(slot);
+            match new {
+                None if old.is_some() => pending.gone.push(slot),
+                Some(new) if old != Some(pending.routes[new].said) => {
+                    pending.said.push((new, slot))
                 }
-                (Some(_), None) => gone.push(slot),
-                (None, None) => {}
+                _ => {}
             }
         }
-        for route in routes.into_values().flatten() {
-            self.routes.drop(route, &mut self.hops);
-        }
-        (gone, said)
+        pending.said.sort_unstable();
+        looked.then_some(pending)
     }
 
     fn passes(&self, to: &Listener, slot: u32, best: Path) -> bool {
@@ -137,12 +161,13 @@ impl Rib {
             && to.peer.config.export.passes(&self.table(to.family).prefix(slot))
     }
 
-    fn route_for(&mut self, to: &Listener, best: Path) -> Option<u32> {
+    fn route_for(&self, to: &Listener, best: Path) -> Option<Route> {
         let (attrs, next_hop) =
             route_for(&self.known(), best, to.family, &to.who, &to.peer, self.router_id)?;
         // RFC 4271, 9.2: what does not fit into a message is not said.
         Packer::announce(&attrs, next_hop, to.family, &to.peer.agreed).ok()?;
-        Some(self.routes.take(&attrs, next_hop))
+        let said = Said::of(self.routes.hash(&attrs, next_hop));
+        Some(Route { attrs, next_hop, said })
     }
 
     fn say_gone(&mut self, to: &Listener, gone: &[u32], buffer: &mut Vec<u8>, end: usize) -> u64 {
@@ -166,44 +191,40 @@ impl Rib {
     fn say_routes(
         &mut self,
         to: &Listener,
-        said: &[(u32, u32)],
+        pending: &Pending,
         buffer: &mut Vec<u8>,
         end: usize,
     ) -> u64 {
         let mut messages = 0;
-        let mut left = said.iter().copied().peekable();
-        while let Some((route, _)) = left.peek().copied()
+        let mut left = pending.said.iter().copied().peekable();
+        while let Some((at, _)) = left.peek().copied()
             && buffer.len() < end
         {
-            let (attrs, next_hop) = self.routes.get(route);
-            let packer = Packer::announce(&attrs, next_hop, to.family, &to.peer.agreed);
+            let Route { attrs, next_hop, said } = &pending.routes[at];
+            let packer = Packer::announce(attrs, *next_hop, to.family, &to.peer.agreed);
             let mut packer = packer.expect("it did fit when the route was made");
             while let Some((_, slot)) = left.next_if(|(other, slot)| {
-                *other == route && packer.add(&self.table(to.family).prefix(*slot))
+                *other == at && packer.add(&self.table(to.family).prefix(*slot))
             }) {
-                self.told(to, slot, Some(route));
+                self.told(to, slot, Some(*said));
             }
             packer.finish(buffer);
             messages += 1;
         }
-        let left: Vec<_> = left.collect();
-        for (route, _) in &left {
-            self.routes.drop(*route, &mut self.hops);
-        }
-        self.put_back(to, left.into_iter().map(|(_, slot)| slot));
+        self.put_back(to, left.map(|(_, slot)| slot));
         messages
     }
 
-    fn told(&mut self, to: &Listener, slot: u32, route: Option<u32>) {
-        let Some(known) = self.peers.get_mut(to.id) else { return };
-        if let Some(old) = known.out[to.family as usize].tell(slot, route) {
-            self.routes.drop(old, &mut self.hops);
+    fn told(&mut self, to: &Listener, slot: u32, said: Option<Said>) {
+        if let Some(out) = self.out(to) {
+            out.tell(slot, said);
         }
     }
 
     fn put_back(&mut self, to: &Listener, slots: impl Iterator<Item = u32>) {
-        let Some(known) = self.peers.get_mut(to.id) else { return };
-        slots.for_each(|slot| known.out[to.family as usize].put_back(slot));
+        if let Some(out) = self.out(to) {
+            slots.for_each(|slot| out.put_back(slot));
+        }
     }
 }
 

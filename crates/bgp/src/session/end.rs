@@ -20,6 +20,10 @@ use crate::{
     wire::{GracefulRestart, Message, Notification, cease, code},
 };
 
+/// A neighbour whose speaker restarted may have a new session before BFD has noticed the end of the
+/// old one: so long, BFD's word is about that.
+const BFD_BEHIND: Duration = Duration::from_secs(10);
+
 impl Session {
     /// A mistake of its, or a timer: it is told, and the session ends.
     pub(super) fn fail(&mut self, conn: Conn, why: Notification, words: String, cx: &mut Context) {
@@ -50,13 +54,17 @@ impl Session {
         let keep = why == Closed::ByPeer;
         let before = words::closed(self.addr, &self.config, gone.state, why);
         let kept = self.down(gone, keep, cx);
-        // While another connection is under way, what became of this one is no news.
-        if !self.conns.iter().any(|c| c.state >= State::OpenSent) {
-            self.last_error.replace(before + &words::kept(kept));
-            let fault = matches!(gone.state, State::OpenSent | State::OpenConfirm) && keep;
-            let why = if fault { Why::Fault } else { Why::Silence };
-            self.retry.after(why, lasted, cx.now);
+        let other = self.conns.iter().map(|c| c.state).max().unwrap_or(State::Idle);
+        if other >= State::OpenConfirm {
+            return;
         }
+        // While another connection is under way, what became of this one is no news.
+        if other < State::OpenSent {
+            self.last_error.replace(before + &words::kept(kept));
+        }
+        let fault = matches!(gone.state, State::OpenSent | State::OpenConfirm) && keep;
+        let why = if fault { Why::Fault } else { Why::Silence };
+        self.retry.after(why, lasted, cx.now);
     }
 
     pub(super) fn heard_nothing(&mut self, conn: Conn, cx: &mut Context) {
@@ -176,6 +184,7 @@ impl Session {
         if gone.state != State::Established {
             return None;
         }
+        self.doubt_bfd_until = cx.now + BFD_BEHIND;
         let terms = gone.terms.as_ref();
         let graceful = terms.and_then(|t| t.graceful.as_ref()).filter(|_| keep);
         let time = graceful.map(|g| kept_for(g, &self.config)).unwrap_or_default();

@@ -48,9 +48,13 @@ pub(crate) struct Session {
     /// Until when routes that it has not said again are kept.
     pub(super) stale: BTreeMap<Family, Time>,
     pub(super) bfd: Bfd,
+    /// Until then BFD may be speaking of the session before.
+    pub(super) doubt_bfd_until: Time,
     pub(super) state: State,
     pub(super) since: Time,
     pub(super) last_error: Option<String>,
+    pub(super) faults: u64,
+    pub(super) last_fault: Option<String>,
     pub(super) established: u64,
     pub(super) messages_in: u64,
     pub(super) messages_out: u64,
@@ -68,9 +72,12 @@ impl Session {
             retry,
             stale,
             bfd: Bfd::NeverUp,
+            doubt_bfd_until: Time::ZERO,
             state: State::Active,
             since: now,
             last_error: None,
+            faults: 0,
+            last_fault: None,
             established: 0,
             messages_in: 0,
             messages_out: 0,
@@ -137,7 +144,8 @@ impl Session {
         if was == Bfd::NeverUp {
             self.bfd = Bfd::NeverUp;
         }
-        if was == Bfd::Up && self.config.bfd {
+        let behind = cx.now < std::mem::take(&mut self.doubt_bfd_until);
+        if was == Bfd::Up && self.config.bfd && !behind {
             self.dead(&why, cx);
         }
     }

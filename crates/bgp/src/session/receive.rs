@@ -152,7 +152,11 @@ impl Session {
         }
     }
 
-    fn update(&mut self, conn: Conn, update: Update, cx: &mut Context) {
+    fn update(&mut self, conn: Conn, mut update: Update, cx: &mut Context) {
+        if let Some(fault) = update.faults.pop() {
+            self.faults += 1;
+            self.last_fault.replace(fault);
+        }
         if let Some(family) = update.end_of_rib {
             return self.said_all(family, cx);
         }

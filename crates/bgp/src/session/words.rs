@@ -29,6 +29,8 @@ impl Session {
             hold_time: terms.map_or(self.config.hold_time, |terms| terms.hold_time),
             capabilities: terms.map(capabilities).unwrap_or_default(),
             last_error: self.last_error.clone(),
+            faults: self.faults,
+            last_fault: self.last_fault.clone(),
             established: self.established,
             messages_in: self.messages_in,
             messages_out: self.messages_out,

@@ -58,7 +58,7 @@ impl Speaker {
     /// (RFC 4724, 4.1). What can't be read is left out.
     pub fn restarted(kept: &[u8], now: Time) -> Self {
         let mut rib = Rib::new();
-        let restart = Some(Restart::new(rib.restore(kept), now));
+        let restart = Some(Restart::new(rib.restore(kept)));
         Self { rib, restart, preserved: true, ..Self::new(now) }
     }
 
@@ -148,6 +148,7 @@ impl Speaker {
         for addr in self.sessions.keys().copied().collect::<Vec<_>>() {
             self.with(addr, now, |session, cx| session.stop(for_good, cx));
         }
+        self.deadlines = Deadlines::default();
     }
 
     /// Does something to a session, and keeps when it is due next.

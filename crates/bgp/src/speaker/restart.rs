@@ -16,8 +16,7 @@ use crate::{
 };
 
 pub struct Restart {
-    began: Time,
-    /// Known with the first configuration.
+    /// Known with the first configuration, from which on neighbours can come back.
     pub until: Option<Time>,
     /// Whose routes are kept, until it is known whether they still are neighbours.
     kept: BTreeMap<IpAddr, BTreeSet<Family>>,
@@ -26,13 +25,13 @@ pub struct Restart {
 }
 
 impl Restart {
-    pub fn new(kept: BTreeMap<IpAddr, BTreeSet<Family>>, now: Time) -> Self {
+    pub fn new(kept: BTreeMap<IpAddr, BTreeSet<Family>>) -> Self {
         let awaited = kept.keys().copied().collect();
-        Self { began: now, until: None, kept, awaited }
+        Self { until: None, kept, awaited }
     }
 
     pub fn kept_of(&mut self, addr: IpAddr) -> BTreeMap<Family, Time> {
-        let until = self.until.unwrap_or(self.began);
+        let until = self.until.unwrap_or_default();
         let families = self.kept.remove(&addr).unwrap_or_default();
         families.into_iter().map(|family| (family, until)).collect()
     }
@@ -46,9 +45,9 @@ impl Speaker {
     }
 
     /// Routes of those that are no neighbours any more go.
-    pub(super) fn begin_deferral(&mut self, config: &Config) {
+    pub(super) fn begin_deferral(&mut self, config: &Config, now: Time) {
         let Some(restart) = &mut self.restart else { return };
-        restart.until = Some(restart.began + config.deferral);
+        restart.until.get_or_insert(now + config.deferral);
         restart.kept.retain(|addr, _| {
             let stays = config.neighbours.contains_key(addr);
             if !stays {

@@ -28,7 +28,7 @@ impl Speaker {
             self.sessions.remove(&addr);
             self.deadlines.forget(addr);
         }
-        self.begin_deferral(&config);
+        self.begin_deferral(&config, now);
         for (addr, neighbour) in config.neighbours {
             self.configure_neighbour(addr, neighbour, now);
         }

@@ -66,6 +66,8 @@ pub struct Net {
     next_bfd: Time,
     /// By who watches and who is watched: when it was last seen, and whether that was said.
     bfd: BTreeMap<(IpAddr, IpAddr), (Time, bool)>,
+    /// Those whose BFD is new since they were seen last, as others notice.
+    bfd_anew: BTreeSet<(IpAddr, IpAddr)>,
     /// Everything that was sent, by sender: for tests that count.
     pub sent: BTreeMap<IpAddr, u64>,
 }
@@ -82,10 +84,15 @@ impl Net {
             pipes: vec![],
             next_bfd: Time::ZERO,
             bfd: BTreeMap::new(),
+            bfd_anew: BTreeSet::new(),
             sent: BTreeMap::new(),
         };
         net.addrs().into_iter().for_each(|addr| net.boot(addr));
         net
+    }
+
+    pub fn since(&self, then: Time) -> Duration {
+        self.now.saturating_sub(then)
     }
 
     pub fn addrs(&self) -> Vec<IpAddr> {
@@ -128,6 +135,7 @@ impl Net {
 
     fn begin(&mut self, addr: IpAddr, mut speaker: Speaker) {
         speaker.configure(self.nodes[&addr].config.clone(), self.now);
+        self.bfd_anew.extend(self.addrs().into_iter().map(|other| (other, addr)));
         self.node(addr).speaker = Some(speaker);
         self.pump(addr);
     }
@@ -176,6 +184,15 @@ impl Net {
 
     pub fn heal(&mut self) {
         self.cuts.clear();
+    }
+
+    /// How many there have been.
+    pub fn connections(&self) -> usize {
+        self.pipes.len()
+    }
+
+    pub fn is_off(&self, addr: IpAddr) -> bool {
+        self.off.contains(&addr)
     }
 
     fn is_cut(&self, one: IpAddr, other: IpAddr) -> bool {
@@ -401,7 +418,12 @@ impl Net {
         let seen = runs(&there) && !self.is_cut(here, there);
         let Some((last, up)) = self.bfd.get_mut(&(here, there)).filter(|_| !seen) else {
             let known = self.bfd.insert((here, there), (now, seen));
-            if seen && !known.is_some_and(|(_, up)| up) {
+            let was_up = known.is_some_and(|(_, up)| up);
+            if seen && self.bfd_anew.remove(&(here, there)) && was_up {
+                self.bfd.insert((here, there), (now, false));
+                let why = "neighbor signaled session down".to_owned();
+                self.tell(here, Some(Conn(0)), |_| Event::Bfd(there, Err(why)));
+            } else if seen && !was_up {
                 self.tell(here, Some(Conn(0)), |_| Event::Bfd(there, Ok(())));
             }
             return;

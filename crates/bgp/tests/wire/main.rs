@@ -3,4 +3,11 @@
 #[path = "../corpus/mod.rs"]
 mod corpus;
 mod corpus_told;
+mod dice;
+mod messages;
+mod packer;
+mod random;
+mod stream;
+mod text;
 mod told;
+mod values;

@@ -198,9 +198,11 @@ impl Work {
     /// told, a successor knows.
     fn note(&mut self) {
         let version = self.bfd.version();
-        let retry = self.retry.is_some_and(|when| when <= Instant::now());
-        if self.kept != Some(version) || retry {
+        let changed = self.kept != Some(version);
+        if changed || self.retry.is_some_and(|when| when <= Instant::now()) {
             self.listen();
+        }
+        if changed {
             self.write();
             self.kept = Some(version);
             self.mouths.retain(|peer, _| self.bfd.speaks_to(*peer));
@@ -316,7 +318,8 @@ impl Work {
 
 /// Whole or not at all. Not synced: it is to outlive this program, not the boot.
 fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let new = path.with_extension("new");
+    let mut new = path.as_os_str().to_owned();
+    new.push(".new");
     fs::write(&new, bytes)?;
     fs::rename(&new, path)
 }

@@ -124,6 +124,7 @@ impl Publisher {
                 routes: learnt.map(|route| (route.prefix, route)).collect(),
                 settling: speaker.settling(),
             };
+            eprintln!("DBG v{} {:?}", speaker.version(), known);
             put(&public.known, known);
             news();
         });

@@ -13,6 +13,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use weft::bgp::Detector;
 use weft_bgp::bfd::{Report, Settings};
 use weft_linux::Netns;
@@ -37,7 +41,7 @@ pub fn settings(sessions: &[Session]) -> BTreeMap<IpAddr, Settings> {
     let one = |session: &Session| Settings {
         local: session.ends.ours,
         interval: Duration::from_millis(session.interval_ms.into()),
-        multiplier: 3,
+        multiplier: session.multiplier,
         multihop: session.multihop,
     };
     sessions.iter().map(|session| (session.ends.theirs, one(session))).collect()
@@ -136,6 +140,11 @@ impl Program {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
+
+    pub fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(self.child.id().try_into().unwrap());
+        kill(pid, signal).unwrap();
+    }
 }
 
 impl Drop for Program {
@@ -160,8 +169,8 @@ pub fn in_its_own_process() {
 
 fn words(sessions: &[Session]) -> String {
     let one = |session: &Session| {
-        let Session { ends, multihop, interval_ms } = session;
-        format!("{} {} {multihop} {interval_ms}\n", ends.ours, ends.theirs)
+        let Session { ends, multihop, interval_ms, multiplier } = session;
+        format!("{} {} {multihop} {interval_ms} {multiplier}\n", ends.ours, ends.theirs)
     };
     sessions.iter().map(one).collect()
 }
@@ -169,11 +178,15 @@ fn words(sessions: &[Session]) -> String {
 fn sessions(words: &str) -> Vec<Session> {
     let one = |line: &str| {
         let words: Vec<&str> = line.split(' ').collect();
-        let [ours, theirs, multihop, interval] = words[..] else { panic!("{line}") };
+        let [ours, theirs, multihop, interval, multiplier] = words[..] else { panic!("{line}") };
         let ends =
             crate::site::Ends { ours: ours.parse().unwrap(), theirs: theirs.parse().unwrap() };
-        let interval_ms = interval.parse().unwrap();
-        Session { ends, multihop: multihop.parse().unwrap(), interval_ms }
+        Session {
+            ends,
+            multihop: multihop.parse().unwrap(),
+            interval_ms: interval.parse().unwrap(),
+            multiplier: multiplier.parse().unwrap(),
+        }
     };
     words.lines().map(one).collect()
 }

@@ -26,6 +26,14 @@ pub struct Session {
     pub ends: Ends,
     pub multihop: bool,
     pub interval_ms: u32,
+    /// So many of our packets may be missed there; of theirs three.
+    pub multiplier: u8,
+}
+
+impl Session {
+    pub fn new(ends: Ends, multihop: bool) -> Self {
+        Self { ends, multihop, interval_ms: 300, multiplier: 3 }
+    }
 }
 
 /// Its processes end with it.
@@ -60,7 +68,7 @@ impl Peer {
         let none = None::<&str>;
         mount(Some("/run/group"), "/etc/group", none, MsFlags::MS_BIND, none).unwrap();
         let mut config = String::from("log stdout\nbfd\n");
-        for Session { ends, multihop, interval_ms } in sessions {
+        for Session { ends, multihop, interval_ms, .. } in sessions {
             let multihop = if *multihop { " multihop" } else { "" };
             write!(
                 config,
@@ -176,13 +184,39 @@ impl Peer {
         }
     }
 
-    /// The session's operator switches it off, or on again. BIRD has no such thing for one session.
-    pub fn switch(&self, session: &Session, on: bool) {
-        let Ends { ours, theirs } = session.ends;
-        let multihop = if session.multihop { " multihop" } else { "" };
-        let peer = format!("peer {ours}{multihop} local-address {theirs}");
-        let what = if on { "no shutdown" } else { "shutdown" };
-        self.vtysh("bfdd", &["configure terminal", "bfd", &peer, what]).unwrap();
+    /// Its operator switches BFD off, or on again.
+    pub fn switch(&self, sessions: &[Session], on: bool) {
+        if self.kind == Kind::Bird {
+            self.birdc(if on { "enable watch" } else { "disable watch" }).unwrap();
+            return;
+        }
+        for Session { ends: Ends { ours, theirs }, multihop, .. } in sessions {
+            let multihop = if *multihop { " multihop" } else { "" };
+            let peer = format!("peer {ours}{multihop} local-address {theirs}");
+            let what = if on { "no shutdown" } else { "shutdown" };
+            self.vtysh("bfdd", &["configure terminal", "bfd", &peer, what]).unwrap();
+        }
+    }
+
+    /// That we want to send so often.
+    pub fn knows_interval(&self, of: IpAddr, ms: u32) -> bool {
+        let shown = self.shows(of);
+        match self.kind {
+            Kind::Frr => shown.contains(&format!("\"remote-transmit-interval\":{ms},")),
+            // Time in which it takes us for dead.
+            Kind::Bird => {
+                let seconds = f64::from(ms.max(300)) * 3.0 / 1000.0;
+                shown.ends_with(&format!("{seconds:.3}"))
+            }
+        }
+    }
+
+    /// That BFD is switched off on our side.
+    pub fn was_told_goodbye(&self, of: IpAddr) -> bool {
+        match self.kind {
+            Kind::Frr => self.shows(of).contains("\"remote-diagnostic\":\"administratively down\""),
+            Kind::Bird => self.shows(of).contains(" Down "),
+        }
     }
 
     /// It dies without a goodbye.

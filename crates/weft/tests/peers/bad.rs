@@ -47,7 +47,7 @@ impl Beside {
         assert!(self.ours.is_up("10.0.0.2"));
         assert_eq!(self.ours.report("10.0.0.2").established, 1);
         assert!(self.ours.knows("10.2.0.0/24"));
-        assert_eq!(self.bird.routes_of(ip("10.0.0.1")).len(), 2);
+        assert!(self.bird.routes_of(ip("10.0.0.1")).len() >= 2);
     }
 }
 
@@ -68,7 +68,7 @@ fn hold_time_of_a_second() {
     raw.say(&Message::Open(Raw::open(RAW_AS, 1)));
     let why = raw.last_words().unwrap();
     assert_eq!((why.code, why.subcode), (2, 6));
-    beside.refused("hold time");
+    beside.refused("Hold Time");
 }
 
 #[test]
@@ -89,9 +89,8 @@ fn our_own_as_in_its_path() {
 #[test]
 fn more_routes_than_it_may_say() {
     let mut beside = Beside::new();
-    beside.ours.neighbour(RAW, RAW_AS).routes_max = 2;
-    beside.ours.neighbour(RAW, RAW_AS).passive = true;
-    beside.ours.neighbour(RAW, RAW_AS).routes_max = 2;
+    let neighbour = beside.ours.neighbour(RAW, RAW_AS);
+    (neighbour.passive, neighbour.routes_max) = (true, 2);
     beside.ours.apply();
     let mut raw = beside.raw();
     raw.establish(RAW_AS, 90);
@@ -134,8 +133,8 @@ fn one_that_never_reads() {
         }
     });
     let bird = &beside.bird;
-    let all = || crate::bird::ask(bird, &["show", "route", "count"]).contains("30003 of 30003");
-    until("all told to BIRD", all);
+    let counted = || crate::bird::ask(bird, &["show", "route", "count", "protocol", "n0"]);
+    until("all told to BIRD", || counted().contains("30001 of"));
     beside.ours.until("given up", |ours| ours.error(RAW).contains("it has read nothing"));
     assert_eq!(beside.ours.report("10.0.0.2").established, 1);
     drop(raw.stream.shutdown(std::net::Shutdown::Both));
@@ -238,6 +237,7 @@ fn another_daemon_on_our_port() {
     assert!(said.contains("TCP port 179 (IPv4)") && said.contains("another BGP daemon"), "{said}");
     drop(taken);
     ours.until("without a problem", |ours| ours.router().problems().is_empty());
-    Raw::connect(&site.hosts[2], RAW, "10.0.0.1").establish(RAW_AS, 90);
+    let mut raw = Raw::connect(&site.hosts[2], RAW, "10.0.0.1");
+    raw.establish(RAW_AS, 90);
     ours.until_up(RAW);
 }

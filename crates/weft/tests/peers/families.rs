@@ -4,11 +4,7 @@ use weft_bgp::config::{Filter, Rule};
 
 use crate::{peer::*, sessions::*, site::*};
 
-with_each!(
-    carries_ipv4_over_ipv6,
-    asks_and_is_told_again,
-    is_asked_and_tells_again,
-);
+with_each!(carries_ipv4_over_ipv6, asks_and_is_told_again);
 
 /// IPv4 routes with IPv6 next hops (RFC 8950).
 fn carries_ipv4_over_ipv6(kind: Kind) {
@@ -41,19 +37,4 @@ fn asks_and_is_told_again(kind: Kind) {
     ours.apply();
     ours.until("told again", |ours| ours.knows("10.2.0.0/24"));
     assert_eq!(ours.report("10.0.0.2").established, 1, "by no new session");
-}
-
-fn is_asked_and_tells_again(kind: Kind) {
-    let (site, mut setup, mut ours) = meeting(kind);
-    // Without keepalives meanwhile.
-    setup.others[0].hold = 240;
-    ours.neighbour("10.0.0.2", THEIR_AS).hold_time = 240;
-    ours.apply();
-    let peer = Peer::start(&site.hosts[1], setup);
-    both_told(&ours, &peer, "fd00::1", "fd00::2");
-    let said = ours.report("10.0.0.2").messages_out;
-    peer.refresh(ip("10.0.0.1"));
-    ours.until("said again", |ours| ours.report("10.0.0.2").messages_out >= said + 2);
-    assert_eq!(peer.routes_of(ip("10.0.0.1")).len(), 2);
-    assert_eq!(ours.report("10.0.0.2").established, 1);
 }

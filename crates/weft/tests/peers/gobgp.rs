@@ -5,7 +5,10 @@ use std::{fmt::Write, fs, net::IpAddr};
 use ipnet::IpNet;
 use serde_json::Value;
 
-use crate::peer::{Other, Peer, Routes, Setup, Told};
+use crate::{
+    peer::{Other, Peer, Routes, Setup, Told},
+    site::sh,
+};
 
 pub fn begin(peer: &mut Peer, again: bool) {
     fs::write(peer.path("gobgpd.toml"), config(&peer.setup)).unwrap();
@@ -15,10 +18,15 @@ pub fn begin(peer: &mut Peer, again: bool) {
     if again {
         words.push("-r");
     }
+    // Routes are said by command line: nobody is to meet it before it has them.
+    let shut = "nft 'add table t; add chain t c { type filter hook input priority 0; }; \
+                add rule t c tcp dport 179 drop; add rule t c tcp sport 179 drop'";
+    sh(&peer.netns, shut);
     peer.spawn("gobgpd", &words);
     for route in peer.setup.routes.clone() {
         announce(peer, route, true);
     }
+    sh(&peer.netns, "nft delete table t");
 }
 
 fn target(peer: &Peer) -> String {

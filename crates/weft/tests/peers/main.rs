@@ -3,12 +3,18 @@
 //! in `site.rs` and `peer.rs` (one file per daemon beside it), the rest is one file per theme.
 #![allow(clippy::unwrap_used)]
 
-/// A test of each daemon: `THEME::DAEMON::TEST`.
+/// Tests with each daemon: `THEME::DAEMON::TEST`.
 macro_rules! with_each {
     ($($test:ident),* $(,)?) => {
-        with_each!(@ frr Frr $($test),*);
-        with_each!(@ bird Bird $($test),*);
-        with_each!(@ gobgp Gobgp $($test),*);
+        with_frr_and_bird!($($test),*);
+        with_frr_and_bird!(@ gobgp Gobgp $($test),*);
+    };
+}
+/// Of what GoBGP does not do.
+macro_rules! with_frr_and_bird {
+    ($($test:ident),* $(,)?) => {
+        with_frr_and_bird!(@ frr Frr $($test),*);
+        with_frr_and_bird!(@ bird Bird $($test),*);
     };
     (@ $module:ident $kind:ident $($test:ident),*) => {
         mod $module {
@@ -31,6 +37,7 @@ mod site;
 
 mod bad;
 mod families;
+mod refresh;
 mod restarts;
 mod sessions;
 mod signed;

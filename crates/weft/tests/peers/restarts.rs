@@ -53,7 +53,7 @@ fn keeps_ours_while_we_restart(kind: Kind) {
         all_kept(&peer);
         !ours.known().settling
     });
-    assert!(ours.is_up("10.0.0.2"));
+    ours.until_up("10.0.0.2");
     ours.until("fresh", |ours| ours.known().routes.values().all(|route| !route.stale));
     until("fresh there", || {
         all_kept(&peer);

@@ -114,8 +114,14 @@ impl Ours {
         self.desired.bfd.insert(addr, settings);
     }
 
+    /// And waits until it is so.
     pub fn apply(&self) {
         self.router().configure(self.desired.clone());
+        let wanted: BTreeSet<IpAddr> = self.desired.config.neighbours.keys().copied().collect();
+        self.until("configured", |ours| {
+            let there = ours.router().neighbours();
+            there.iter().filter_map(|report| report.addr).collect::<BTreeSet<_>>() == wanted
+        });
     }
 
     pub fn begin(&mut self) {

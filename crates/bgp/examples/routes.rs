@@ -1,0 +1,193 @@
+//! What a large table takes: `routes 1000000 10` has one neighbour say a million routes, ten with the
+//! same attributes each, and prints routes a second and bytes a route. The other half of the wall:
+//! the clock and the process's memory are read here, the tables are told nothing of it.
+#![allow(clippy::disallowed_methods)]
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    time::{Duration, Instant},
+};
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use weft_bgp::{
+    attrs::{AsPath, Attrs, Community, Family, NextHop, Segment},
+    config::{Filter, Neighbour, Ttl},
+    rib::{Peer, Rib},
+    wire::{self, Agreed, Frames, Message, Packer},
+};
+
+const OUT: usize = 65_536;
+
+fn main() {
+    let mut args = std::env::args().skip(1).map(|arg| arg.parse::<u32>().expect("a number"));
+    let routes = args.next().unwrap_or(1_000_000);
+    let each = args.next().unwrap_or(10).max(1);
+    for family in Family::ALL {
+        measure(family, routes, each);
+    }
+}
+
+fn measure(family: Family, routes: u32, each: u32) {
+    let mut rib = Rib::new();
+    let connected = ["10.0.0.0/16", "fd00::/64"].map(|net| net.parse::<IpNet>().expect("a prefix"));
+    rib.configure(Ipv4Addr::new(10, 0, 0, 100), &BTreeMap::new(), &connected, 4);
+    let (feeder, listener) = (peer(1), peer(2));
+    rib.up(addr(1), feeder.clone());
+    println!("{routes} routes of {family}, {each} with the same attributes");
+
+    let messages = feed(family, routes, each, &feeder.agreed);
+    let resident = memory();
+    let begin = Instant::now();
+    let mut reading = Duration::ZERO;
+    let mut frames = Frames::default();
+    for chunk in messages.chunks(OUT) {
+        frames.push(chunk);
+        while let Ok(Some(message)) = frames.cut() {
+            let before = Instant::now();
+            let message = wire::read(&message, &feeder.agreed);
+            reading += before.elapsed();
+            if let Ok(Some(Message::Update(update))) = message {
+                rib.update(addr(1), update);
+            }
+        }
+    }
+    let whole = begin.elapsed();
+    line("read", routes, reading);
+    line("read and taken", routes, whole);
+    bytes("taken", routes, resident);
+
+    let before = memory();
+    rib.up(addr(2), listener);
+    let begin = Instant::now();
+    let (mut told, mut longest) = (0, Duration::ZERO);
+    while rib.has_outgoing(addr(2)) {
+        let mut buffer = Vec::new();
+        let begin = Instant::now();
+        told += rib.outgoing(addr(2), &mut buffer, OUT);
+        longest = longest.max(begin.elapsed());
+    }
+    line(
+        &format!("told in {told} messages, {longest:.1?} at most at once,"),
+        routes,
+        begin.elapsed(),
+    );
+    bytes("told", routes, before);
+
+    let begin = Instant::now();
+    let mut changed = 0;
+    while let more @ 1.. = rib.changed(4096).len() {
+        changed += more;
+    }
+    line(&format!("learnt by changed, {changed},"), routes, begin.elapsed());
+
+    let begin = Instant::now();
+    let kept = rib.keep();
+    line(&format!("kept in {} MB", kept.len() / 1_000_000), routes, begin.elapsed());
+    let begin = Instant::now();
+    rib.down(addr(1), &BTreeSet::new());
+    line("taken out", routes, begin.elapsed());
+    while rib.has_outgoing(addr(2)) {
+        rib.outgoing(addr(2), &mut Vec::new(), OUT);
+    }
+    line("and said to be gone", routes, begin.elapsed());
+}
+
+fn line(what: &str, routes: u32, took: Duration) {
+    println!("  {what} {took:.1?}: {:.2} M/s", f64::from(routes) / took.as_secs_f64() / 1e6);
+}
+
+#[allow(clippy::cast_precision_loss)]
+fn bytes(what: &str, routes: u32, before: usize) {
+    let bytes = memory().saturating_sub(before) as f64;
+    println!("  {what}: {:.1} MB, {:.1} bytes a route", bytes / 1e6, bytes / f64::from(routes));
+}
+
+/// Resident, in bytes.
+fn memory() -> usize {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages = statm.split_whitespace().nth(1).and_then(|pages| pages.parse::<usize>().ok());
+    pages.unwrap_or(0) * 4096
+}
+
+fn feed(family: Family, routes: u32, each: u32, agreed: &Agreed) -> Vec<u8> {
+    let mut messages = Vec::new();
+    let next_hop = match family {
+        Family::Ipv4 => NextHop::V4(Ipv4Addr::new(10, 0, 0, 1)),
+        Family::Ipv6 => NextHop::V6("fd00::1".parse().expect("an address"), None),
+    };
+    for first in (0..routes).step_by(each as usize) {
+        let group = first / each;
+        let attrs = Attrs {
+            as_path: AsPath(vec![Segment::Sequence(vec![65001, 3000 + group % 1000, group])]),
+            communities: vec![Community(65001 << 16 | group % 100)],
+            med: Some(0),
+            ..Attrs::default()
+        };
+        let packer = || Packer::announce(&attrs, next_hop, family, agreed).expect("short");
+        let mut message = packer();
+        for number in first..(first + each).min(routes) {
+            let prefix = prefix(family, number);
+            if !message.add(&prefix) {
+                std::mem::replace(&mut message, packer()).finish(&mut messages);
+                message.add(&prefix);
+            }
+        }
+        message.finish(&mut messages);
+    }
+    messages
+}
+
+/// Scattered, as a real table is.
+fn prefix(family: Family, number: u32) -> IpNet {
+    let scattered = number.wrapping_mul(0x9e37_79b1) & 0xff_ffff;
+    match family {
+        Family::Ipv4 => {
+            let addr = Ipv4Addr::from_bits((scattered << 7).wrapping_add(11 << 24));
+            Ipv4Net::new(addr, 25).expect("25 bits").trunc().into()
+        }
+        Family::Ipv6 => {
+            let addr = Ipv6Addr::from_bits(0x2001 << 112 | u128::from(scattered) << 80);
+            Ipv6Net::new(addr, 48).expect("48 bits").trunc().into()
+        }
+    }
+}
+
+fn addr(last: u8) -> IpAddr {
+    Ipv4Addr::new(10, 0, 0, last).into()
+}
+
+fn peer(last: u8) -> Peer {
+    let pass = Filter { rules: Vec::new(), else_pass: true };
+    let config = Neighbour {
+        name: format!("peer {last}"),
+        local_as: 64512,
+        remote_as: 65000 + u32::from(last),
+        local_addr: addr(100),
+        port: wire::PORT,
+        passive: false,
+        client: false,
+        families: Family::ALL.into(),
+        next_hop4: Some(Ipv4Addr::new(10, 0, 0, 100)),
+        next_hop6: Some("fd00::100".parse().expect("an address")),
+        hold_time: 90,
+        graceful_restart: None,
+        password: None,
+        ttl: Ttl::Any,
+        bfd: false,
+        routes_max: u32::MAX,
+        import: pass.clone(),
+        export: pass,
+        communities: Vec::new(),
+        large_communities: Vec::new(),
+        own_only: false,
+    };
+    let agreed = Agreed {
+        four_octet_as: true,
+        ipv4: true,
+        ipv6: true,
+        ipv4_over_ipv6: false,
+        external: true,
+    };
+    Peer { config, router_id: Ipv4Addr::new(10, 0, 0, last), agreed }
+}
