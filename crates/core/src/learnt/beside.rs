@@ -208,7 +208,7 @@ mod tests {
             ("2001:db8:9::/48", &["192.0.2.254"], "an IPv6 route cannot go through"),
         ] {
             let hops = hops.iter().map(|hop| hop.parse().unwrap()).collect();
-            let route = Route { hops, why: None };
+            let route = Route { hops, ..Route::default() };
             let learnt = Learnt { routes: [(net(dst), route)].into(), ..Learnt::default() };
             let beside = beside(&learnt, &ours);
             let said = beside.refused.values().chain(beside.unresolved.values()).next();

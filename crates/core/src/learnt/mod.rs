@@ -30,6 +30,8 @@ pub struct Learnt {
 pub struct Route {
     pub hops: Vec<IpAddr>,
     pub why: Option<String>,
+    /// Learnt a moment ago: routers say a route before they forward by it.
+    pub fresh: bool,
 }
 
 impl Learnt {

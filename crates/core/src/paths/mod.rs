@@ -118,6 +118,8 @@ pub enum Refusal {
     TooSmallForIpv6 { mtu: Mtu },
     #[error("{block} is {} by BGP", if *settling { "not yet learnt again" } else { "not learnt" })]
     NotLearnt { block: IpNet, settling: bool },
+    #[error("{block} was learnt by BGP a moment ago from a router that may not forward yet")]
+    JustLearnt { block: IpNet },
     #[error("{block} was learnt by BGP, but {why}")]
     LeadsNowhere { block: IpNet, why: String },
     #[error("the peer does not receive {0}")]

@@ -234,7 +234,7 @@ impl Cluster {
         let other = &self.machines[whom];
         let (block, via) = (other.block, other.nic.addr.addr());
         if self.machines[who].speaks() && other.speaks() {
-            let route = Route { hops: vec![via], why: None };
+            let route = Route { hops: vec![via], ..Route::default() };
             self.machines[who].learnt.routes.insert(block, route);
         }
     }

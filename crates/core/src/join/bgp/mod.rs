@@ -62,11 +62,11 @@ pub fn path(
     ipv4: bool,
 ) -> Result<Path, Refusal> {
     let legs: Result<Vec<(Leg, Mtu)>, Refusal> =
-        blocks(peer, ipv4).map(|block| leg(block, sender, ipv4)).collect();
+        blocks(peer, ipv4).map(|block| settled(block, sender, peer, ipv4)).collect();
     assemble(receive, peer, ipv4, legs?)
 }
 
-/// A path to those of its blocks that were learnt: better than none to any.
+/// A path to those of its blocks that were learnt, even if just now: better than none to any.
 pub fn part(
     receive: &Receive,
     sender: &Sender<'_>,
@@ -94,6 +94,22 @@ fn assemble(
     };
     let legs = legs.into_iter().map(|(leg, _)| leg).collect();
     Ok(Path { receive: receive.clone(), dev, via, mtu: mtu.min(peer.mtu), overhead: 0, legs })
+}
+
+/// As `leg`, unless a router on the way may not know the way itself yet. The peer does.
+fn settled(
+    block: &IpNet,
+    sender: &Sender<'_>,
+    peer: &Peer<'_>,
+    ipv4: bool,
+) -> Result<(Leg, Mtu), Refusal> {
+    let leg = leg(block, sender, ipv4)?;
+    let peers_own = |via: &IpAddr| peer.receives.iter().any(|own| own.underlay() == *via);
+    let fresh = sender.learnt.to(block).filter(|(_, route)| route.fresh);
+    if fresh.is_some_and(|(_, route)| !route.hops.iter().all(peers_own)) {
+        return Err(Refusal::JustLearnt { block: *block });
+    }
+    Ok(leg)
 }
 
 /// How one block is reached, and the narrowest device on the way.

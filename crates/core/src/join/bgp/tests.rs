@@ -9,13 +9,14 @@ use crate::{
     paths::{Peer, Reach, Sender, choose},
 };
 
-/// Learnt routes as `PREFIX HOP,HOP`, separated by `; `.
+/// Learnt routes as `PREFIX HOP,HOP`, separated by `; `; `fresh` before one that was learnt just now.
 fn learnt(text: &str) -> Learnt {
     let routes = text.split("; ").filter(|route| !route.is_empty()).map(|route| {
-        let (dst, hops) = route.split_once(' ').unwrap_or((route, ""));
+        let (dst, hops) = route.rsplit_once(' ').unwrap_or((route, ""));
         let hops = hops.split(',').filter(|hop| !hop.is_empty()).map(|hop| hop.parse().unwrap());
         let why = Some("198.51.100.9 is reached by nothing".to_owned());
-        (dst.parse().unwrap(), Route { hops: hops.collect(), why })
+        let (dst, fresh) = dst.strip_prefix("fresh ").map_or((dst, false), |dst| (dst, true));
+        (dst.parse().unwrap(), Route { hops: hops.collect(), why, fresh })
     });
     Learnt { routes: routes.collect(), ..Learnt::default() }
 }
@@ -58,6 +59,31 @@ fn a_peers_blocks_are_reached_where_they_were_learnt_from() {
             "bgp dev eth0 via 192.0.2.2 dev eth1 via 198.51.100.254 mtu 1400",
         ),
         (&both[..1], "", false, false, "none; bgp: 10.1.2.0/24 is not learnt by BGP"),
+        // A router that has just said so may not forward yet: any other way is better, none is not. The
+        // peer itself does.
+        (
+            &both[..1],
+            "fresh 10.1.2.0/24 198.51.100.254",
+            false,
+            true,
+            "vxlan dev weftx4-7 via 10.1.2.0 mtu 1450; bgp: 10.1.2.0/24 was learnt by BGP a moment ago \
+             from a router that may not forward yet",
+        ),
+        (
+            &both[..1],
+            "fresh 10.1.2.0/24 198.51.100.254",
+            false,
+            false,
+            "bgp dev eth1 via 198.51.100.254 mtu 1400; bgp: 10.1.2.0/24 was learnt by BGP a moment ago \
+             from a router that may not forward yet",
+        ),
+        (
+            &both[..1],
+            "fresh 10.1.2.0/24 192.0.2.2",
+            false,
+            true,
+            "bgp dev eth0 via 192.0.2.2 mtu 1500",
+        ),
         // The tunnel that goes is better than nothing, and better than a part.
         (
             &both[..1],

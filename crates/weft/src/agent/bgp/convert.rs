@@ -17,15 +17,16 @@ use weft_core::{
     learnt::{Learnt, Route},
 };
 
+use super::fresh::Fresh;
 use crate::bgp::{Desired, Known};
 
 /// How long nothing is taken for gone after a restart, where graceful restart says nothing else.
 const DEFERRAL: Duration = Duration::from_secs(120);
 
-pub fn learnt(known: &Known, aggregates: bool) -> Learnt {
+pub fn learnt(known: &Known, fresh: &Fresh, aggregates: bool) -> Learnt {
     let routes = known.routes.iter().map(|(dst, learnt)| {
         let hops = learnt.hops.iter().map(|hop| hop.via).collect();
-        (*dst, Route { hops, why: learnt.why.clone() })
+        (*dst, Route { hops, why: learnt.why.clone(), fresh: fresh.has(dst) })
     });
     Learnt { routes: routes.collect(), settling: known.settling, aggregates }
 }

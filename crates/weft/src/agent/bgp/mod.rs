@@ -3,6 +3,7 @@
 //! is done is `crate::bgp`'s.
 
 mod convert;
+mod fresh;
 mod say;
 
 use std::{
@@ -24,6 +25,7 @@ use weft_core::{
 };
 use weft_linux::HostLink;
 
+use self::fresh::{FRESH, Fresh};
 use super::{Agent, POISONED, Serving, wake::Reasons};
 use crate::bgp::{Desired, Known, Router};
 
@@ -51,6 +53,7 @@ struct Inner {
     /// Since when each session is down.
     down: BTreeMap<IpAddr, Instant>,
     learnt: Option<(Arc<Known>, Arc<Learnt>)>,
+    fresh: Fresh,
 }
 
 impl Bgp {
@@ -96,17 +99,7 @@ pub(super) fn learnt(agent: &Agent, view: &View, last: &Serving) -> Arc<Learnt> 
         // Nobody knows what is gone.
         return Arc::new(Learnt { settling: true, ..Learnt::default() });
     };
-    let aggregates = view.bgp.aggregates;
-    match &inner.learnt {
-        Some((of, learnt)) if Arc::ptr_eq(of, &known) && learnt.aggregates == aggregates => {
-            learnt.clone()
-        }
-        _ => {
-            let learnt = Arc::new(convert::learnt(&known, aggregates));
-            inner.learnt = Some((known, learnt.clone()));
-            learnt
-        }
-    }
+    inner.take(agent, known, view.bgp.aggregates)
 }
 
 /// No network needs it any more: neighbours are to forget us at once.
@@ -155,6 +148,30 @@ pub(super) fn tell(agent: &Agent, view: &View, serving: &Serving, links: &[HostL
 }
 
 impl Inner {
+    fn take(&mut self, agent: &Agent, known: Arc<Known>, aggregates: bool) -> Arc<Learnt> {
+        let (now, before) = (Instant::now(), self.learnt.take());
+        let aged = self.fresh.age(now);
+        let same = before.as_ref().is_some_and(|(of, _)| Arc::ptr_eq(of, &known));
+        let learnt = match before {
+            Some((_, learnt)) if same && !aged && learnt.aggregates == aggregates => learnt,
+            before => {
+                if !same {
+                    self.fresh.note(before.as_ref().map(|(of, _)| &**of), &known, now);
+                }
+                Arc::new(convert::learnt(&known, &self.fresh, aggregates))
+            }
+        };
+        if !same && self.fresh.any() {
+            let wake = agent.wake.clone();
+            agent.runtime.spawn(async move {
+                tokio::time::sleep(FRESH).await;
+                wake.ring(Reasons::VIEW);
+            });
+        }
+        self.learnt = Some((known, learnt.clone()));
+        learnt
+    }
+
     /// Keeps account of how long sessions are down.
     fn follow(&mut self) -> Vec<NeighbourReport> {
         let neighbours = self.router.as_ref().map(Router::neighbours).unwrap_or_default();
