@@ -353,9 +353,11 @@ mod tests {
             let (last, prefix) = (1 + last % 3, usize::from(prefix % 40));
             let said = update(prefix, 1 + u32::from(asn % 5), 1 + hop % 6);
             let withdrawn = said.reach[0].prefixes.clone();
+            let gone = Update { withdrawn, ..Update::default() };
             match what % 8 {
-                0..4 => drop(rib.update(addr(last), said)),
-                4..6 => drop(rib.update(addr(last), Update { withdrawn, ..Update::default() })),
+                0..6 => {
+                    rib.update(addr(last), if what % 8 < 4 { said } else { gone });
+                }
                 6 => hear(rib, last),
                 _ if watched => drop(rib.changed(5)),
                 _ => {}
@@ -385,12 +387,14 @@ mod tests {
             (1..=3).for_each(|last| hear(rib, last));
             while watched && !rib.changed(100).is_empty() {}
             assert_eq!(sizes(rib)[0], 1, "our own route is");
-            (1..=3).for_each(|last| drop(rib.update(addr(last), update(1, 7, 1))));
-            (1..=3).for_each(|last| hear(rib, last));
-            let withdrawn = || update(1, 7, 1).reach[0].prefixes.clone();
-            let gone = || Update { withdrawn: withdrawn(), ..Update::default() };
-            (1..=3).for_each(|last| drop(rib.update(addr(last), gone())));
-            (1..=3).for_each(|last| hear(rib, last));
+            let said = update(1, 7, 1);
+            let withdrawn = said.reach[0].prefixes.clone();
+            for update in [said, Update { withdrawn, ..Update::default() }] {
+                (1..=3).for_each(|last| {
+                    rib.update(addr(last), update.clone());
+                });
+                (1..=3).for_each(|last| hear(rib, last));
+            }
             while watched && !rib.changed(100).is_empty() {}
             assert_eq!(sizes(rib)[0], 1, "all have heard that the other is gone");
         }
