@@ -10,7 +10,7 @@ use crate::{
 };
 
 const KNOWN: [u8; 13] = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 17, 18, 32];
-const ROUNDS: usize = 5000;
+const ROUNDS: usize = 1500;
 
 fn message(attributes: &[u8], nlri: &str) -> Vec<u8> {
     let nlri = bytes(nlri);
