@@ -100,8 +100,12 @@ pub fn merge(path: AsPath, new: AsPath) -> AsPath {
         match segment {
             confed @ (Segment::ConfedSequence(_) | Segment::ConfedSet(_)) => merged.append(confed),
             _ if more == 0 => break,
-            Segment::Sequence(mut numbers) => {
+            Segment::Sequence(mut numbers) if numbers.len() > more => {
                 numbers.truncate(more);
+                merged.append(Segment::Sequence(numbers));
+                break;
+            }
+            Segment::Sequence(numbers) => {
                 more -= numbers.len();
                 merged.append(Segment::Sequence(numbers));
             }

@@ -44,7 +44,7 @@ fn one(code: u8, value: &[u8]) -> Option<Capability> {
         }
         ROUTE_REFRESH => bare(Capability::RouteRefresh),
         ENHANCED_ROUTE_REFRESH => bare(Capability::EnhancedRouteRefresh),
-        EXTENDED_NEXT_HOP if value.len() % 6 != 0 => None,
+        EXTENDED_NEXT_HOP if !value.len().is_multiple_of(6) => None,
         EXTENDED_NEXT_HOP => {
             let ours = value.chunks_exact(6).any(|triple| triple == IPV4_OVER_IPV6);
             Some(if ours { Capability::Ipv4OverIpv6 } else { other() })

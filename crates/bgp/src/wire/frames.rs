@@ -10,17 +10,13 @@ use super::{
 #[derive(Debug, Default)]
 pub struct Frames {
     bytes: Vec<u8>,
-    /// So many of them were cut already. They are removed when they are the most of it, so that
-    /// each byte is moved about once.
+    /// So many of them were cut already. They are removed when no further message is complete: what
+    /// is left is moved then, and is less than a message.
     done: usize,
 }
 
 impl Frames {
     pub fn push(&mut self, bytes: &[u8]) {
-        if self.done * 2 >= self.bytes.len() {
-            self.bytes.drain(..self.done);
-            self.done = 0;
-        }
         self.bytes.extend_from_slice(bytes);
     }
 
@@ -29,12 +25,21 @@ impl Frames {
     /// no next message: the same error comes again.
     pub fn cut(&mut self) -> Result<Option<Vec<u8>>, Notification> {
         let waiting = &self.bytes[self.done..];
-        let Some(header) = waiting.first_chunk() else { return Ok(None) };
+        let Some(header) = waiting.first_chunk() else { return Ok(self.wait()) };
         let length = check(header)?;
-        let Some(message) = waiting.get(..length) else { return Ok(None) };
+        let Some(message) = waiting.get(..length) else { return Ok(self.wait()) };
         let message = message.to_vec();
         self.done += length;
         Ok(Some(message))
+    }
+
+    /// One of many neighbours, most of which are silent, holds no memory for what it once said.
+    fn wait(&mut self) -> Option<Vec<u8>> {
+        self.bytes.drain(..self.done);
+        self.done = 0;
+        let room = if self.bytes.is_empty() { 0 } else { MESSAGE_MAX };
+        self.bytes.shrink_to(room);
+        None
     }
 }
 

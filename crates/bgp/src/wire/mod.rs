@@ -3,6 +3,7 @@
 
 mod as_path;
 mod attribute;
+mod attributes;
 mod bytes;
 mod capability;
 mod frames;
@@ -11,10 +12,9 @@ mod notification;
 mod open;
 mod pack;
 mod prefix;
+mod put;
 mod reach;
 mod refresh;
-#[cfg(test)]
-mod tests;
 mod update;
 
 pub use frames::Frames;

@@ -138,7 +138,7 @@ fn show_communication(f: &mut fmt::Formatter<'_>, data: &[u8]) -> fmt::Result {
     f.write_str(": \"")?;
     for c in text.chars() {
         match c {
-            '"' | '\\' => f.write_char('\'')?,
+            '"' => f.write_char('\'')?,
             _ if c.is_control() || is_invisible(c) => f.write_char('\u{fffd}')?,
             _ => f.write_char(c)?,
         }

@@ -99,7 +99,7 @@ fn read_next_hop(
 /// says nothing.
 fn ipv6_next_hop(bytes: &[u8]) -> Result<NextHop, Malformed> {
     let mut bytes = Bytes(bytes);
-    let first = bytes.array::<16>().map(Ipv6Addr::from).unwrap_or(Ipv6Addr::UNSPECIFIED);
+    let first = bytes.array::<16>().map_or(Ipv6Addr::UNSPECIFIED, Ipv6Addr::from);
     let second = bytes.array::<16>().map(Ipv6Addr::from);
     let second = second.filter(Ipv6Addr::is_unicast_link_local);
     let (addr, link_local) = match second {

@@ -6,14 +6,14 @@ use std::net::Ipv4Addr;
 use ipnet::IpNet;
 
 use super::{
-    AS_TRANS, Agreed, Notification, Reach, Update, as_path,
-    attribute::{self as attr, Attribute, Follows, Malformed, flag},
+    AS_TRANS, Agreed, Notification, Reach, Update, as_path, attribute as attr,
+    attributes::{Reading, called},
     bytes::Bytes,
     notification::update_error as error,
     prefix,
-    reach::{self, MpReach},
+    reach::MpReach,
 };
-use crate::attrs::{AsPath, Attrs, Family, NextHop, Other};
+use crate::attrs::{Family, NextHop};
 
 pub fn read(body: &[u8], agreed: &Agreed) -> Result<Update, Notification> {
     let mut rest = Bytes(body);
@@ -21,7 +21,7 @@ pub fn read(body: &[u8], agreed: &Agreed) -> Result<Update, Notification> {
         return Err(Notification::update(error::ATTRIBUTE_LIST, &[]));
     };
     if withdrawn.is_empty() && attributes.is_empty() && rest.is_empty() {
-        return Ok(Update { end_of_rib: Some(Family::Ipv4), ..Update::default() });
+        return Ok(Update { end_of_rib: agreed.ipv4.then_some(Family::Ipv4), ..Update::default() });
     }
     let ipv4 =
         |field| prefix::read(field, Family::Ipv4).ok_or(Notification::update(error::NETWORK, &[]));
@@ -37,205 +37,17 @@ struct Classic {
     reachable: Vec<IpNet>,
 }
 
-/// The attributes of one UPDATE, as far as they are read.
-struct Reading<'a> {
-    agreed: &'a Agreed,
-    attrs: Attrs,
-    next_hop: Option<Ipv4Addr>,
-    as4_path: Option<AsPath>,
-    as4_aggregator: Option<(u32, Ipv4Addr)>,
-    reach: Option<MpReach>,
-    unreach: Option<(Family, Vec<IpNet>)>,
-    /// MP_REACH_NLRI was there, if of a family that is ignored.
-    foreign: bool,
-    seen: Seen,
-    count: usize,
-    /// The routes count as withdrawn; or the session ends with this, if there are none.
-    worst: Option<Notification>,
-    faults: Vec<String>,
-}
-
-/// Codes of attributes that were there.
-#[derive(Default)]
-struct Seen([u128; 2]);
-
-impl Seen {
-    fn has(&self, code: u8) -> bool {
-        self.0[usize::from(code >> 7)] >> (code & 127) & 1 == 1
-    }
-
-    fn add(&mut self, code: u8) {
-        self.0[usize::from(code >> 7)] |= 1 << (code & 127);
-    }
-}
-
-impl<'a> Reading<'a> {
-    fn new(agreed: &'a Agreed) -> Self {
-        Self {
-            agreed,
-            attrs: Attrs::default(),
-            next_hop: None,
-            as4_path: None,
-            as4_aggregator: None,
-            reach: None,
-            unreach: None,
-            foreign: false,
-            seen: Seen::default(),
-            count: 0,
-            worst: None,
-            faults: Vec::new(),
+impl Reading<'_> {
+    /// RFC 4760, 3: with MP_REACH_NLRI alone it is ignored.
+    fn judge_next_hop(&mut self, classic: bool) {
+        let Some((error, why)) = self.bad_next_hop.take() else { return };
+        if classic || !self.seen.has(attr::MP_REACH) {
+            self.withdraw(error, why);
         }
-    }
-
-    fn all(&mut self, mut list: Bytes<'_>) -> Result<(), Notification> {
-        while !list.is_empty() {
-            self.count += 1;
-            match Attribute::first(&mut list) {
-                Ok(attribute) => self.one(&attribute)?,
-                Err(code) => return self.beyond(code),
-            }
-        }
-        Ok(())
-    }
-
-    /// The list ends inside of an attribute (RFC 7606, 4). If its prefixes were in there, they can't
-    /// be withdrawn.
-    fn beyond(&mut self, code: Option<u8>) -> Result<(), Notification> {
-        let error = Notification::update(error::ATTRIBUTE_LIST, &[]);
-        if matches!(code, Some(attr::MP_REACH | attr::MP_UNREACH)) {
-            return Err(error);
-        }
-        let which = code.map_or("an attribute".to_owned(), called);
-        self.withdraw(error, format!("{which} beyond the end of all"));
-        Ok(())
-    }
-
-    fn one(&mut self, attribute: &Attribute<'_>) -> Result<(), Notification> {
-        let code = attribute.code;
-        if self.seen.has(code) {
-            return self.again(code);
-        }
-        self.seen.add(code);
-        let Some(flags) = attr::flags(code) else { return self.unknown(attribute) };
-        if let Some(why) = self.unwanted(code) {
-            self.faults.push(format!("{} left out: {why}", called(code)));
-            return Ok(());
-        }
-        let value = if (attribute.flags ^ flags) & (flag::OPTIONAL | flag::TRANSITIVE) == 0 {
-            self.value(attribute)
-        } else {
-            Err(Malformed::new(error::FLAGS, &format!("flags {:#04x}", attribute.flags)))
-        };
-        value.or_else(|malformed| self.blame(attribute, malformed))
-    }
-
-    /// RFC 7606, 3 g: the first one counts.
-    fn again(&mut self, code: u8) -> Result<(), Notification> {
-        if matches!(code, attr::MP_REACH | attr::MP_UNREACH) {
-            return Err(Notification::update(error::ATTRIBUTE_LIST, &[]));
-        }
-        self.faults.push(format!("{} once more, left out", called(code)));
-        Ok(())
-    }
-
-    /// RFC 4271, 5 and 6.3.
-    fn unknown(&mut self, attribute: &Attribute<'_>) -> Result<(), Notification> {
-        if attribute.flags & flag::OPTIONAL == 0 {
-            return Err(Notification::update(error::UNKNOWN_WELL_KNOWN, attribute.whole));
-        }
-        if attribute.flags & flag::TRANSITIVE != 0 {
-            let value = attribute.value.to_vec();
-            self.attrs.others.push(Other { code: attribute.code, partial: true, value });
-        }
-        Ok(())
-    }
-
-    /// Why an attribute is not even looked at.
-    fn unwanted(&self, code: u8) -> Option<&'static str> {
-        match code {
-            attr::LOCAL_PREF | attr::ORIGINATOR_ID | attr::CLUSTER_LIST => {
-                self.agreed.external.then_some("from an external neighbour (RFC 7606, 7)")
-            }
-            attr::AS4_PATH | attr::AS4_AGGREGATOR => {
-                self.agreed.four_octet_as.then_some("from one of 4-octet AS (RFC 6793, 6)")
-            }
-            _ => None,
-        }
-    }
-
-    fn value(&mut self, attribute: &Attribute<'_>) -> Result<(), Malformed> {
-        let value = attribute.value;
-        let four = self.agreed.four_octet_as;
-        if attribute.code == attr::AS_PATH {
-            self.attrs.as_path = self.as_path(value)?;
-            return Ok(());
-        }
-        let attrs = &mut self.attrs;
-        match attribute.code {
-            attr::ORIGIN => attrs.origin = attr::origin(value)?,
-            attr::NEXT_HOP => self.next_hop = Some(attr::next_hop(value)?),
-            attr::MED => attrs.med = Some(attr::number(value)?),
-            attr::LOCAL_PREF => attrs.local_pref = Some(attr::number(value)?),
-            attr::ATOMIC_AGGREGATE if value.is_empty() => attrs.atomic_aggregate = true,
-            attr::AGGREGATOR => attrs.aggregator = Some(attr::aggregator(value, four)?),
-            attr::COMMUNITIES => attrs.communities = attr::communities(value)?,
-            attr::ORIGINATOR_ID => attrs.originator = Some(attr::addr(value)?),
-            attr::CLUSTER_LIST => attrs.cluster_list = attr::cluster_list(value)?,
-            attr::LARGE_COMMUNITIES => attrs.large_communities = attr::large_communities(value)?,
-            attr::AS4_PATH => self.as4_path = Some(as_path::read(value, true)?),
-            attr::AS4_AGGREGATOR => self.as4_aggregator = Some(attr::aggregator(value, true)?),
-            attr::MP_REACH => return self.mp_reach(value),
-            attr::MP_UNREACH => return self.mp_unreach(value),
-            _ => return Err(attr::wrong_length(value)),
-        }
-        Ok(())
-    }
-
-    /// Members of a confederation are internal to each other; nobody else may send its segments
-    /// (RFC 5065, 5).
-    fn as_path(&self, value: &[u8]) -> Result<AsPath, Malformed> {
-        let path = as_path::read(value, self.agreed.four_octet_as)?;
-        if self.agreed.external && path.0.iter().any(as_path::is_confed) {
-            return Err(Malformed::new(error::AS_PATH, "a confederation's segment"));
-        }
-        Ok(path)
-    }
-
-    fn mp_reach(&mut self, value: &[u8]) -> Result<(), Malformed> {
-        match reach::read_reach(value, self.agreed)? {
-            Some(reach) => self.reach = Some(reach),
-            None => {
-                self.foreign = true;
-                self.faults.push("routes of a family not agreed on, left out".to_owned());
-            }
-        }
-        Ok(())
-    }
-
-    fn mp_unreach(&mut self, value: &[u8]) -> Result<(), Malformed> {
-        self.unreach = reach::read_unreach(value, self.agreed)?;
-        Ok(())
-    }
-
-    fn blame(&mut self, of: &Attribute<'_>, malformed: Malformed) -> Result<(), Notification> {
-        let Malformed { subcode, why } = malformed;
-        match attr::follows(of.code) {
-            Follows::Discard => self.faults.push(format!("{} left out: {why}", called(of.code))),
-            Follows::Withdraw => {
-                let error = Notification::update(subcode, of.whole);
-                self.withdraw(error, format!("{}: {why}", called(of.code)));
-            }
-            Follows::Reset => return Err(Notification::update(error::OPTIONAL, of.whole)),
-        }
-        Ok(())
-    }
-
-    fn withdraw(&mut self, error: Notification, why: String) {
-        self.faults.push(format!("routes taken as withdrawn: {why}"));
-        self.worst.get_or_insert(error);
     }
 
     fn finish(mut self, classic: Classic) -> Result<Update, Notification> {
+        self.judge_next_hop(!classic.reachable.is_empty());
         let reachable = self.foreign
             || !classic.reachable.is_empty()
             || self.reach.as_ref().is_some_and(|reach| !reach.prefixes.is_empty());
@@ -249,7 +61,9 @@ impl<'a> Reading<'a> {
         let end_of_rib = self.end_of_rib(&classic);
         let mut withdrawn = classic.withdrawn;
         let mut reach = self.reachable(classic.reachable);
-        self.leave_out_classic(&mut withdrawn);
+        if !self.agreed.ipv4 {
+            withdrawn.clear();
+        }
         withdrawn.extend(self.unreach.take().into_iter().flat_map(|(_, prefixes)| prefixes));
         if self.worst.is_some() {
             withdrawn.extend(reach.drain(..).flat_map(|reach| reach.prefixes));
@@ -314,16 +128,10 @@ impl<'a> Reading<'a> {
             let next_hop = NextHop::V4(self.next_hop.unwrap_or(Ipv4Addr::UNSPECIFIED));
             all.push(Reach { next_hop, prefixes: classic });
         } else if !classic.is_empty() {
-            self.faults.push("ipv4 routes, not agreed on, left out".to_owned());
+            self.fault("ipv4 routes, not agreed on, left out".to_owned());
         }
         all.retain(|reach| !reach.prefixes.is_empty());
         all
-    }
-
-    fn leave_out_classic(&mut self, withdrawn: &mut Vec<IpNet>) {
-        if !self.agreed.ipv4 {
-            withdrawn.clear();
-        }
     }
 
     fn leave_out_senseless(&mut self, withdrawn: &mut Vec<IpNet>, reach: &mut Vec<Reach>) {
@@ -333,14 +141,10 @@ impl<'a> Reading<'a> {
             let first = reach.prefixes.iter().find(|prefix| prefix::is_senseless(prefix)).copied();
             let Some(first) = first else { continue };
             reach.prefixes.retain(|prefix| !prefix::is_senseless(prefix));
-            let count = before - reach.prefixes.len();
-            self.faults.push(format!("{count} prefixes that no route can have, {first} first"));
+            let more = before - reach.prefixes.len() - 1;
+            let more = if more == 0 { String::new() } else { format!(" and {more} more") };
+            self.fault(format!("prefixes that no route can have, left out: {first}{more}"));
         }
         reach.retain(|reach| !reach.prefixes.is_empty());
     }
-}
-
-/// Its name, or its number.
-fn called(code: u8) -> String {
-    attr::name(code).map_or_else(|| format!("attribute {code}"), str::to_owned)
 }
