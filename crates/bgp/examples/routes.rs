@@ -1,4 +1,5 @@
-//! What a large table takes: `routes 1000000 10` has one neighbour say a million routes, ten with the
+//! What large tables take: `routes neighbours 500` has as many neighbours say two routes each, first to
+//! one that tells them its own alone, then to one that reflects. `routes 1000000 10` has one neighbour say a million routes, ten with the
 //! same attributes each, and prints routes a second (of the processor's time, not of the clock's) and
 //! bytes a route. The other half of the wall: the process's time and memory are read here, the tables
 //! are told nothing of it.
@@ -13,17 +14,24 @@ use std::{
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use weft_bgp::{
     attrs::{AsPath, Attrs, Community, Family, NextHop, Segment},
-    config::{Filter, Neighbour, Ttl},
+    config::{Filter, Neighbour, Originated, Ttl},
     rib::{Peer, Rib},
-    wire::{self, Agreed, Frames, Message, Packer},
+    wire::{self, Agreed, Frames, Message, Packer, Reach, Update},
 };
 
 const OUT: usize = 65_536;
 
 fn main() {
-    let mut args = std::env::args().skip(1).map(|arg| arg.parse::<u32>().expect("a number"));
-    let routes = args.next().unwrap_or(1_000_000);
-    let each = args.next().unwrap_or(10).max(1);
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let number = |at: usize, default| match args.get(at) {
+        Some(arg) => arg.parse::<u32>().expect("a number"),
+        None => default,
+    };
+    if args.first().is_some_and(|arg| arg == "neighbours") {
+        [false, true].into_iter().for_each(|reflects| neighbours(number(1, 500), reflects));
+        return;
+    }
+    let (routes, each) = (number(0, 1_000_000), number(1, 10).max(1));
     for family in Family::ALL {
         measure(family, routes, each);
     }
@@ -88,6 +96,44 @@ fn measure(family: Family, routes: u32, each: u32) {
     line("and said to be gone", routes, cpu() - begin);
 }
 
+/// Internal ones, as the nodes of a mesh or the clients of a reflector.
+fn neighbours(count: u32, reflects: bool) {
+    let (resident, begin) = (memory(), cpu());
+    let mut rib = Rib::new();
+    let connected = ["10.0.0.0/8".parse::<IpNet>().expect("a prefix")];
+    let own = BTreeMap::from([("172.16.0.0/26".parse().expect("a prefix"), Originated::default())]);
+    rib.configure(Ipv4Addr::new(10, 255, 0, 1), &own, &connected, 4);
+    let addr = |number: u32| IpAddr::from(Ipv4Addr::from_bits(10 << 24 | number));
+    for number in 1..=count {
+        let mut peer = peer(100);
+        peer.config.remote_as = peer.config.local_as;
+        peer.config.client = reflects;
+        peer.config.own_only = !reflects;
+        peer.agreed.external = false;
+        peer.router_id = Ipv4Addr::from_bits(number);
+        rib.up(addr(number), peer);
+    }
+    for number in 1..=count {
+        let prefixes = (0..2).map(|block| prefix(Family::Ipv4, number * 2 + block)).collect();
+        let IpAddr::V4(next_hop) = addr(number) else { return };
+        let reach = vec![Reach { next_hop: NextHop::V4(next_hop), prefixes }];
+        let attrs = Some(Attrs { local_pref: Some(100), ..Attrs::default() });
+        rib.update(addr(number), Update { attrs, reach, ..Update::default() });
+    }
+    let what = if reflects { "clients" } else { "neighbours" };
+    println!("{count} {what} have said two routes each: {:.1?}", cpu() - begin);
+    let mut told = 0;
+    for number in 1..=count {
+        while rib.has_outgoing(addr(number)) {
+            told += rib.outgoing(addr(number), &mut Vec::new(), OUT);
+        }
+    }
+    println!("  and were told all, {told} messages: {:.1?}", cpu() - begin);
+    bytes("each", count, resident);
+    (1..=count).for_each(|number| rib.down(addr(number), &BTreeSet::new()));
+    println!("  and went away: {:.1?}", cpu() - begin);
+}
+
 fn line(what: &str, routes: u32, took: Duration) {
     println!("  {what} {took:.1?}: {:.2} M/s", f64::from(routes) / took.as_secs_f64() / 1e6);
 }
@@ -95,7 +141,7 @@ fn line(what: &str, routes: u32, took: Duration) {
 #[allow(clippy::cast_precision_loss)]
 fn bytes(what: &str, routes: u32, before: usize) {
     let bytes = memory().saturating_sub(before) as f64;
-    println!("  {what}: {:.1} MB, {:.1} bytes a route", bytes / 1e6, bytes / f64::from(routes));
+    println!("  {what}: {:.1} MB, {:.1} bytes of each", bytes / 1e6, bytes / f64::from(routes));
 }
 
 /// What this thread has had of the processor.

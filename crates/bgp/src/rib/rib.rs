@@ -305,7 +305,7 @@ mod tests {
             password: None,
             ttl: Ttl::Any,
             bfd: false,
-            routes_max: 1000,
+            routes_max: 25,
             import: pass.clone(),
             export: pass,
             communities: Vec::new(),
