@@ -103,7 +103,7 @@ impl Routes {
         let id = self.take(attrs, next_hop);
         let facts = &mut self.held[id as usize].facts;
         if facts.hop == NO_HOP {
-            facts.hop = hops.take(next_hop);
+            facts.hop = hops.take(next_hop.addr());
         }
         id
     }

@@ -57,9 +57,12 @@ fn routes_that_nobody_may_say_are_refused_with_the_reason_and_take_their_former_
 #[test]
 fn default_routes_and_what_is_near_the_refused_is_taken() {
     let mut world = world();
-    world.say("a", "0.0.0.0/0 128.0.0.0/1 0.0.0.0/1 223.0.0.0/8 126.0.0.0/8 169.0.0.0/8");
+    world.say(
+        "a",
+        "0.0.0.0/0 128.0.0.0/1 0.0.0.0/1 223.0.0.0/8 126.0.0.0/7 224.0.0.0/3 169.254.0.0/15",
+    );
     world.say("a", "::/0 2000::/3 via fd00::1");
-    assert_eq!(world.rib.learnt().len(), 8);
+    assert_eq!(world.rib.learnt().len(), 9);
 }
 
 #[test]

@@ -234,6 +234,21 @@ fn the_end_does_not_wait_for_what_changes_after_it_was_asked_for() {
 }
 
 #[test]
+fn what_changes_all_the_time_does_not_hold_up_the_others() {
+    let mut world = world();
+    let prefixes: Vec<String> = (0..100).map(|n| format!("10.1.{n}.0/24")).collect();
+    world.say("c", &prefixes.join(" "));
+    world.hear("x");
+    world.say("c", &format!("{} path 7", prefixes.join(" ")));
+    for round in 0..10 {
+        world.hear_some("x", 150);
+        world.say("c", &format!("{} path 8 communities 1:{round}", prefixes[..40].join(" ")));
+    }
+    let (attrs, _) = &world.told["x"].routes[&net("10.1.99.0/24")];
+    assert_eq!(attrs.as_path.to_string(), "64512 7");
+}
+
+#[test]
 fn neither_family_waits_for_all_of_the_other() {
     let mut world = world();
     let prefixes: Vec<String> =
