@@ -275,7 +275,7 @@ fn who_comes_back_as_another_has_its_routes_told_as_of_the_other() {
 }
 
 #[test]
-fn an_as_path_that_fills_its_first_segment_gets_another_in_front() {
+fn an_as_path_that_fills_its_first_segment_gets_longer_all_the_same() {
     let mut world = world();
     let asns: Vec<String> = (1..=255).map(|asn| asn.to_string()).collect();
     world.say("c", &format!("10.1.0.0/16 path {}", asns.join(" ")));
