@@ -259,7 +259,7 @@ impl Session {
 }
 
 /// RFC 4724, 4.2: another OPEN of a neighbour with graceful restart is the end of the session before.
-pub(super) fn may_have_restarted(up: &Connection, now: Time) -> bool {
+fn may_have_restarted(up: &Connection, now: Time) -> bool {
     let graceful = up.terms.as_ref().is_some_and(|terms| terms.graceful.is_some());
     graceful && now >= up.since + COLLISION
 }
