@@ -1,6 +1,7 @@
 //! Touches the kernel: the only crate that knows netlink, nftables and namespaces. Decides nothing.
 
 mod announce;
+pub mod bfd;
 mod dhcp;
 mod elsewhere;
 mod encode;
@@ -19,6 +20,7 @@ mod socket;
 pub mod sockets;
 mod solicit;
 mod solicitor;
+pub mod tcp;
 mod uapi;
 mod wire;
 mod writer;

@@ -1,4 +1,4 @@
-//! Options of datagram sockets that the standard library lacks: fragmentation and path MTU.
+//! Options of sockets that the standard library lacks: of datagrams, fragmentation and path MTU.
 
 use std::{io, net::UdpSocket, os::fd::AsRawFd};
 
@@ -17,10 +17,10 @@ pub fn discover(socket: &UdpSocket, how: Discover) -> io::Result<()> {
         Discover::Probe => libc::IP_PMTUDISC_PROBE,
     };
     if socket.local_addr()?.is_ipv4() {
-        set(socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, value)
+        set(socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, &value)
     } else {
-        set(socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, value)?;
-        set(socket, libc::IPPROTO_IPV6, libc::IPV6_DONTFRAG, 1)
+        set(socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, &value)?;
+        set(socket, libc::IPPROTO_IPV6, libc::IPV6_DONTFRAG, &1)
     }
 }
 
@@ -53,16 +53,25 @@ pub fn path_mtu(socket: &UdpSocket) -> io::Result<usize> {
 
 const INT: libc::socklen_t = 4;
 
-fn set(
-    socket: &UdpSocket,
+/// One option of a socket; the value is an int, or a plain struct of the C interface.
+pub(crate) fn set<T>(
+    socket: &impl AsRawFd,
     level: libc::c_int,
     option: libc::c_int,
-    value: libc::c_int,
+    value: &T,
 ) -> io::Result<()> {
-    // SAFETY: the descriptor is open, and `value` is an int, as the length says.
+    let length = libc::socklen_t::try_from(size_of::<T>()).unwrap_or(0);
+    // SAFETY: the descriptor is open; the value is as long as the length says, and whatever it
+    // points to outlives the call.
     #[allow(unsafe_code)]
     let done = unsafe {
-        libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const value).cast(), INT)
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            option,
+            std::ptr::from_ref(value).cast(),
+            length,
+        )
     };
-    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

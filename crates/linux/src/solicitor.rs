@@ -17,6 +17,7 @@ use weft_core::name::{IfName, Mac};
 
 use crate::{
     kernel::Kernel,
+    sockets::set,
     solicit::{self, ALL_NODES, Neighbour, probers_group},
 };
 
@@ -190,23 +191,6 @@ const FILTER: [(u16, u8, u8, u32); 10] = [
     (RETURN, 0, 0, u32::MAX),
     (RETURN, 0, 0, 0),
 ];
-
-fn set<T>(socket: &OwnedFd, level: i32, option: i32, value: &T) -> io::Result<()> {
-    let length = libc::socklen_t::try_from(size_of::<T>()).unwrap_or(0);
-    // SAFETY: the descriptor is open; the value is a plain struct of the C interface, as long as
-    // the length says, and whatever it points to outlives the call.
-    #[allow(unsafe_code)]
-    let done = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            level,
-            option,
-            std::ptr::from_ref(value).cast(),
-            length,
-        )
-    };
-    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
-}
 
 /// Returns the frame's length, whether the kernel takes it for another host's, and the device that it
 /// is of; none if there is no frame.

@@ -110,6 +110,11 @@ impl Hops {
         self.shaken = true;
     }
 
+    #[cfg(test)]
+    pub fn len(&self) -> u32 {
+        u32::try_from(self.list.len() - self.free.len()).unwrap()
+    }
+
     /// True if `resolve` has something to do.
     pub fn is_unsettled(&self) -> bool {
         self.shaken || !self.fresh.is_empty()

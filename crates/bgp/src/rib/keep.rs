@@ -19,13 +19,15 @@ impl Rib {
     /// What neighbours said, in the form of their UPDATE messages, for `restore`.
     pub fn keep(&self) -> Vec<u8> {
         let mut kept = MAGIC.to_vec();
+        let routes = Family::ALL.map(|family| self.routes_by_peer(family));
         for (id, known) in self.peers.all().filter(|(_, known)| known.taken != [0, 0]) {
             let mut part = Vec::new();
             put_who(&known.who, &mut part);
             let agreed = agreed_with(&known.who);
-            for family in Family::ALL {
-                let routes = self.routes_of(family, id);
-                self.put_routes(family, &routes, &agreed, &mut part);
+            for (family, routes) in Family::ALL.into_iter().zip(&routes) {
+                let first = routes.partition_point(|(peer, ..)| *peer < id);
+                let end = routes.partition_point(|(peer, ..)| *peer <= id);
+                self.put_routes(family, &routes[first..end], &agreed, &mut part);
             }
             put_part(&part, &mut kept);
         }
@@ -36,8 +38,8 @@ impl Rib {
     /// can't be read is left out.
     pub fn restore(&mut self, kept: &[u8]) -> BTreeMap<IpAddr, BTreeSet<Family>> {
         let mut whose: BTreeMap<IpAddr, BTreeSet<Family>> = BTreeMap::new();
-        let mut parts = Parts(kept.strip_prefix(MAGIC).unwrap_or_default());
-        while let Some(part) = parts.next() {
+        let parts = Parts(kept.strip_prefix(MAGIC).unwrap_or_default());
+        for part in parts {
             if let Some((addr, families)) = self.restore_one(part) {
                 whose.entry(addr).or_default().extend(families);
             }
@@ -46,26 +48,35 @@ impl Rib {
         whose
     }
 
-    /// Sorted, so that those with the same attributes share messages.
-    fn routes_of(&self, family: Family, peer: u32) -> Vec<(u32, u32)> {
+    /// Neighbour, route and slot, sorted, so that those with the same attributes share messages.
+    fn routes_by_peer(&self, family: Family) -> Vec<(u32, u32, u32)> {
         let table = self.table(family);
-        let said = |slot| table.path_of(slot, peer).map(|path| (path.route, slot));
-        let mut routes: Vec<_> = (0..table.slots()).filter_map(said).collect();
+        let said = |slot| {
+            let paths = table.paths(slot).iter().filter(|path| !path.is_own());
+            paths.map(move |path| (path.peer(), path.route, slot))
+        };
+        let mut routes: Vec<_> = (0..table.slots()).flat_map(said).collect();
         routes.sort_unstable();
         routes
     }
 
-    fn put_routes(&self, family: Family, routes: &[(u32, u32)], agreed: &Agreed, to: &mut Vec<u8>) {
+    fn put_routes(
+        &self,
+        family: Family,
+        routes: &[(u32, u32, u32)],
+        agreed: &Agreed,
+        to: &mut Vec<u8>,
+    ) {
         let mut left = routes.iter().peekable();
-        while let Some((route, _)) = left.peek().copied() {
+        while let Some((_, route, _)) = left.peek().copied() {
             let (attrs, next_hop) = self.routes.get(*route);
             let Ok(mut packer) = Packer::announce(&attrs, next_hop, family, agreed) else {
                 // It came in a message, and yet there is no room for it in one of ours.
-                while left.next_if(|(other, _)| other == route).is_some() {}
+                while left.next_if(|(_, other, _)| other == route).is_some() {}
                 continue;
             };
             while left
-                .next_if(|(other, slot)| {
+                .next_if(|(_, other, slot)| {
                     other == route && packer.add(&self.table(family).prefix(*slot))
                 })
                 .is_some()

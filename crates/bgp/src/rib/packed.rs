@@ -53,7 +53,7 @@ pub(super) fn unpack(bytes: &[u8]) -> (Attrs, NextHop) {
     let next_hop = from.next_hop();
     let origin = from.origin();
     let what = u16::from_le_bytes(from.take());
-    let mut attrs = Attrs { as_path, origin, ..Attrs::default() };
+    let mut attrs = Attrs { origin, as_path, ..Attrs::default() };
     let has = |bit| what & bit != 0;
     attrs.med = has(has::MED).then(|| from.word());
     attrs.local_pref = has(has::LOCAL_PREF).then(|| from.word());

@@ -268,3 +268,122 @@ impl Rib {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeSet, net::IpAddr};
+
+    use super::*;
+    use crate::{
+        attrs::{AsPath, Segment},
+        config::{Filter, Neighbour, Ttl},
+        rib::Peer,
+        wire::{Agreed, Reach, Update},
+    };
+
+    fn addr(last: u8) -> IpAddr {
+        Ipv4Addr::new(10, 0, 0, last).into()
+    }
+
+    fn peer(last: u8) -> Peer {
+        let pass = Filter { rules: Vec::new(), else_pass: true };
+        let config = Neighbour {
+            name: last.to_string(),
+            local_as: 64512,
+            remote_as: 65000 + u32::from(last),
+            local_addr: addr(100),
+            port: 179,
+            passive: false,
+            client: false,
+            families: Family::ALL.into(),
+            next_hop4: Some(Ipv4Addr::new(10, 0, 0, 100)),
+            next_hop6: None,
+            hold_time: 90,
+            graceful_restart: None,
+            password: None,
+            ttl: Ttl::Any,
+            bfd: false,
+            routes_max: 1000,
+            import: pass.clone(),
+            export: pass,
+            communities: Vec::new(),
+            large_communities: Vec::new(),
+            own_only: false,
+        };
+        let agreed =
+            Agreed { ipv4: true, four_octet_as: true, external: true, ..Agreed::default() };
+        Peer { config, router_id: Ipv4Addr::new(10, 0, 0, last), agreed }
+    }
+
+    fn update(prefix: usize, asn: u32, hop: u8) -> Update {
+        let as_path = AsPath(vec![Segment::Sequence(vec![asn])]);
+        let prefixes = vec![format!("10.1.{prefix}.0/24").parse().unwrap()];
+        let next_hop = NextHop::V4(Ipv4Addr::new(10, 0, hop % 2, hop));
+        Update {
+            attrs: Some(Attrs { as_path, ..Attrs::default() }),
+            reach: vec![Reach { next_hop, prefixes }],
+            ..Update::default()
+        }
+    }
+
+    fn hear(rib: &mut Rib, last: u8) {
+        while rib.has_outgoing(addr(last)) {
+            rib.outgoing(addr(last), &mut Vec::new(), 4096);
+        }
+    }
+
+    fn sizes(rib: &Rib) -> [u32; 4] {
+        let slots = rib
+            .tables
+            .iter()
+            .map(|table| (0..table.slots()).filter(|slot| table.is_there(*slot)).count());
+        let prefixes = u32::try_from(slots.sum::<usize>()).unwrap();
+        let peers = u32::try_from(rib.peers.all().count()).unwrap();
+        [prefixes, rib.routes.len(), rib.hops.len(), peers]
+    }
+
+    /// Three neighbours say and take back, hear or not; one goes away without having heard all.
+    fn fill(rib: &mut Rib) {
+        let mut number = 7usize;
+        for _ in 0..5000 {
+            number = number.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888);
+            let [last, prefix, asn, hop, what, ..] = (number >> 8).to_le_bytes();
+            let (last, prefix) = (1 + last % 3, usize::from(prefix % 40));
+            let said = update(prefix, 1 + u32::from(asn % 5), 1 + hop % 6);
+            let withdrawn = said.reach[0].prefixes.clone();
+            match what % 8 {
+                0..4 => drop(rib.update(addr(last), said)),
+                4..6 => drop(rib.update(addr(last), Update { withdrawn, ..Update::default() })),
+                6 => hear(rib, last),
+                _ => drop(rib.changed(5)),
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_is_left_of_what_is_gone() {
+        let mut rib = Rib::new();
+        let own = BTreeMap::from([("10.7.0.0/16".parse().unwrap(), Originated::default())]);
+        let connected = ["10.0.0.0/24".parse().unwrap()];
+        for round in 0..3 {
+            rib.configure(addr_of_us(), &own, &connected, 2);
+            (1..=3).for_each(|last| rib.up(addr(last), peer(last)));
+            fill(&mut rib);
+            assert!(sizes(&rib).iter().all(|size| *size > 0));
+            if round == 1 {
+                (1..=3).for_each(|last| rib.down(addr(last), &BTreeSet::from(Family::ALL)));
+                (1..=3).for_each(|last| rib.up(addr(last), peer(last)));
+                (1..=3).for_each(|last| rib.sweep(addr(last), Family::Ipv4));
+            }
+            rib.configure(addr_of_us(), &BTreeMap::new(), &[], 2);
+            (1..=3).for_each(|last| rib.down(addr(last), &BTreeSet::new()));
+            while !rib.changed(100).is_empty() {}
+            assert_eq!(sizes(&rib), [0; 4], "round {round}");
+        }
+        assert!(rib.tables[0].slots() < 100, "slots are used again");
+    }
+
+    fn addr_of_us() -> Ipv4Addr {
+        Ipv4Addr::new(10, 0, 0, 100)
+    }
+}

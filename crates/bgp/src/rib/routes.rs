@@ -139,6 +139,11 @@ impl Routes {
         unpack(&self.held[id as usize].bytes)
     }
 
+    #[cfg(test)]
+    pub fn len(&self) -> u32 {
+        u32::try_from(self.held.len() - self.free.len()).unwrap()
+    }
+
     #[allow(clippy::cast_possible_truncation)] // Fewer than there are routes.
     fn hold(&mut self, held: Held) -> u32 {
         let hash = held.hash;

@@ -129,6 +129,7 @@ impl Session {
             self.last_error.replace("its settings here have changed".to_owned());
         }
         self.end_all(why.as_ref(), quiet, cx);
+        self.by_us = quiet;
         if !same {
             self.stale.clear();
             cx.rib.down(self.addr, &BTreeSet::new());
@@ -184,6 +185,7 @@ impl Session {
         if gone.state != State::Established {
             return None;
         }
+        self.by_us = false;
         self.doubt_bfd_until = cx.now + BFD_BEHIND;
         let terms = gone.terms.as_ref();
         let graceful = terms.and_then(|t| t.graceful.as_ref()).filter(|_| keep);

@@ -47,6 +47,8 @@ pub(crate) struct Session {
     pub(super) retry: Retry,
     /// Until when routes that it has not said again are kept.
     pub(super) stale: BTreeMap<Family, Time>,
+    /// It was we who restarted, or ended the session for a moment.
+    pub(super) by_us: bool,
     pub(super) bfd: Bfd,
     /// Until then BFD may be speaking of the session before.
     pub(super) doubt_bfd_until: Time,
@@ -70,6 +72,7 @@ impl Session {
             config,
             conns: vec![],
             retry,
+            by_us: !stale.is_empty(),
             stale,
             bfd: Bfd::NeverUp,
             doubt_bfd_until: Time::ZERO,

@@ -41,7 +41,10 @@ pub fn ours(config: &Neighbour, preserved: bool, cx: &Context) -> Open {
     let mut capabilities: Vec<_> =
         config.families.iter().map(|&family| Capability::Multiprotocol(family)).collect();
     capabilities.push(Capability::RouteRefresh);
-    capabilities.push(Capability::EnhancedRouteRefresh);
+    // FRR answers none before it has said End-of-RIB, and that it says with graceful restart alone.
+    if config.graceful_restart.is_some() {
+        capabilities.push(Capability::EnhancedRouteRefresh);
+    }
     if config.families.contains(&Family::Ipv4) {
         capabilities.push(Capability::Ipv4OverIpv6);
     }
@@ -82,7 +85,9 @@ pub fn judge(config: &Neighbour, our_id: Ipv4Addr, open: &Open) -> Result<Terms,
         _ => None,
     });
     let route_refresh = has(&Capability::RouteRefresh);
-    let enhanced_refresh = route_refresh && has(&Capability::EnhancedRouteRefresh);
+    let enhanced_refresh = route_refresh
+        && config.graceful_restart.is_some()
+        && has(&Capability::EnhancedRouteRefresh);
     Ok(Terms {
         router_id: open.router_id,
         hold_time: config.hold_time.min(open.hold_time),

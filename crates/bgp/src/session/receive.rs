@@ -127,17 +127,18 @@ impl Session {
     }
 
     /// Stale routes go where it does not say that its packets went on being forwarded
-    /// (RFC 4724, 4.2).
+    /// (RFC 4724, 4.2). One that never stopped need not say so.
     fn keep_preserved(&mut self, terms: &Terms, cx: &mut Context) {
-        let preserved = |family: Family| {
-            let graceful = terms.graceful.as_ref().filter(|_| terms.families.contains(&family));
-            graceful.is_some_and(|graceful| graceful.families.contains(&(family, true)))
-        };
+        let by_us = std::mem::take(&mut self.by_us);
         for family in self.stale.keys().copied().collect::<Vec<_>>() {
-            if preserved(family) {
-                self.stale.insert(family, cx.now + STALE_MAX);
-            } else {
-                self.sweep(family, cx);
+            match &terms.graceful {
+                _ if !terms.families.contains(&family) => self.sweep(family, cx),
+                Some(its) if by_us && !its.restarted || its.families.contains(&(family, true)) => {
+                    self.stale.insert(family, cx.now + STALE_MAX);
+                }
+                // No End-of-RIB will come: until the time that was set for it.
+                None if by_us => {}
+                _ => self.sweep(family, cx),
             }
         }
     }

@@ -95,7 +95,7 @@ impl Reading<'_> {
         let aggregated_by_old = self
             .attrs
             .aggregator
-            .is_some_and(|(asn, _)| asn != AS_TRANS.into() && self.as4_aggregator.is_some());
+            .is_some_and(|(asn, _)| asn != u32::from(AS_TRANS) && self.as4_aggregator.is_some());
         if aggregated_by_old {
             return;
         }

@@ -2,5 +2,9 @@
 //! out.
 
 mod best;
+mod model;
 mod paths;
+mod random;
+mod said;
+mod told;
 mod world;

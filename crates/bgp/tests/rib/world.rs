@@ -34,7 +34,9 @@ pub struct Told {
     /// Messages in short: `+10.1.0.0/16`, `-10.1.0.0/16`, `end ipv4`, `begin refresh ipv4`.
     pub log: Vec<String>,
     /// Not said again since the refresh began.
-    old: Option<BTreeSet<IpNet>>,
+    old: BTreeMap<Family, BTreeSet<IpNet>>,
+    /// May be said again, since it asked for that.
+    again: BTreeSet<IpNet>,
 }
 
 pub fn net(text: &str) -> IpNet {
@@ -121,6 +123,14 @@ impl World {
         let mut nothing = Vec::new();
         assert_eq!(self.rib.outgoing(addr, &mut nothing, most), 0);
         assert!(nothing.is_empty());
+    }
+
+    /// Lets it read once.
+    pub fn hear_some(&mut self, name: &str, most: usize) {
+        let (addr, agreed) = (self.addr(name), self.peers[name].agreed.clone());
+        let mut bytes = Vec::new();
+        let count = self.rib.outgoing(addr, &mut bytes, most);
+        assert_eq!(self.told.get_mut(name).unwrap().read(&bytes, &agreed), count);
     }
 
     /// What it was told now, in short.
@@ -217,7 +227,9 @@ impl Told {
         for Reach { next_hop, prefixes } in update.reach {
             for prefix in prefixes {
                 self.log.push(format!("+{prefix}"));
-                let again = self.old.as_mut().is_some_and(|old| old.remove(&prefix));
+                let old = self.old.get_mut(&Family::of(&prefix));
+                let again = old.is_some_and(|old| old.remove(&prefix));
+                let again = self.again.remove(&prefix) || again;
                 let before = self.routes.insert(prefix, (attrs.clone(), next_hop));
                 let same = before.is_some_and(|before| before == (attrs.clone(), next_hop));
                 assert!(again || !same, "{prefix} was told twice");
@@ -232,16 +244,16 @@ impl Told {
         self.log.push(format!("{kind:?} {family}").to_lowercase());
         if kind == Refresh::Begin {
             let of_it = |prefix: &&IpNet| Family::of(prefix) == family;
-            self.old = Some(self.routes.keys().filter(of_it).copied().collect());
+            self.old.insert(family, self.routes.keys().filter(of_it).copied().collect());
         } else {
-            let old = self.old.take().unwrap();
+            let old = self.old.remove(&family).unwrap();
             self.routes.retain(|prefix, _| !old.contains(prefix));
         }
     }
 
     /// It asked for a refresh without marks: equal routes may come again.
     pub fn asked_again(&mut self) {
-        self.old = Some(self.routes.keys().copied().collect());
+        self.again = self.routes.keys().copied().collect();
     }
 }
 

@@ -1,0 +1,93 @@
+//! A program that is killed and is back in time was never away, and one that did not run for a while
+//! blames nobody.
+
+use std::{thread, time::Duration};
+
+use nix::sys::signal::Signal;
+
+use crate::{
+    ours::{Program, in_its_own_process, kept},
+    peer::{Kind, Peer, Session},
+    site::{Site, until},
+    with_each,
+};
+
+with_each!(
+    a_restart_within_the_detection_time_is_not_noticed,
+    who_did_not_run_for_longer_than_the_detection_time_reads_before_it_judges,
+);
+
+/// The program that a test starts is the test itself once more.
+fn name(kind: Kind, test: &str) -> String {
+    let module = if kind == Kind::Frr { "frr" } else { "bird" };
+    format!("restart::{module}::{test}")
+}
+
+fn until_up(program: &Program, peer: &Peer, sessions: &[Session]) {
+    let mut heard: Vec<String> = sessions.iter().map(|_| program.hears()).collect();
+    heard.sort();
+    let up = |session: &Session| format!("{} up", session.ends.theirs);
+    assert_eq!(heard, sessions.iter().map(up).collect::<Vec<_>>());
+    for Session { ends, .. } in sessions {
+        until("up there", || peer.is_up(ends.ours));
+    }
+}
+
+fn a_restart_within_the_detection_time_is_not_noticed(kind: Kind) {
+    in_its_own_process();
+    let test = name(kind, "a_restart_within_the_detection_time_is_not_noticed");
+    let site = Site::new(false);
+    let sessions = [false, true].map(|ipv6| Session::new(site.ends(ipv6), false));
+    let peer = Peer::start(kind, &site.theirs, &sessions);
+    let downs = || sessions.map(|session| peer.downs(session.ends.ours));
+    let mut program = Program::start(&site.ours, &test, &sessions);
+    until_up(&program, &peer, &sessions);
+    for _ in 0..3 {
+        // Long enough for times to be agreed.
+        thread::sleep(Duration::from_secs(1));
+        program.kill();
+        thread::sleep(Duration::from_millis(300));
+        program = Program::start(&site.ours, &test, &sessions);
+        until_up(&program, &peer, &sessions);
+    }
+    thread::sleep(Duration::from_secs(2));
+    assert_eq!(downs(), [0, 0], "{}", kept());
+    assert!(program.no_news());
+    // Away for longer than that it is missed, and welcome again.
+    program.kill();
+    thread::sleep(Duration::from_millis(1200));
+    assert_eq!(downs(), [1, 1]);
+    let program = Program::start(&site.ours, &test, &sessions);
+    until_up(&program, &peer, &sessions);
+    assert_eq!(downs(), [1, 1]);
+}
+
+fn who_did_not_run_for_longer_than_the_detection_time_reads_before_it_judges(kind: Kind) {
+    in_its_own_process();
+    let test =
+        name(kind, "who_did_not_run_for_longer_than_the_detection_time_reads_before_it_judges");
+    let site = Site::new(false);
+    // The other side waits for long, we for 900 ms.
+    let sessions = [false, true]
+        .map(|ipv6| Session { multiplier: 30, ..Session::new(site.ends(ipv6), false) });
+    let peer = Peer::start(kind, &site.theirs, &sessions);
+    let program = Program::start(&site.ours, &test, &sessions);
+    until_up(&program, &peer, &sessions);
+    thread::sleep(Duration::from_secs(1));
+    for _ in 0..3 {
+        program.signal(Signal::SIGSTOP);
+        thread::sleep(Duration::from_secs(2));
+        program.signal(Signal::SIGCONT);
+        thread::sleep(Duration::from_millis(500));
+        assert!(program.no_news());
+    }
+    // It sees what is really silent.
+    site.cut();
+    program.signal(Signal::SIGSTOP);
+    thread::sleep(Duration::from_secs(2));
+    program.signal(Signal::SIGCONT);
+    let theirs = sessions[0].ends.theirs;
+    let heard = [program.hears(), program.hears()];
+    let gone = format!("{theirs} down: nothing heard of {theirs} for 900 ms");
+    assert!(heard.contains(&gone), "{heard:?}");
+}
