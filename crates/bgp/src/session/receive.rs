@@ -111,6 +111,7 @@ impl Session {
         let others = self.conns.iter().filter(|c| c.conn != conn).map(|c| c.conn);
         others.collect::<Vec<_>>().into_iter().for_each(|other| self.give_up(other, cx));
         self.retry.at = None;
+        self.quarrel = false;
         self.established += 1;
         if let Some(terms) = terms {
             self.tell(&terms, cx);
