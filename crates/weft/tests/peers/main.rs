@@ -36,6 +36,7 @@ mod raw;
 mod site;
 
 mod bad;
+mod death;
 mod families;
 mod refresh;
 mod restarts;
