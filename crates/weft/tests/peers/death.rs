@@ -28,15 +28,19 @@ const NOTICED: Duration = Duration::from_secs(1);
 /// Longer than BFD needs to notice.
 const SLOW: Duration = Duration::from_millis(2500);
 
-struct Watched {
-    site: Site,
-    world: Netns,
-    peer: Peer,
-    ours: Ours,
+pub struct Watched {
+    pub site: Site,
+    pub world: Netns,
+    pub peer: Peer,
+    pub ours: Ours,
 }
 
 /// BFD and graceful restart on both sides; behind the daemon's router a host, behind ours another.
-fn watched(kind: Kind) -> Watched {
+pub fn watched(kind: Kind) -> Watched {
+    watched_by(kind, "", 30, 90)
+}
+
+pub fn watched_by(kind: Kind, more: &'static str, restart: u16, hold: u16) -> Watched {
     let (site, mut setup, mut ours) = meeting(kind);
     let (router, world) = (&site.hosts[1], Netns::create().unwrap());
     rig::pair(router, "eth1", &world, "eth0", 1500).unwrap();
@@ -53,14 +57,14 @@ fn watched(kind: Kind) -> Watched {
     rig::addr(&site.hosts[0], "lo", net("10.1.0.1/32")).unwrap();
     rig::addr(&site.hosts[0], "lo", net("fd00:1::1/128")).unwrap();
     let other = &mut setup.others[0];
-    (other.restart, other.bfd, other.hold) = (Some(30), Some(300), 90);
+    (other.restart, other.bfd, other.hold) = (Some(restart), Some(300), hold);
+    other.more = more;
     setup.kernel = true;
     let neighbour = ours.neighbour("10.0.0.2", THEIR_AS);
-    neighbour.graceful_restart = Some(Duration::from_secs(30));
-    neighbour.hold_time = 90;
+    neighbour.graceful_restart = Some(Duration::from_secs(restart.into()));
+    neighbour.hold_time = hold;
     ours.watch("10.0.0.2");
     ours.apply();
-    other_words(&mut setup);
     let peer = Peer::start(&site.hosts[1], setup);
     both_told(&ours, &peer, "fd00::1", "fd00::2");
     let noticed = |ours: &Ours| ours.router().watched()[&ip("10.0.0.2")].detection_ms;
@@ -70,24 +74,15 @@ fn watched(kind: Kind) -> Watched {
     Watched { site, world, peer, ours }
 }
 
-/// Without these, each takes BFD's word for a death though TCP had said before that we restart.
-fn other_words(setup: &mut Setup) {
-    if true { return; }
-    setup.others[0].more = match setup.kind {
-        Kind::Frr => "bfd check-control-plane-failure",
-        _ => "bfd graceful;",
-    };
-}
-
 impl Watched {
     /// Packets of both families come through, a thousand a second each.
-    fn load(&self) -> [Load; 2] {
+    pub fn load(&self) -> [Load; 2] {
         ["10.1.0.1", "fd00:1::1"].map(|to| Load::start(&self.world, &self.site.hosts[0], to))
     }
 }
 
 /// Numbered packets from one host to another.
-struct Load {
+pub struct Load {
     over: Arc<AtomicBool>,
     sent: JoinHandle<u32>,
     heard: JoinHandle<u32>,
@@ -134,7 +129,7 @@ impl Load {
     }
 
     /// How many were sent and how many lost.
-    fn stop(self) -> (u32, u32) {
+    pub fn stop(self) -> (u32, u32) {
         self.over.store(true, Ordering::Relaxed);
         let (sent, heard) = (self.sent.join().unwrap(), self.heard.join().unwrap());
         (sent, sent - heard)
