@@ -55,6 +55,9 @@ pub(crate) struct Session {
     pub(super) state: State,
     pub(super) since: Time,
     pub(super) last_error: Option<String>,
+    /// That was a NOTIFICATION, and no session stood since: a connection that it merely closes says
+    /// less.
+    pub(super) quarrel: bool,
     pub(super) faults: u64,
     pub(super) last_fault: Option<String>,
     pub(super) established: u64,
@@ -79,6 +82,7 @@ impl Session {
             state: State::Active,
             since: now,
             last_error: None,
+            quarrel: false,
             faults: 0,
             last_fault: None,
             established: 0,
@@ -262,7 +266,7 @@ impl Session {
 }
 
 /// RFC 4724, 4.2: another OPEN of a neighbour with graceful restart is the end of the session before.
-pub(super) fn may_have_restarted(up: &Connection, now: Time) -> bool {
+fn may_have_restarted(up: &Connection, now: Time) -> bool {
     let graceful = up.terms.as_ref().is_some_and(|terms| terms.graceful.is_some());
     graceful && now >= up.since + COLLISION
 }

@@ -196,7 +196,8 @@ impl Test {
         let next_hop = if family == Family::Ipv4 && !over_ipv6 {
             NextHop::V4(random.of(&HOPS4).parse().unwrap())
         } else {
-            NextHop::V6(random.of(&HOPS6).parse().unwrap(), None)
+            let link_local = random.of(&[None, Some("fe80::9".parse().unwrap())]);
+            NextHop::V6(random.of(&HOPS6).parse().unwrap(), link_local)
         };
         let attrs = attrs(random, external);
         let reach = vec![Reach { next_hop, prefixes }];
