@@ -12,9 +12,6 @@ use super::{
 };
 use crate::attrs::{AsPath, Attrs, Family, NextHop, Segment};
 
-/// As many AS numbers as one segment holds (RFC 4271, 4.3).
-const SEGMENT_MAX: usize = 255;
-
 /// Whether the neighbour may hear of a path, its prefix aside; `from` said it, none: it is our own.
 pub(super) fn may_tell(
     path: Path,
@@ -96,12 +93,13 @@ fn with_communities(mut attrs: Attrs, own: bool, peer: &Peer) -> Attrs {
     attrs
 }
 
-/// Confederations are left out on the way to the outside (RFC 5065, 5.2).
+/// Confederations are left out on the way to the outside (RFC 5065, 5.2). A sequence that is too long
+/// for one segment is the codec's to cut.
 fn prepended(path: AsPath, asn: u32) -> AsPath {
     let plain = |segment: &Segment| matches!(segment, Segment::Sequence(_) | Segment::Set(_));
     let mut segments: Vec<Segment> = path.0.into_iter().filter(plain).collect();
     match segments.first_mut() {
-        Some(Segment::Sequence(asns)) if asns.len() < SEGMENT_MAX => asns.insert(0, asn),
+        Some(Segment::Sequence(asns)) => asns.insert(0, asn),
         _ => segments.insert(0, Segment::Sequence(vec![asn])),
     }
     AsPath(segments)

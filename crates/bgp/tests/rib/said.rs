@@ -55,6 +55,20 @@ fn routes_that_nobody_may_say_are_refused_with_the_reason_and_take_their_former_
 }
 
 #[test]
+fn an_address_is_ours_as_long_as_a_session_has_it() {
+    let mut world = world();
+    world.add_with("v", "10.0.2.1", 65009, |peer| {
+        peer.config.local_addr = "10.0.2.100".parse().unwrap();
+    });
+    world.say("a", "10.1.0.0/16 via 10.0.2.100");
+    assert_eq!(world.learnt(), Vec::<String>::new());
+    let v = world.addr("v");
+    world.rib.down(v, &BTreeSet::new());
+    world.say("a", "10.1.0.0/16 via 10.0.2.100");
+    assert_eq!(world.learnt(), ["10.1.0.0/16 via 10.0.2.100"]);
+}
+
+#[test]
 fn default_routes_and_what_is_near_the_refused_is_taken() {
     let mut world = world();
     world.say(

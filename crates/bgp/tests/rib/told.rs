@@ -194,6 +194,24 @@ fn an_export_filter_takes_effect_at_once() {
 }
 
 #[test]
+fn so_do_communities_and_whether_it_hears_of_our_own_alone() {
+    let mut world = world();
+    world.originate("10.1.0.0/16", Originated::default());
+    world.say("c", "10.2.0.0/16");
+    assert_eq!(world.hear("o"), "+10.1.0.0/16");
+    let (o, mut config) = (world.addr("o"), world.peers["o"].config.clone());
+    config.own_only = false;
+    world.rib.reconfigure(o, &config);
+    assert_eq!(world.hear("o"), "+10.2.0.0/16");
+    config.communities = vec![Community(5)];
+    world.rib.reconfigure(o, &config);
+    assert_eq!(world.hear("o"), "+10.1.0.0/16", "what is not ours is as before");
+    config.own_only = true;
+    world.rib.reconfigure(o, &config);
+    assert_eq!(world.hear("o"), "-10.2.0.0/16");
+}
+
+#[test]
 fn a_refresh_says_all_again_between_its_marks_and_the_end_of_rib_comes_after_what_was_pending() {
     let mut world = world();
     world.say("c", "10.1.0.0/16 10.2.0.0/16");
@@ -275,7 +293,7 @@ fn who_comes_back_as_another_has_its_routes_told_as_of_the_other() {
 }
 
 #[test]
-fn an_as_path_that_fills_its_first_segment_gets_another_in_front() {
+fn an_as_path_that_fills_its_first_segment_gets_longer_all_the_same() {
     let mut world = world();
     let asns: Vec<String> = (1..=255).map(|asn| asn.to_string()).collect();
     world.say("c", &format!("10.1.0.0/16 path {}", asns.join(" ")));
