@@ -47,6 +47,23 @@ fn a_restart_in_the_midst_of_a_change_of_times_is_not_noticed_either() {
 }
 
 #[test]
+fn a_change_that_was_never_heard_is_said_again_and_waits_for_its_answer() {
+    let mut world = World::up(5, FAST, FAST);
+    world.cut[A] = true;
+    world.configure(A, ms(2000), 3);
+    world.run(ms(100));
+    let kept = world.kill(A);
+    world.run(ms(100));
+    world.restart(A, &kept);
+    // Its first packet is lost as well.
+    world.run(ms(100));
+    world.cut[A] = false;
+    world.run(ms(20_000));
+    assert_eq!((world.downs(A), world.downs(B)), (vec![], vec![]));
+    assert_eq!(world.report(A).interval_ms, 2000);
+}
+
+#[test]
 fn who_was_given_up_meanwhile_follows_and_tells_nobody_that_the_other_is_dead() {
     let mut world = World::up(5, FAST, FAST);
     let kept = world.kill(A);
