@@ -42,3 +42,4 @@ mod restarts;
 mod sessions;
 mod signed;
 mod storms;
+mod watched;
