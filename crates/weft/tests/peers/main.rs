@@ -43,3 +43,4 @@ mod restarts;
 mod sessions;
 mod signed;
 mod storms;
+mod watched;
