@@ -1,6 +1,6 @@
 //! What a speaker says of itself: for `weft bgp`, its metrics and its tests.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, net::IpAddr, ops::Deref, sync::Arc};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -49,9 +49,24 @@ pub struct NeighbourReport {
 
 /// The best route to a prefix, as it is to be used.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
 pub struct Learnt {
     pub prefix: IpNet,
+    /// Most routes share theirs with many others.
+    #[serde(flatten)]
+    pub course: Arc<Course>,
+}
+
+impl Deref for Learnt {
+    type Target = Course;
+    fn deref(&self) -> &Course {
+        &self.course
+    }
+}
+
+/// Where a route leads, and what is known of it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Course {
     /// Where to: on-link addresses, in order, without doubles; empty: nowhere, and `why` says it.
     pub hops: Vec<LearntHop>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -64,7 +79,7 @@ pub struct Learnt {
     pub as_path: String,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct LearntHop {
     /// On-link.

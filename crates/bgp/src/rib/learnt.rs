@@ -1,13 +1,16 @@
 //! What the tables say to who installs routes: where each prefix leads, and what has changed of that.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use ipnet::IpNet;
 
 use super::{Rib, best::Known, path::Path};
 use crate::{
     attrs::Family,
-    report::{Learnt, LearntHop},
+    report::{Course, Learnt, LearntHop},
 };
 
 /// What of a prefix's paths `Learnt` is made of: it is equal where that is.
@@ -50,6 +53,9 @@ impl Said {
         Self { more: more.collect(), ..Self::of_one(known, *best) }
     }
 }
+
+/// Of paths, as long as nothing changes.
+type Courses = HashMap<Path, Arc<Course>>;
 
 /// Prefixes whose answer is another than when it was last asked for.
 #[derive(Debug)]
@@ -109,13 +115,13 @@ impl Rib {
     /// learnt any more (or again). Empty: nothing is. The first call begins with all there is. From
     /// then on a prefix that went is held until it was asked for, so it is to be called again and again.
     pub fn changed(&mut self, most: usize) -> Vec<(IpNet, Option<Learnt>)> {
-        let mut changed = Vec::new();
+        let (mut changed, mut courses) = (Vec::new(), Courses::new());
         self.watch.get_or_insert_with(Watch::new);
         for family in Family::ALL {
             while changed.len() < most
                 && let Some(slot) = self.next_changed(family)
             {
-                let learnt = self.learnt_of(family, slot);
+                let learnt = self.learnt_with(family, slot, &mut courses);
                 if learnt.is_some() || self.table(family).is_there(slot) {
                     changed.push((self.table(family).prefix(slot), learnt));
                 }
@@ -130,6 +136,20 @@ impl Rib {
         self.watch.as_mut()?.next(family, slots)
     }
 
+    /// Routes with one path are most, and those that follow on each other have much in common.
+    fn learnt_with(&self, family: Family, slot: u32, courses: &mut Courses) -> Option<Learnt> {
+        let [only] = self.table(family).paths(slot) else { return self.learnt_of(family, slot) };
+        if let Some(course) = courses.get(only) {
+            return Some(Learnt {
+                prefix: self.table(family).prefix(slot),
+                course: course.clone(),
+            });
+        }
+        let learnt = self.learnt_of(family, slot)?;
+        courses.insert(*only, learnt.course.clone());
+        Some(learnt)
+    }
+
     fn learnt_of(&self, family: Family, slot: u32) -> Option<Learnt> {
         let known = self.known();
         let equal = known.equals_or_any(self.table(family).paths(slot));
@@ -139,13 +159,13 @@ impl Rib {
         let nowhere = || {
             format!("next hop {} is not on-link and no learnt route leads to it", next_hop.addr())
         };
-        Some(Learnt {
-            prefix: self.table(family).prefix(slot),
+        let course = Arc::new(Course {
             why: hops.is_empty().then(nowhere),
             hops,
             stale: best.is_stale(),
             as_path: attrs.as_path.to_string(),
-        })
+        });
+        Some(Learnt { prefix: self.table(family).prefix(slot), course })
     }
 
     fn hops_of(&self, equal: &[Path]) -> Vec<LearntHop> {

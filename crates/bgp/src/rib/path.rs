@@ -6,7 +6,7 @@ const PEER: u32 = (1 << 24) - 1;
 const OWN: u32 = PEER;
 
 /// A path. Ordered by nothing that matters: for equality and lists alone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Path {
     who: u32,
     /// Its attributes and next hop: a number in `Routes`.

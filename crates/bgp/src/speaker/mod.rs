@@ -16,6 +16,8 @@ use std::{
 
 pub use event::{Action, Closed, Conn, Event};
 
+use ipnet::IpNet;
+
 use crate::{
     Time,
     report::{Learnt, NeighbourReport},
@@ -134,6 +136,12 @@ impl Speaker {
     /// The best routes of others, our own aside.
     pub fn learnt(&self) -> Vec<Learnt> {
         self.rib.learnt()
+    }
+
+    /// What of `learnt` is another than at the last call, for up to `most` prefixes; none: it is not
+    /// learnt any more. Empty: nothing is. Who asks once is to go on asking: see `Rib::changed`.
+    pub fn changed(&mut self, most: usize) -> Vec<(IpNet, Option<Learnt>)> {
+        self.rib.changed(most)
     }
 
     pub fn neighbours(&self, now: Time) -> Vec<NeighbourReport> {

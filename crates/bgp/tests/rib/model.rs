@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use weft_bgp::{
     attrs::{AsPath, Attrs, Community, Family, NextHop, Segment},
     config::Originated,
-    report::{Learnt, LearntHop},
+    report::{Course, Learnt, LearntHop},
     rib::{Counts, Peer},
     wire::Update,
 };
@@ -180,13 +180,13 @@ impl Model {
         hops.sort();
         let next_hop = best.said.next_hop.addr();
         let why = format!("next hop {next_hop} is not on-link and no learnt route leads to it");
-        Some(Learnt {
-            prefix,
+        let course = Course {
             why: hops.is_empty().then_some(why),
             hops,
             stale: best.said.stale,
             as_path: best.said.attrs.as_path.to_string(),
-        })
+        };
+        Some(Learnt { prefix, course: course.into() })
     }
 
     fn candidates(&self, prefix: &IpNet) -> Vec<Candidate<'_>> {

@@ -53,18 +53,21 @@ pub(super) struct Driver {
     moved: bool,
     /// Some neighbour could be told more at once.
     busy: bool,
+    /// No neighbour had anything to say when it was last asked.
+    idle: bool,
     badly_signed: u64,
     end: bool,
 }
 
 impl Driver {
     pub(super) fn new(mut publisher: Publisher, letters: Receiver<Mail>, ear: UnixStream) -> Self {
-        let speaker = match publisher.kept() {
+        let mut speaker = match publisher.kept() {
             Some(kept) => Speaker::restarted(&kept, Time::ZERO),
             None => Speaker::new(Time::ZERO),
         };
         // Whoever asks first is to know already that nothing is gone.
         if speaker.settling() {
+            while !publisher.gather(&mut speaker) {}
             publisher.routes(&speaker);
         }
         Self {
@@ -81,6 +84,7 @@ impl Driver {
             seen: BTreeSet::new(),
             moved: true,
             busy: false,
+            idle: true,
             badly_signed: tcp::badly_signed().unwrap_or(0),
             end: false,
         }
@@ -97,6 +101,7 @@ impl Driver {
             self.act();
             self.publish();
             let ready = self.wait();
+            self.idle = ready.lines.is_empty();
             self.serve(ready);
         }
     }
@@ -237,11 +242,15 @@ impl Driver {
     }
 
     fn publish(&mut self) {
-        if self.publisher.routes_due(&self.speaker) {
-            self.publisher.routes(&self.speaker);
-            self.moved = true;
+        if self.publisher.routes_due(&self.speaker, self.idle) {
+            if self.publisher.gather(&mut self.speaker) {
+                self.publisher.routes(&self.speaker);
+                self.moved = true;
+            } else {
+                self.busy = true;
+            }
         }
-        if self.moved && self.publisher.reports_due() {
+        if self.moved && self.publisher.reports_due(self.idle) {
             self.publisher.reports(&self.speaker, self.began.elapsed());
             self.moved = false;
         }

@@ -12,6 +12,8 @@ mod driver;
 mod line;
 mod publish;
 mod router;
+mod routes;
 
 pub use detector::Detector;
 pub use router::{Desired, Known, Router};
+pub use routes::Routes;

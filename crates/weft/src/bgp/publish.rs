@@ -10,12 +10,18 @@ use std::{
 
 use weft_bgp::{Speaker, Time, report::NeighbourReport};
 
-use super::router::Known;
+use super::{
+    router::Known,
+    routes::{Courses, Routes},
+};
 
 /// Changes that come within this of each other are told as one.
 const PAUSE: Duration = Duration::from_millis(20);
-/// Of a large table one round takes longer: all rounds together take at most this part of the time.
+/// Of a large table one round takes longer: while neighbours say more, all rounds together take at most
+/// this part of the time.
 const SHARE: u32 = 5;
+/// Changed routes that are taken up before connections are served again.
+const GATHER_MAX: usize = 16 << 10;
 
 /// Read by others, who hold the locks for as long as it takes to copy a pointer.
 #[derive(Default)]
@@ -64,20 +70,29 @@ pub(super) struct Publisher {
     reports: Paced,
     /// There is something to be told: nothing is before it is known what is on-link.
     configured: bool,
+    /// The routes as they are told next.
+    next: Routes,
+    courses: Courses,
     /// Of the routes that were told last.
     version: u64,
     unkept: Option<String>,
 }
 
-/// When a kind of round may be done next.
-struct Paced(Instant);
+/// When a kind of round may be done next: while there is nothing else to do, and while there is.
+struct Paced {
+    idle: Instant,
+    busy: Instant,
+}
 
 impl Paced {
-    fn run(&mut self, round: impl FnOnce()) {
-        let start = Instant::now();
-        round();
+    fn after(&mut self, start: Instant) {
         let end = Instant::now();
-        self.0 = end + PAUSE.max((end - start) * SHARE);
+        self.idle = end + PAUSE;
+        self.busy = end + PAUSE.max((end - start) * SHARE);
+    }
+
+    fn due(&self, idle: bool) -> bool {
+        Instant::now() >= if idle { self.idle } else { self.busy }
     }
 }
 
@@ -88,8 +103,20 @@ impl Publisher {
         news: Box<dyn Fn() + Send + Sync>,
     ) -> Self {
         let now = Instant::now();
-        let (routes, reports) = (Paced(now), Paced(now));
-        Self { file, public, news, routes, reports, configured: false, version: 0, unkept: None }
+        let paced = || Paced { idle: now, busy: now };
+        let (routes, reports) = (paced(), paced());
+        Self {
+            file,
+            public,
+            news,
+            routes,
+            reports,
+            configured: false,
+            next: Routes::default(),
+            courses: Courses::default(),
+            version: 0,
+            unkept: None,
+        }
     }
 
     /// What the one before kept. Until something is told, whoever asks learns that more will be.
@@ -105,8 +132,8 @@ impl Publisher {
 
     /// When there is something to be told; none: there is nothing.
     pub(super) fn due(&self, speaker: &Speaker, moved: bool) -> Option<Instant> {
-        let routes = self.differs(speaker).then_some(self.routes.0);
-        let reports = moved.then_some(self.reports.0);
+        let routes = self.differs(speaker).then_some(self.routes.idle);
+        let reports = moved.then_some(self.reports.idle);
         routes.into_iter().chain(reports).min()
     }
 
@@ -115,32 +142,38 @@ impl Publisher {
         self.configured && (speaker.version() != self.version || speaker.settling() != settling)
     }
 
-    pub(super) fn routes_due(&self, speaker: &Speaker) -> bool {
-        self.differs(speaker) && Instant::now() >= self.routes.0
+    pub(super) fn routes_due(&self, speaker: &Speaker, idle: bool) -> bool {
+        self.differs(speaker) && self.routes.due(idle)
     }
 
-    pub(super) fn reports_due(&self) -> bool {
-        Instant::now() >= self.reports.0
+    pub(super) fn reports_due(&self, idle: bool) -> bool {
+        self.reports.due(idle)
+    }
+
+    /// Takes up some of what has changed; true if that was all, which is then to be told.
+    pub(super) fn gather(&mut self, speaker: &mut Speaker) -> bool {
+        let changed = speaker.changed(GATHER_MAX);
+        let all = changed.len() < GATHER_MAX;
+        for (prefix, learnt) in changed {
+            let course = learnt.map(|learnt| self.courses.one(learnt.course));
+            self.next.set(prefix, course);
+        }
+        all
     }
 
     pub(super) fn routes(&mut self, speaker: &Speaker) {
+        let start = Instant::now();
         self.keep(speaker);
-        let Self { public, routes, news, .. } = self;
-        routes.run(|| {
-            let learnt = speaker.learnt().into_iter();
-            let known = Known {
-                routes: learnt.map(|route| (route.prefix, route)).collect(),
-                settling: speaker.settling(),
-            };
-            put(&public.known, known);
-            news();
-        });
+        put(&self.public.known, Known { routes: self.next.clone(), settling: speaker.settling() });
+        (self.news)();
         self.version = speaker.version();
+        self.routes.after(start);
     }
 
     pub(super) fn reports(&mut self, speaker: &Speaker, now: Time) {
-        let public = &self.public;
-        self.reports.run(|| put(&public.reports, (Some(Instant::now()), speaker.neighbours(now))));
+        let start = Instant::now();
+        put(&self.public.reports, (Some(start), speaker.neighbours(now)));
+        self.reports.after(start);
     }
 
     pub(super) fn problems(&mut self, mut problems: Vec<String>) {

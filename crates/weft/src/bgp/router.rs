@@ -13,17 +13,13 @@ use std::{
     thread::{self, JoinHandle},
 };
 
-use ipnet::IpNet;
-use weft_bgp::{
-    bfd,
-    config::Config,
-    report::{Learnt, NeighbourReport},
-};
+use weft_bgp::{bfd, config::Config, report::NeighbourReport};
 
 use super::{
     detector::Detector,
     driver::Driver,
     publish::{Public, Publisher},
+    routes::Routes,
 };
 
 /// The handle. The threads end with it.
@@ -45,7 +41,7 @@ pub struct Desired {
 /// What it knows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Known {
-    pub routes: BTreeMap<IpNet, Learnt>,
+    pub routes: Routes,
     /// After a restart, until all neighbours have said their routes again: what is missing is not
     /// gone yet.
     pub settling: bool,

@@ -94,19 +94,22 @@ pub fn routes(agent: &Agent) -> Vec<LearntRoute> {
         .filter_map(|(_, choice)| choice.path.as_ref())
         .flat_map(|path| path.legs.iter().map(|leg| leg.block))
         .collect();
-    let route = |learnt: &Learnt| {
+    let route = |learnt: Learnt| {
         let dst = learnt.prefix;
         let whose = claims.get(&dst);
         let why = beside.refused.get(&dst).or(beside.unresolved.get(&dst)).or(learnt.why.as_ref());
+        let left_out = why.cloned();
         LearntRoute {
-            learnt: learnt.clone(),
+            learnt,
             network: whose.map(|(network, _)| (*network).clone()),
             node: whose.map(|(_, node)| (*node).clone()),
             used: beside.routes.contains_key(&dst) || legs.contains(&dst),
-            left_out: why.cloned(),
+            left_out,
         }
     };
-    known.routes.values().map(route).collect()
+    let mut routes: Vec<LearntRoute> = known.routes.values().map(route).collect();
+    routes.sort_by_key(|route| route.learnt.prefix);
+    routes
 }
 
 /// Which sessions a route was learnt from, in words; of the longest that covers the address.

@@ -44,15 +44,16 @@ impl Fresh {
 
 #[cfg(test)]
 mod tests {
-    use weft_bgp::report::Learnt;
+    use weft_bgp::report::{Course, Learnt};
 
     use super::*;
 
     fn known(dsts: &[&str]) -> Known {
         let routes = dsts.iter().map(|dst| {
             let prefix = dst.parse().unwrap();
-            let (hops, why, as_path) = (Vec::new(), None, String::new());
-            (prefix, Learnt { prefix, hops, why, stale: false, as_path })
+            let course =
+                Course { hops: Vec::new(), why: None, stale: false, as_path: String::new() };
+            Learnt { prefix, course: course.into() }
         });
         Known { routes: routes.collect(), settling: false }
     }
