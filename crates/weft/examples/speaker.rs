@@ -1,11 +1,11 @@
 //! The speaker alone, with one neighbour that connects to it: for measurements beside other programs.
 //! Arguments: our address, the neighbour's, our AS, the neighbour's, and the file to keep routes in.
-//! Says `routes N` whenever their number is another.
+//! Says `routes N, known M` whenever that is another: routes that are taken of the neighbour with the best
+//! chosen, and those that are kept in the file and told to whoever installs routes.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr},
-    sync::mpsc,
     time::Duration,
 };
 
@@ -16,18 +16,14 @@ use weft_bgp::{
     config::{Config, Filter, Neighbour, Ttl},
 };
 
+const LOOK: Duration = Duration::from_millis(5);
+
 fn main() -> anyhow::Result<()> {
     let mut args = std::env::args().skip(1);
     let mut next = || args.next().context("LOCAL REMOTE LOCAL_AS REMOTE_AS FILE");
     let (local, remote): (Ipv4Addr, Ipv4Addr) = (next()?.parse()?, next()?.parse()?);
     let (local_as, remote_as) = (next()?.parse()?, next()?.parse()?);
-    let (heard, news) = mpsc::sync_channel(1);
-    let router = Router::start(
-        next()?.into(),
-        Box::new(move || {
-            let _ = heard.try_send(());
-        }),
-    )?;
+    let router = Router::start(next()?.into(), Box::new(|| ()))?;
     let all = Filter { rules: Vec::new(), else_pass: true };
     let neighbour = Neighbour {
         name: "feeder".into(),
@@ -61,13 +57,14 @@ fn main() -> anyhow::Result<()> {
         deferral: Duration::from_secs(120),
     };
     router.configure(Desired { config, bfd: BTreeMap::new() });
-    let mut told = usize::MAX;
-    while news.recv().is_ok() {
-        let routes = router.known().routes.len();
-        if routes != told {
-            println!("routes {routes}");
-            told = routes;
+    let mut said = String::new();
+    loop {
+        let taken: u32 = router.neighbours().iter().flat_map(|n| n.routes_in.values()).sum();
+        let say = format!("routes {taken}, known {}", router.known().routes.len());
+        if say != said {
+            println!("{say}");
+            said = say;
         }
+        std::thread::sleep(LOOK);
     }
-    Ok(())
 }

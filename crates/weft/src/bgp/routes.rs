@@ -2,7 +2,7 @@
 //! to after. So readers keep what they have while the next is made.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashSet},
     hash::{DefaultHasher, Hash, Hasher},
     ops::Index,
     sync::Arc,
@@ -12,11 +12,11 @@ use ipnet::IpNet;
 use weft_bgp::report::{Course, Learnt};
 
 /// Parts of one map.
-const PARTS: usize = 256;
+const PARTS: usize = 1024;
 /// After so many new ones it is looked for courses that nobody takes any more.
 const SWEEP: usize = 4096;
 
-type Part = HashMap<IpNet, Arc<Course>>;
+type Part = BTreeMap<IpNet, Arc<Course>>;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Routes {

@@ -33,8 +33,8 @@ pub struct Running {
 
 /// How it says the number of its routes.
 enum Ask {
-    /// It tells by itself.
-    Told(Arc<AtomicU32>),
+    /// It tells by itself what it has taken, and what it has told on.
+    Told(Arc<[AtomicU32; 2]>),
     Bird(PathBuf),
     Gobgp,
 }
@@ -80,13 +80,14 @@ impl Receiver {
         let start = || command.spawn();
         let mut child = netns.run(start)?.with_context(|| format!("start {}", self.name()))?;
         let said = child.stdout.take().context("its output")?;
-        let told = Arc::new(AtomicU32::new(0));
-        let count = told.clone();
+        let told = Arc::new([AtomicU32::new(0), AtomicU32::new(0)]);
+        let counts = told.clone();
         // Read to its end, or a program that talks would stop at a full pipe.
         std::thread::spawn(move || {
             for line in BufReader::new(said).lines().map_while(Result::ok) {
-                let number = line.strip_prefix("routes ").and_then(|text| text.parse().ok());
-                count.store(number.unwrap_or(count.load(Ordering::Relaxed)), Ordering::Relaxed);
+                for (count, word) in counts.iter().zip(["routes", "known"]) {
+                    count.store(number(&line, word), Ordering::Relaxed);
+                }
             }
         });
         let ask = match self {
@@ -135,7 +136,7 @@ impl Running {
     /// Routes that it has taken.
     pub fn routes(&self, netns: &Netns) -> anyhow::Result<u32> {
         match &self.ask {
-            Ask::Told(told) => Ok(told.load(Ordering::Relaxed)),
+            Ask::Told(told) => Ok(told[0].load(Ordering::Relaxed)),
             Ask::Bird(socket) => {
                 let mut birdc = Command::new("/usr/sbin/birdc");
                 birdc.arg("-s").arg(socket).args(["show", "protocols", "all", "feeder"]);
@@ -148,6 +149,14 @@ impl Running {
                 // "Destination: 100000, Path: 100000"
                 Ok(number(&said(netns, &mut gobgp)?, "Destination:"))
             }
+        }
+    }
+
+    /// True if it has told so many on, where it tells them on at all.
+    pub fn knows(&self, routes: u32) -> bool {
+        match &self.ask {
+            Ask::Told(told) => told[1].load(Ordering::Relaxed) >= routes,
+            Ask::Bird(_) | Ask::Gobgp => true,
         }
     }
 
