@@ -90,7 +90,8 @@ pub(crate) struct Hops {
 
 impl Hops {
     pub(crate) fn objects(&self) -> impl Iterator<Item = Object> + '_ {
-        let single = |(dev, via): &(IfName, IpAddr)| Object::NextHop { dev: dev.clone(), via: *via };
+        let single =
+            |(dev, via): &(IfName, IpAddr)| Object::NextHop { dev: dev.clone(), via: *via };
         let group = |hops: &Group| Object::Group { hops: hops.clone() };
         self.ids.keys().map(single).chain(self.groups.keys().map(group))
     }

@@ -71,9 +71,8 @@ pub fn check(settings: &Settings, view: &View) -> Result<(), String> {
             let none = BTreeMap::new();
             let probe = "any".parse().ok();
             // Both mean all nodes, or one that there is.
-            let all = probe.is_some_and(|any| {
-                peer.of.selects(&any, &none) && other.of.selects(&any, &none)
-            });
+            let all = probe
+                .is_some_and(|any| peer.of.selects(&any, &none) && other.of.selects(&any, &none));
             let both = nodes().find(|(name, node)| {
                 let labels = &node.record.labels;
                 peer.of.selects(name, labels) && other.of.selects(name, labels)
@@ -94,7 +93,9 @@ pub fn check(settings: &Settings, view: &View) -> Result<(), String> {
 impl External {
     fn check(&self) -> Result<(), String> {
         asn("asn", self.asn)?;
-        if self.address.is_unspecified() || self.address.is_multicast() || self.address.is_loopback()
+        if self.address.is_unspecified()
+            || self.address.is_multicast()
+            || self.address.is_loopback()
         {
             return Err(format!("{} is no neighbour's address", self.address));
         }
@@ -110,9 +111,13 @@ impl External {
         restart("gracefulRestart", seconds.map(|restart| restart.seconds))?;
         match (self.ttl_security, self.multihop) {
             (Some(_), Some(_)) => {
-                return Err("ttlSecurity and multihop each say how far away it is: write one".into());
+                return Err(
+                    "ttlSecurity and multihop each say how far away it is: write one".into()
+                );
             }
-            (Some(0), None) => return Err("ttlSecurity 0: 1 is a neighbour on the same link".into()),
+            (Some(0), None) => {
+                return Err("ttlSecurity 0: 1 is a neighbour on the same link".into());
+            }
             (None, Some(0)) => return Err("multihop 0: write how many hops away it may be".into()),
             _ => {}
         }

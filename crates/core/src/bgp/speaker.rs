@@ -288,7 +288,8 @@ fn external(me: &Local<'_>, asn: u32, peer: &External) -> Result<Neighbour, Stri
         same.or_else(|| me.underlay.iter().find(fits)).map(|nic| nic.addr.addr())
     };
     let local_addr = nic.addr.addr();
-    let own = |ipv4: bool| if local_addr.is_ipv4() == ipv4 { Some(local_addr) } else { on_dev(ipv4) };
+    let own =
+        |ipv4: bool| if local_addr.is_ipv4() == ipv4 { Some(local_addr) } else { on_dev(ipv4) };
     let ttl = match (peer.ttl_security, peer.multihop) {
         (Some(hops), _) => Ttl::Security(hops.saturating_sub(1)),
         (None, Some(hops)) => Ttl::Hops(hops),

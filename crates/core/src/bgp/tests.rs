@@ -23,8 +23,7 @@ fn labels(rack: &str) -> BTreeMap<String, String> {
 /// A node with its addresses, its rack, and whether it is reached by BGP.
 fn put(view: &mut View, node: &str, addrs: &[&str], rack: &str, bgp: bool) {
     let way = if bgp { "bgp" } else { "direct" };
-    let receives: Vec<_> =
-        addrs.iter().map(|addr| json!({"way": way, "underlay": addr})).collect();
+    let receives: Vec<_> = addrs.iter().map(|addr| json!({"way": way, "underlay": addr})).collect();
     let part = json!({"blocks": [], "receives": receives, "send": 1500, "accept": 1500});
     let record = json!({
         "schema": 1, "boot": "b", "version": "0", "underlay": addrs, "mtu": 1500,
@@ -83,7 +82,10 @@ fn nodes_find_each_other_and_speak_by_the_family_that_both_have() {
          c AS 64512 2001:db8::3 from 2001:db8::1 Any hop 2001:db8::1 bfd\n"
     );
     let alone = said(&view, "a", "", &["192.0.2.1/24"]);
-    assert!(alone.ends_with("problem: neighbour c: it and this node have no address family in common\n"));
+    assert!(
+        alone
+            .ends_with("problem: neighbour c: it and this node have no address family in common\n")
+    );
     let by_name = said(&view, "a", "", &["2001:db8::1/64"]);
     assert!(!by_name.contains("id 192.0.2.1"), "from its name: {by_name}");
     settings(&mut view, json!({"mesh": false}));
@@ -165,8 +167,11 @@ fn who_reflects_is_spread_and_stays_when_others_come_and_go() {
     let mut was = chosen(&all[..101]);
     for count in 102..=300 {
         let now = chosen(&all[..count]);
-        let racks: std::collections::BTreeSet<_> =
-            all.iter().filter(|(name, _)| now.contains(name)).map(|(_, l)| l["rack"].clone()).collect();
+        let racks: std::collections::BTreeSet<_> = all
+            .iter()
+            .filter(|(name, _)| now.contains(name))
+            .map(|(_, l)| l["rack"].clone())
+            .collect();
         assert_eq!((now.len(), racks.len()), (3, 3), "each in a rack of its own");
         let stayed = now.intersection(&was).count();
         assert!(stayed >= 2, "one node that comes moves one at most: {now:?}, {was:?}");
@@ -201,7 +206,10 @@ fn bad_settings_are_refused_with_what_to_do() {
         (json!({"bfd": {"intervalMs": 5}}), "bfd.intervalMs 5: write 10 to 60000"),
         (json!({"bfd": "on"}), "expected `off`, or a map"),
         (json!({"bfd": false}), ""),
-        (json!({"gracefulRestart": {"seconds": 5000}}), "write 1 to 4095, or `gracefulRestart: off`"),
+        (
+            json!({"gracefulRestart": {"seconds": 5000}}),
+            "write 1 to 4095, or `gracefulRestart: off`",
+        ),
         (json!({"reflectors": {"nodes": ["x"]}}), "x is no node of this cluster; there are b"),
         (json!({"reflectors": {"count": 0}}), "write `reflectors: off`"),
         (with(json!({"asn": 0})), "peer tor: asn: AS 0"),
@@ -236,5 +244,8 @@ fn a_misspelt_field_of_a_peer_is_answered_with_the_choices() {
     let written = json!({"peers": [{"name": "tor", "address": "192.0.2.254", "asn": 1, "as": 2}]});
     let read: Settings = serde_json::from_value(written.clone()).unwrap();
     let unknown = crate::network::unknown_fields(&written, &read);
-    assert!(unknown[0].starts_with("peers[0].as (known here: acceptDefault, address"), "{unknown:?}");
+    assert!(
+        unknown[0].starts_with("peers[0].as (known here: acceptDefault, address"),
+        "{unknown:?}"
+    );
 }

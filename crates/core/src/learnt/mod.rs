@@ -3,7 +3,6 @@
 
 mod beside;
 
-
 use std::{
     collections::BTreeMap,
     hash::{DefaultHasher, Hash, Hasher},
@@ -12,8 +11,8 @@ use std::{
 
 use ipnet::IpNet;
 
-pub(crate) use beside::{on_link, through};
 pub use beside::{Beside, Ours, beside};
+pub(crate) use beside::{on_link, through};
 
 /// Everything that is learnt now.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

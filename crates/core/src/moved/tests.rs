@@ -89,7 +89,8 @@ fn choice(receive: Receive, blocks: &[&str]) -> PeerChoice {
             (dev, first_of(&blocks[0]))
         }
     };
-    let path = Path { receive, dev: IfName::new(dev), via, mtu: Mtu::ETHERNET, overhead: 0, legs: vec![] };
+    let path =
+        Path { receive, dev: IfName::new(dev), via, mtu: Mtu::ETHERNET, overhead: 0, legs: vec![] };
     let v4 = Some(Choice { path: Some(path), refused: Vec::new() });
     PeerChoice { revision: (1, 0, 0), blocks, ignored: vec![], v4, v6: None, domain: None }
 }

@@ -266,12 +266,7 @@ fn residents<'a>(now: &'a Situation<'_>, peer: &NodeName) -> Option<(u64, &'a [R
     Some((*revision, &residents.pods))
 }
 
-fn revision(
-    now: &Situation<'_>,
-    peer: &NodeName,
-    part: &Part,
-    node: &Node,
-) -> (u64, u64, u64) {
+fn revision(now: &Situation<'_>, peer: &NodeName, part: &Part, node: &Node) -> (u64, u64, u64) {
     let pods = now.network.join.kind().is_bridged().then(|| residents(now, peer)).flatten();
     let mut ways = part.receives.iter().chain(&part.withdrawing).map(Receive::way);
     let by_bgp = ways.any(|way| way == Way::Bgp);

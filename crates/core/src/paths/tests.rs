@@ -347,7 +347,12 @@ fn once_settled_only_what_the_join_wants_is_held() {
         assert!(cluster.ways().iter().all(|chosen| *chosen == way), "{from} to {to}");
         for machine in &cluster.machines {
             let tunnels = machine.kernel.hold.iter().filter(|h| h.way() == Way::Vxlan).count();
-            assert_eq!(tunnels, usize::from(!["host-gw", "bgp"].contains(&to)), "{from} to {to}: {}", machine.name);
+            assert_eq!(
+                tunnels,
+                usize::from(!["host-gw", "bgp"].contains(&to)),
+                "{from} to {to}: {}",
+                machine.name
+            );
             let sizes = (machine.kernel.send.unwrap().get(), machine.kernel.accept.unwrap().get());
             assert_eq!(sizes, (mtu, mtu), "{from} to {to}");
         }
@@ -367,7 +372,8 @@ fn what_is_refused_is_said_in_the_order_of_preference() {
     let reach: BTreeMap<IpAddr, Option<Reach>> = reach.into();
     let nic =
         Nic { dev: IfName::new("eth0"), addr: "192.0.2.1/24".parse().unwrap(), mtu: Mtu::ETHERNET };
-    let sender = Sender { underlay: &[nic], reach: &reach, only_by: None, learnt: &Learnt::default() };
+    let sender =
+        Sender { underlay: &[nic], reach: &reach, only_by: None, learnt: &Learnt::default() };
     let direct = r#"{"way":"direct","underlay":"198.51.100.2"}"#;
     let vxlan = r#"{"way":"vxlan","underlay":"198.51.100.2","vni":7,"port":4789,"mac":"02:00:00:00:00:02"}"#;
     let cases: [(&[&str], &[Way], &str); 3] = [

@@ -378,7 +378,12 @@ impl Node {
             node: &self.agent.node,
             name,
             network,
-            sender: Sender { underlay: &[], reach: &BTreeMap::new(), only_by: None, learnt: &Learnt::default() },
+            sender: Sender {
+                underlay: &[],
+                reach: &BTreeMap::new(),
+                only_by: None,
+                learnt: &Learnt::default(),
+            },
             blocks: &blocks,
             view: &shown.view,
             parent: None,

@@ -143,7 +143,8 @@ fn turn(agent: &Agent, memory: &mut Memory, why: Reasons) -> bool {
         tracing::warn!(problem, "found");
     }
     let to_retry = agent.pods_gone.load(Ordering::SeqCst);
-    let all_well = serving.converged && !to_retry && memory.waiting.is_empty();
+    let all_well =
+        serving.converged && !to_retry && memory.waiting.is_empty() && !agent.bgp.looks_again();
     agent.set_serving(serving);
     agent.tell_residents();
     agent.strangers.ring();

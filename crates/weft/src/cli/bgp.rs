@@ -69,15 +69,12 @@ fn status(status: &BgpStatus) -> String {
     let Some(speaker) = &status.speaker else {
         return "no network is joined by BGP: no neighbour is spoken to\n".into();
     };
-    let mut out = format!(
-        "AS {} router id {} routes {}\n",
-        speaker.asn, speaker.router_id, status.routes
-    );
+    let mut out =
+        format!("AS {} router id {} routes {}\n", speaker.asn, speaker.router_id, status.routes);
     if status.settling {
         out += "  after a restart: routes of before stay until all neighbours have said theirs\n";
     }
-    let head =
-        ["NEIGHBOUR", "ADDRESS", "AS", "STATE", "SINCE", "IN", "OUT", "BFD", "LAST ERROR"];
+    let head = ["NEIGHBOUR", "ADDRESS", "AS", "STATE", "SINCE", "IN", "OUT", "BFD", "LAST ERROR"];
     out += &table(&head, status.neighbours.iter().map(row));
     for (dst, why) in &status.refused {
         let _ = writeln!(out, "  left out {dst}: {why}");

@@ -7,12 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use axum::{
-    Json,
-    extract::State,
-    http::StatusCode,
-    response::Response,
-};
+use axum::{Json, extract::State, http::StatusCode, response::Response};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -57,10 +52,9 @@ pub fn status(agent: &Agent) -> BgpStatus {
     unresolved.extend(beside.unresolved.clone());
     unresolved.retain(|dst, _| !beside.refused.contains_key(dst));
     BgpStatus {
-        speaker: agent.bgp_speaker().map(|speaker| SpeakerStatus {
-            asn: speaker.asn,
-            router_id: speaker.router_id,
-        }),
+        speaker: agent
+            .bgp_speaker()
+            .map(|speaker| SpeakerStatus { asn: speaker.asn, router_id: speaker.router_id }),
         neighbours: agent.bgp_neighbours(),
         routes: known.routes.len(),
         settling: known.settling,
@@ -144,10 +138,7 @@ pub(super) fn settings(agent: &Agent) -> Settings {
 }
 
 /// Checks what is said of BGP beside the nodes that there are before it is written.
-pub(super) async fn apply(
-    State(agent): State<Arc<Agent>>,
-    Json(written): Json<Value>,
-) -> Response {
+pub(super) async fn apply(State(agent): State<Arc<Agent>>, Json(written): Json<Value>) -> Response {
     let checked = from_value::<Settings>(written).map_err(|error| format!("{error:#}"));
     let checked = checked.and_then(|settings| {
         check(&settings, &agent.shown().view)?;

@@ -127,8 +127,10 @@ fn bgp(agent: &Agent, text: &mut Text) {
     };
     let by_family = |routes: fn(&NeighbourReport) -> &BTreeMap<Family, u32>| {
         let all = neighbours.iter().flat_map(|n| routes(n).iter().map(move |of| (n, of)));
-        all.map(|(n, (family, count))| (label(n, &format!(",family=\"{family}\"")), (*count).into()))
-            .collect::<Vec<_>>()
+        all.map(|(n, (family, count))| {
+            (label(n, &format!(",family=\"{family}\"")), (*count).into())
+        })
+        .collect::<Vec<_>>()
     };
     let up = each(|n| (n.state == "established").into());
     text.metric("weft_bgp_session_up", "gauge", "1 if the session is established", &up);

@@ -76,10 +76,7 @@ pub fn spawn(agent: &Arc<Agent>, runtime: &tokio::runtime::Runtime) -> anyhow::R
             "/v1/networks",
             get(|State(agent): Shared| async move { reported(report::networks(&agent)) }),
         )
-        .route(
-            "/v1/bgp",
-            get(|State(agent): Shared| async move { reported(bgp::status(&agent)) }),
-        )
+        .route("/v1/bgp", get(|State(agent): Shared| async move { reported(bgp::status(&agent)) }))
         .route(
             "/v1/bgp/routes",
             get(|State(agent): Shared| async move { reported(bgp::routes(&agent)) }),

@@ -181,9 +181,11 @@ impl Cluster {
     /// Every peer has a block of each family; by BGP, it was learnt too.
     fn sees_peers(&self, node: &Node, name: &str, join: &str) -> anyhow::Result<bool> {
         let paths = node.ask("GET", "/v1/paths", None)?;
-        let ours = paths.as_array().into_iter().flatten().filter(|path| {
-            path["network"] == name && (join != "bgp" || path["way"] == "bgp")
-        });
+        let ours = paths
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter(|path| path["network"] == name && (join != "bgp" || path["way"] == "bgp"));
         Ok(ours.count() == self.families() * (self.nodes.len() - 1))
     }
 

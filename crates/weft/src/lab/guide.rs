@@ -13,8 +13,8 @@ use super::{
 const ATTACHES: [&str; 2] = ["veth", "bridge"];
 /// Every ordered pair of joins as one walk, but for `auto` to `bgp`.
 const WALK: [&str; 13] = [
-    "vxlan", "host-gw", "vxlan", "auto", "host-gw", "auto", "vxlan", "bgp", "host-gw", "bgp", "vxlan",
-    "bgp", "auto",
+    "vxlan", "host-gw", "vxlan", "auto", "host-gw", "auto", "vxlan", "bgp", "host-gw", "bgp",
+    "vxlan", "bgp", "auto",
 ];
 /// Flows run so long before and after each change.
 const CALM: Duration = Duration::from_millis(300);

@@ -222,13 +222,19 @@ fn bad_settings_change_nothing_and_good_ones_are_followed() {
         ("asn: 0", "AS 0 is reserved"),
         ("holdSeconds: 2", "3 and more (RFC 4271, 4.2)"),
         ("as: 64513", "unknown field as (known here: aggregates, asn"),
-        ("reflectors: {nodes: [node-z]}", "node-z is no node of this cluster; there are node-a, node-b"),
+        (
+            "reflectors: {nodes: [node-z]}",
+            "node-z is no node of this cluster; there are node-a, node-b",
+        ),
         (
             "peers: [{name: x, address: 192.0.2.2, asn: 65001}]",
             "192.0.2.2 is the address of node node-b",
         ),
         ("peers: [{name: x, adress: 192.0.2.9, asn: 65001}]", "missing field `address`"),
-        ("peers: [{name: x, address: 192.0.2.9, asn: 65001, pasive: true}]", "unknown field peers[0].pasive"),
+        (
+            "peers: [{name: x, address: 192.0.2.9, asn: 65001, pasive: true}]",
+            "unknown field peers[0].pasive",
+        ),
     ] {
         let (said, code) = apply(text);
         assert!(code == 1 && said.contains(want), "{text}: {said}");
@@ -261,5 +267,38 @@ fn bad_settings_change_nothing_and_good_ones_are_followed() {
     let (said, code) = weft(node, "bgp reset");
     assert_eq!(code, 0, "{said}");
     site.settled("net", "bgp").unwrap();
+    well(&site);
+}
+
+#[test]
+fn nodes_that_come_to_reflect_and_cease_to_lose_nothing() {
+    let site = cluster(4, "veth", "bgp");
+    let pods = site.add_pods("net", "").unwrap();
+    let sessions = |node: &Node| bgp(node)["neighbours"].as_array().unwrap().len();
+    let node = &site.nodes[0];
+    for (reflectors, far) in [
+        (json!({"nodes": ["node-a", "node-b"]}), 2),
+        (json!({"nodes": ["node-b", "node-c"]}), 2),
+        (json!({"above": 3, "count": 2}), 2),
+        (json!("off"), 3),
+    ] {
+        let flows = flowing(&pods[..3]);
+        calm();
+        node.ask("PUT", "/v1/bgp/settings", Some(json!({"reflectors": reflectors}))).unwrap();
+        // Who does not reflect has sessions with those alone that do.
+        for node in &site.nodes {
+            node.wait_until("settled", |node| {
+                let all = bgp(node)["neighbours"].as_array().unwrap().clone();
+                Ok([far, 3].contains(&all.len()) && all.iter().all(|n| n["state"] == "established"))
+            })
+            .unwrap();
+        }
+        until("with as many sessions as are wanted", || {
+            let few = site.nodes.iter().filter(|node| sessions(node) == far).count();
+            few == if far == 3 { 4 } else { 2 }
+        });
+        nothing_lost(flows, &format!("reflectors {reflectors}"));
+        site.settled("net", "bgp").unwrap();
+    }
     well(&site);
 }

@@ -44,7 +44,12 @@ fn beside_a_peer(network: &str) -> Vec<String> {
         node: &me,
         name: &name,
         network: &network,
-        sender: Sender { underlay: &nics, reach: &reach, only_by: None, learnt: &Learnt::default() },
+        sender: Sender {
+            underlay: &nics,
+            reach: &reach,
+            only_by: None,
+            learnt: &Learnt::default(),
+        },
         blocks: &blocks,
         view: &view,
         known: None,

@@ -3,6 +3,7 @@
 //! is done is `crate::bgp`'s.
 
 mod convert;
+mod parting;
 mod say;
 
 use std::{
@@ -51,11 +52,19 @@ struct Inner {
     /// Since when each session is down.
     down: BTreeMap<IpAddr, Instant>,
     learnt: Option<(Arc<Known>, Arc<Learnt>)>,
+    parting: parting::Parting,
+    /// What is told depends on time alone.
+    looks_again: bool,
 }
 
 impl Bgp {
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.0.lock().expect(POISONED)
+    }
+
+    /// True if there is to be another round soon.
+    pub fn looks_again(&self) -> bool {
+        self.inner().looks_again
     }
 
     /// Before the process ends: neighbours keep what they learnt of us, as was agreed.
@@ -140,7 +149,11 @@ pub(super) fn tell(agent: &Agent, view: &View, serving: &Serving, links: &[HostL
         view,
     });
     let (passwords, mut problems) = passwords(&speaker, &mut inner.passwords);
-    let desired = convert::desired(&speaker, &view.bgp, originated, &passwords);
+    let mut desired = convert::desired(&speaker, &view.bgp, originated, &passwords);
+    let neighbours = inner.follow();
+    let Inner { parting, told, speaker: before, .. } = &mut *inner;
+    let was = (told.as_ref(), before.as_ref());
+    inner.looks_again = parting.keep(&mut desired, was, (view, &neighbours));
     problems.extend(speaker.problems.iter().map(|problem| format!("BGP: {problem}")));
     inner.problems = problems;
     inner.speaker = Some(speaker);
@@ -150,7 +163,6 @@ pub(super) fn tell(agent: &Agent, view: &View, serving: &Serving, links: &[HostL
         router.configure(desired.clone());
         inner.told = Some(desired);
     }
-    inner.follow();
     true
 }
 
@@ -200,7 +212,8 @@ fn passwords(
     }
     for (path, (why, of)) in failed {
         let had = known.get(path).cloned();
-        let until = if had.is_some() { "the one read before serves" } else { "no session until then" };
+        let until =
+            if had.is_some() { "the one read before serves" } else { "no session until then" };
         problems.push(format!(
             "BGP: the password of {} can't be read: {}: {why} ({until})",
             of.join(", "),
@@ -234,7 +247,8 @@ pub(super) fn installed(
         return Beside::default();
     }
     let ranges = view.networks.iter();
-    let ranges = ranges.flat_map(|(name, network)| network.ranges.iter().map(|r| (name.clone(), *r)));
+    let ranges =
+        ranges.flat_map(|(name, network)| network.ranges.iter().map(|r| (name.clone(), *r)));
     let blocks = view.claims.iter().map(|((_, block), claim)| (*block, claim.node == agent.node));
     let connected: Vec<_> = nics(links).iter().map(|nic| nic.addr.trunc()).collect();
     beside(
@@ -284,7 +298,8 @@ impl Agent {
             format!("BGP: learnt route {dst} is left out: {why} (`weft bgp routes`)")
         }));
         if refused.len() > TOLD_MAX {
-            problems.push(format!("BGP: {} more learnt routes are left out", refused.len() - TOLD_MAX));
+            problems
+                .push(format!("BGP: {} more learnt routes are left out", refused.len() - TOLD_MAX));
         }
         problems
     }
