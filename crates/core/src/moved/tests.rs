@@ -11,7 +11,7 @@ use crate::{
     join::{Receive, bridged::Domain},
     name::{IfName, Mac, Mtu, NetworkName, NodeName},
     network::Network,
-    paths::{Choice, Choices, Path, Stage},
+    paths::{Choice, Choices, Leg, Path, Stage},
     view::{Part, Resident},
 };
 
@@ -37,6 +37,39 @@ fn worlds() -> Vec<Choices> {
         ]
     };
     pairs(peer)
+}
+
+/// The same by BGP: by the peer itself, by one router or by two at once, which both peers share, each
+/// block by another.
+fn worlds_by_bgp() -> Vec<Choices> {
+    pairs(|name| {
+        let own = format!("10.1.{name}.0/24");
+        let by = |legs: &[(&str, &[u8])]| {
+            let blocks: Vec<&str> = legs.iter().map(|(block, _)| *block).collect();
+            let receive = Receive::Bgp { underlay: [192, 0, 2, name].into() };
+            let mut choice = choice(receive, &blocks);
+            let path = choice.v4.as_mut().unwrap().path.as_mut().unwrap();
+            path.legs = legs
+                .iter()
+                .map(|(block, hops)| Leg {
+                    block: block.parse().unwrap(),
+                    hops: hops
+                        .iter()
+                        .map(|n| (IfName::new("eth0"), IpAddr::from([192, 0, 2, *n])))
+                        .collect::<Vec<_>>()
+                        .into(),
+                })
+                .collect();
+            Some(choice)
+        };
+        vec![
+            None,
+            by(&[(&own, &[name])]),
+            by(&[(&own, &[253, 254])]),
+            by(&[(&own, &[254]), ("10.1.9.0/24", &[253])]),
+            by(&[("10.1.9.0/24", &[253, 254])]),
+        ]
+    })
 }
 
 /// The same on a bridged segment: a pod or none, one that both peers tell of, one with an address
@@ -113,6 +146,11 @@ fn stage(choices: &Choices) -> Stage {
 #[test]
 fn what_moved_is_what_everything_would_say() {
     as_everything(&worlds());
+}
+
+#[test]
+fn what_moved_by_bgp_is_what_everything_would_say() {
+    as_everything(&worlds_by_bgp());
 }
 
 #[test]

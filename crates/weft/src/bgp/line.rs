@@ -75,10 +75,7 @@ impl Line {
 
     /// Writes what `more` gives, until it gives nothing, the kernel takes nothing, or others are to be
     /// served. An error is why the connection has ended.
-    pub(super) fn write(
-        &mut self,
-        mut more: impl FnMut(&mut Vec<u8>, usize),
-    ) -> Result<(), Closed> {
+    pub(super) fn write(&mut self, mut more: impl FnMut(&mut Vec<u8>, usize)) -> Result<(), Closed> {
         let mut room = WRITE_MAX;
         while room > 0 {
             if self.written == self.out.len() {
@@ -154,8 +151,7 @@ pub(super) fn not_connected(error: &io::Error, from: IpAddr, badly_signed: u64) 
     let why = match error.kind() {
         ErrorKind::ConnectionRefused => return Closed::ByPeer,
         ErrorKind::TimedOut if badly_signed > 0 => {
-            "no answer, but packets without the right TCP-MD5 signature: the passwords differ"
-                .into()
+            "no answer, but packets without the right TCP-MD5 signature: the passwords differ".into()
         }
         ErrorKind::TimedOut => format!("timed out after {} s", ANSWER.as_secs()),
         ErrorKind::AddrNotAvailable => format!("this node does not have the address {from}"),

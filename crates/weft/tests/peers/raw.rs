@@ -8,7 +8,9 @@ use std::{
 
 use weft_bgp::{
     attrs::{AsPath, Attrs, Family, NextHop, Segment},
-    wire::{Agreed, Capability, Frames, Message, Notification, Open, PORT, Packer, read, write},
+    wire::{
+        Agreed, Capability, Frames, Message, Notification, Open, PORT, Packer, read, write,
+    },
 };
 use weft_linux::{Netns, tcp};
 

@@ -38,3 +38,4 @@ fn ends_as_it_should(kind: Kind) {
     assert_eq!(through.count(), left.len() - 2);
     assert_eq!(ours.report("10.0.0.2").established, 1);
 }
+

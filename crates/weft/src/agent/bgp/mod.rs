@@ -15,12 +15,15 @@ use std::{
     time::{Duration, Instant},
 };
 
+use ipnet::IpNet;
 use weft_bgp::report::NeighbourReport;
 use weft_core::{
     bgp::{self, Local, Speaker},
     join::{Receive, Way},
     learnt::{Beside, Learnt, Ours, beside},
     paths::Nic,
+    plan::Change,
+    state::Key,
     view::View,
 };
 use weft_linux::HostLink;
@@ -241,7 +244,7 @@ pub(super) fn installed(
     agent: &Agent,
     view: &View,
     learnt: &Learnt,
-    (links, reach): (&[HostLink], &super::node::Reaches),
+    (links, reach): (&[HostLink], &super::ways::Reaches),
 ) -> Beside {
     if learnt.routes.is_empty() {
         return Beside::default();
@@ -261,6 +264,18 @@ pub(super) fn installed(
             reach,
         },
     )
+}
+
+/// What BGP's neighbours may have said before this process began, and have yet to say again.
+pub(super) fn may_be_said_again(serving: &Serving, change: &Change) -> bool {
+    let own = |dst: &IpNet| {
+        serving.networks.values().flat_map(|here| &here.blocks).any(|block| block.contains(dst))
+    };
+    match change {
+        Change::Drop(Key::Route(dst)) => !own(dst),
+        Change::Drop(key) => matches!(key, Key::NextHop(..) | Key::Group(_)),
+        _ => false,
+    }
 }
 
 impl Agent {
