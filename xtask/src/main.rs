@@ -44,6 +44,8 @@ enum Bench {
     Scale(bench::Scale),
     /// Many pods on nodes that share one range through etcd: what an address takes, and how long all
     Addresses(bench::Addresses),
+    /// A large table told by one BGP neighbour, to weft, BIRD and GoBGP: time, CPU and memory
+    Bgp(bench::Bgp),
 }
 
 fn vm_says(script: &str) -> anyhow::Result<()> {
@@ -61,6 +63,7 @@ fn main() -> ExitCode {
         Task::Bench(Bench::Path(paths)) => bench::path(&paths),
         Task::Bench(Bench::Scale(scale)) => bench::scale(&scale),
         Task::Bench(Bench::Addresses(addresses)) => bench::addresses(&addresses),
+        Task::Bench(Bench::Bgp(bgp)) => bench::bgp(&bgp),
         Task::Models(models) => models.run(),
         Task::Vm { script } => vm_says(&script),
         Task::Plugin => run::plugin().map(|path| println!("{}", path.display())),

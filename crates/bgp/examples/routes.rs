@@ -1,28 +1,37 @@
-//! What a large table takes: `routes 1000000 10` has one neighbour say a million routes, ten with the
-//! same attributes each, and prints routes a second and bytes a route. The other half of the wall:
-//! the clock and the process's memory are read here, the tables are told nothing of it.
+//! What large tables take: `routes neighbours 500` has as many neighbours say two routes each, first to
+//! one that tells them its own alone, then to one that reflects. `routes 1000000 10` has one neighbour say a million routes, ten with the
+//! same attributes each, and prints routes a second (of the processor's time, not of the clock's) and
+//! bytes a route. The other half of the wall: the process's time and memory are read here, the tables
+//! are told nothing of it.
 #![allow(clippy::disallowed_methods)]
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use weft_bgp::{
     attrs::{AsPath, Attrs, Community, Family, NextHop, Segment},
-    config::{Filter, Neighbour, Ttl},
+    config::{Filter, Neighbour, Originated, Ttl},
     rib::{Peer, Rib},
-    wire::{self, Agreed, Frames, Message, Packer},
+    wire::{self, Agreed, Frames, Message, Packer, Reach, Update},
 };
 
 const OUT: usize = 65_536;
 
 fn main() {
-    let mut args = std::env::args().skip(1).map(|arg| arg.parse::<u32>().expect("a number"));
-    let routes = args.next().unwrap_or(1_000_000);
-    let each = args.next().unwrap_or(10).max(1);
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let number = |at: usize, default| match args.get(at) {
+        Some(arg) => arg.parse::<u32>().expect("a number"),
+        None => default,
+    };
+    if args.first().is_some_and(|arg| arg == "neighbours") {
+        [false, true].into_iter().for_each(|reflects| neighbours(number(1, 500), reflects));
+        return;
+    }
+    let (routes, each) = (number(0, 1_000_000), number(1, 10).max(1));
     for family in Family::ALL {
         measure(family, routes, each);
     }
@@ -38,59 +47,91 @@ fn measure(family: Family, routes: u32, each: u32) {
 
     let messages = feed(family, routes, each, &feeder.agreed);
     let resident = memory();
-    let begin = Instant::now();
-    let mut reading = Duration::ZERO;
+    let begin = cpu();
     let mut frames = Frames::default();
     for chunk in messages.chunks(OUT) {
         frames.push(chunk);
         while let Ok(Some(message)) = frames.cut() {
-            let before = Instant::now();
-            let message = wire::read(&message, &feeder.agreed);
-            reading += before.elapsed();
-            if let Ok(Some(Message::Update(update))) = message {
+            if let Ok(Some(Message::Update(update))) = wire::read(&message, &feeder.agreed) {
                 rib.update(addr(1), update);
             }
         }
     }
-    let whole = begin.elapsed();
-    line("read", routes, reading);
-    line("read and taken", routes, whole);
+    line("read and taken", routes, cpu() - begin);
     bytes("taken", routes, resident);
 
     let before = memory();
     rib.up(addr(2), listener);
-    let begin = Instant::now();
+    let begin = cpu();
     let (mut told, mut longest) = (0, Duration::ZERO);
     while rib.has_outgoing(addr(2)) {
         let mut buffer = Vec::new();
-        let begin = Instant::now();
+        let begin = cpu();
         told += rib.outgoing(addr(2), &mut buffer, OUT);
-        longest = longest.max(begin.elapsed());
+        longest = longest.max(cpu() - begin);
     }
     line(
         &format!("told in {told} messages, {longest:.1?} at most at once,"),
         routes,
-        begin.elapsed(),
+        cpu() - begin,
     );
     bytes("told", routes, before);
 
-    let begin = Instant::now();
+    let begin = cpu();
     let mut changed = 0;
     while let more @ 1.. = rib.changed(4096).len() {
         changed += more;
     }
-    line(&format!("learnt by changed, {changed},"), routes, begin.elapsed());
+    line(&format!("learnt by changed, {changed},"), routes, cpu() - begin);
 
-    let begin = Instant::now();
+    let begin = cpu();
     let kept = rib.keep();
-    line(&format!("kept in {} MB", kept.len() / 1_000_000), routes, begin.elapsed());
-    let begin = Instant::now();
+    line(&format!("kept in {} MB", kept.len() / 1_000_000), routes, cpu() - begin);
+    let begin = cpu();
     rib.down(addr(1), &BTreeSet::new());
-    line("taken out", routes, begin.elapsed());
+    line("taken out", routes, cpu() - begin);
     while rib.has_outgoing(addr(2)) {
         rib.outgoing(addr(2), &mut Vec::new(), OUT);
     }
-    line("and said to be gone", routes, begin.elapsed());
+    line("and said to be gone", routes, cpu() - begin);
+}
+
+/// Internal ones, as the nodes of a mesh or the clients of a reflector.
+fn neighbours(count: u32, reflects: bool) {
+    let (resident, begin) = (memory(), cpu());
+    let mut rib = Rib::new();
+    let connected = ["10.0.0.0/8".parse::<IpNet>().expect("a prefix")];
+    let own = BTreeMap::from([("172.16.0.0/26".parse().expect("a prefix"), Originated::default())]);
+    rib.configure(Ipv4Addr::new(10, 255, 0, 1), &own, &connected, 4);
+    let addr = |number: u32| IpAddr::from(Ipv4Addr::from_bits(10 << 24 | number));
+    for number in 1..=count {
+        let mut peer = peer(100);
+        peer.config.remote_as = peer.config.local_as;
+        peer.config.client = reflects;
+        peer.config.own_only = !reflects;
+        peer.agreed.external = false;
+        peer.router_id = Ipv4Addr::from_bits(number);
+        rib.up(addr(number), peer);
+    }
+    for number in 1..=count {
+        let prefixes = (0..2).map(|block| prefix(Family::Ipv4, number * 2 + block)).collect();
+        let IpAddr::V4(next_hop) = addr(number) else { return };
+        let reach = vec![Reach { next_hop: NextHop::V4(next_hop), prefixes }];
+        let attrs = Some(Attrs { local_pref: Some(100), ..Attrs::default() });
+        rib.update(addr(number), Update { attrs, reach, ..Update::default() });
+    }
+    let what = if reflects { "clients" } else { "neighbours" };
+    println!("{count} {what} have said two routes each: {:.1?}", cpu() - begin);
+    let mut told = 0;
+    for number in 1..=count {
+        while rib.has_outgoing(addr(number)) {
+            told += rib.outgoing(addr(number), &mut Vec::new(), OUT);
+        }
+    }
+    println!("  and were told all, {told} messages: {:.1?}", cpu() - begin);
+    bytes("each", count, resident);
+    (1..=count).for_each(|number| rib.down(addr(number), &BTreeSet::new()));
+    println!("  and went away: {:.1?}", cpu() - begin);
 }
 
 fn line(what: &str, routes: u32, took: Duration) {
@@ -100,7 +141,14 @@ fn line(what: &str, routes: u32, took: Duration) {
 #[allow(clippy::cast_precision_loss)]
 fn bytes(what: &str, routes: u32, before: usize) {
     let bytes = memory().saturating_sub(before) as f64;
-    println!("  {what}: {:.1} MB, {:.1} bytes a route", bytes / 1e6, bytes / f64::from(routes));
+    println!("  {what}: {:.1} MB, {:.1} bytes of each", bytes / 1e6, bytes / f64::from(routes));
+}
+
+/// What this thread has had of the processor.
+fn cpu() -> Duration {
+    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    let nanos = stat.split_whitespace().next().and_then(|nanos| nanos.parse().ok());
+    Duration::from_nanos(nanos.unwrap_or(0))
 }
 
 /// Resident, in bytes.

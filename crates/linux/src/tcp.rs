@@ -46,12 +46,13 @@ pub fn listen(ipv6: bool, port: u16) -> io::Result<TcpListener> {
         set(&socket, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, &1)?;
     }
     set_sent(&socket, ipv6, Some(u8::MAX))?;
+    set(&socket, libc::IPPROTO_TCP, libc::TCP_SAVE_SYN, &1)?;
     bind(socket.as_raw_fd(), &storage(SocketAddr::new(any, port)))?;
     listen_on(&socket, Backlog::new(BACKLOG)?)?;
     Ok(socket.into())
 }
 
-/// The next connection, with what it is to be like from now on; none: nobody has connected.
+/// The next connection, and from where; none: nobody has connected.
 pub fn accept(listener: &TcpListener) -> io::Result<Option<(TcpStream, SocketAddr)>> {
     match listener.accept() {
         Ok((stream, from)) => {
@@ -96,6 +97,26 @@ pub fn set_hops(socket: &impl AsRawFd, ipv6: bool, hops: Hops) -> io::Result<()>
         (libc::IPPROTO_IP, libc::IP_MINTTL)
     };
     set(socket, level, option, &libc::c_int::from(least))
+}
+
+/// The TTL that a connection which was accepted came with; none once it was asked for. What was said
+/// over it before `set_hops` was not looked at.
+pub fn came_with(socket: &impl AsRawFd, ipv6: bool) -> Option<u8> {
+    let mut headers = [0u8; 128];
+    let mut length = libc::socklen_t::try_from(headers.len()).ok()?;
+    // SAFETY: the descriptor is open; the kernel writes no more than the length says.
+    #[allow(unsafe_code)]
+    let done = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_SAVED_SYN,
+            headers.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    };
+    let at = if ipv6 { 7 } else { 8 };
+    (done == 0 && length > 8).then(|| headers[at])
 }
 
 /// How long what was said may stay unanswered by the other's kernel, or not be read by his program,

@@ -1,6 +1,7 @@
 //! Measurements: always side by side in one run, interleaved, as ratios.
 
 mod addresses;
+mod bgp;
 mod cni;
 mod contender;
 mod load;
@@ -10,6 +11,7 @@ mod scale;
 use clap::Args;
 
 pub use addresses::{Addresses, addresses};
+pub use bgp::{Bgp, bgp};
 pub use cni::cni;
 pub use path::{Paths, path};
 pub use scale::{Scale, scale};

@@ -100,6 +100,8 @@ impl Session {
         if session.send.said != session.send.used || session.hear.said != session.hear.used {
             session.poll.begin();
         }
+        // It may have asked for patience before it ended.
+        session.pace();
         session
     }
 
@@ -128,6 +130,21 @@ impl Session {
         self.settings = possible(settings);
         self.pace();
         self.schedule(now, dice);
+    }
+
+    /// Asks the other side to wait for so long before it takes this one for dead. Nothing else
+    /// changes, so it is to be followed by an end: a successor goes on as its settings say.
+    pub fn ask_patience(&mut self, time: Duration, now: Time, dice: &mut Dice) {
+        let slow = time / self.settings.multiplier.into();
+        if self.state == State::Up && slow > self.send.used && self.send.send_every(slow, true) {
+            self.poll.begin();
+            self.schedule(now, dice);
+        }
+    }
+
+    /// Nothing was asked that is not answered.
+    pub fn is_settled(&self) -> bool {
+        self.state != State::Up || self.poll == Poll::Idle
     }
 
     /// Says from now on that it is switched off.

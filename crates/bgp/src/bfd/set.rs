@@ -210,6 +210,21 @@ impl Bfd {
         self.on(peer, |session, _| session.source_port = port).map(|()| port)
     }
 
+    /// Before a restart that is planned: asks all to wait for so long before they take us for dead.
+    /// Once it `is_settled` they do.
+    pub fn ask_patience(&mut self, time: Duration, now: Time) {
+        let peers: Vec<IpAddr> = self.sessions.keys().copied().collect();
+        for peer in peers {
+            self.on(peer, |session, dice| session.ask_patience(time, now, dice));
+        }
+        self.tick(now);
+    }
+
+    /// All neighbours that are up know what they were told last.
+    pub fn is_settled(&self) -> bool {
+        self.sessions.values().all(Session::is_settled)
+    }
+
     /// Says to all that it is switched off, so that nobody takes it for dead.
     pub fn stop(&mut self, now: Time) {
         self.configure(BTreeMap::new(), now);

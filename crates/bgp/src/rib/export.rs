@@ -12,9 +12,6 @@ use super::{
 };
 use crate::attrs::{AsPath, Attrs, Family, NextHop, Segment};
 
-/// As many AS numbers as one segment holds (RFC 4271, 4.3).
-const SEGMENT_MAX: usize = 255;
-
 /// Whether the neighbour may hear of a path, its prefix aside; `from` said it, none: it is our own.
 pub(super) fn may_tell(
     path: Path,
@@ -50,8 +47,10 @@ pub(super) fn route_for(
             let attrs = outside(attrs, path.is_own(), peer);
             Some((attrs, own_next_hop(family, peer)?))
         }
-        Some(from) if !from.external => understands(family, next_hop, peer)
-            .then(|| (reflected(attrs, from, router_id), next_hop)),
+        Some(from) if !from.external => {
+            let next_hop = reflected_next_hop(family, next_hop, peer)?;
+            Some((reflected(attrs, from, router_id), next_hop))
+        }
         _ => {
             let local_pref = attrs.local_pref.or(Some(LOCAL_PREF));
             let attrs = Attrs { local_pref, ..with_communities(attrs, path.is_own(), peer) };
@@ -94,12 +93,13 @@ fn with_communities(mut attrs: Attrs, own: bool, peer: &Peer) -> Attrs {
     attrs
 }
 
-/// Confederations are left out on the way to the outside (RFC 5065, 5.2).
+/// Confederations are left out on the way to the outside (RFC 5065, 5.2). A sequence that is too long
+/// for one segment is the codec's to cut.
 fn prepended(path: AsPath, asn: u32) -> AsPath {
     let plain = |segment: &Segment| matches!(segment, Segment::Sequence(_) | Segment::Set(_));
     let mut segments: Vec<Segment> = path.0.into_iter().filter(plain).collect();
     match segments.first_mut() {
-        Some(Segment::Sequence(asns)) if asns.len() < SEGMENT_MAX => asns.insert(0, asn),
+        Some(Segment::Sequence(asns)) => asns.insert(0, asn),
         _ => segments.insert(0, Segment::Sequence(vec![asn])),
     }
     AsPath(segments)
@@ -117,9 +117,13 @@ fn own_next_hop(family: Family, peer: &Peer) -> Option<NextHop> {
     }
 }
 
-fn understands(family: Family, next_hop: NextHop, peer: &Peer) -> bool {
-    match (family, next_hop) {
-        (Family::Ipv4, NextHop::V6(..)) => peer.agreed.ipv4_over_ipv6,
-        _ => true,
+/// The same, if the neighbour understands it; a link-local address means nothing on other links
+/// (RFC 2545, 3), so we stand in for one that has no other.
+fn reflected_next_hop(family: Family, next_hop: NextHop, peer: &Peer) -> Option<NextHop> {
+    match next_hop {
+        NextHop::V6(addr, _) if addr.is_unicast_link_local() => own_next_hop(family, peer),
+        NextHop::V6(..) if family == Family::Ipv4 && !peer.agreed.ipv4_over_ipv6 => None,
+        NextHop::V6(addr, _) => Some(NextHop::V6(addr, None)),
+        NextHop::V4(_) => Some(next_hop),
     }
 }

@@ -17,7 +17,7 @@ use super::{
     routes::Routes,
     table::{Key, Table, bits},
 };
-use crate::attrs::{Family, NextHop};
+use crate::attrs::Family;
 
 /// A route leads to a next hop through at most so many others.
 const DEPTH: usize = 4;
@@ -25,7 +25,8 @@ const DEPTH: usize = 4;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Hop {
     uses: u32,
-    said: Option<NextHop>,
+    /// None: this one is free.
+    said: Option<IpAddr>,
     onlink: bool,
     /// On-link addresses; none: it leads nowhere.
     vias: Vec<IpAddr>,
@@ -37,7 +38,7 @@ pub(super) struct Hop {
 pub(super) struct Hops {
     list: Vec<Hop>,
     free: Vec<u32>,
-    by_said: BTreeMap<NextHop, u32>,
+    by_said: BTreeMap<IpAddr, u32>,
     /// Those that are not on-link, by address, so that a route that covers one is noticed.
     far: BTreeSet<(Family, u128, u32)>,
     connected: Vec<IpNet>,
@@ -48,7 +49,7 @@ pub(super) struct Hops {
 }
 
 impl Hops {
-    pub fn take(&mut self, said: NextHop) -> u32 {
+    pub fn take(&mut self, said: IpAddr) -> u32 {
         let id = match self.by_said.get(&said) {
             Some(id) => *id,
             None => self.add(said),
@@ -85,7 +86,7 @@ impl Hops {
     }
 
     pub fn said(&self, id: u32) -> Option<IpAddr> {
-        self.list[id as usize].said.map(NextHop::addr)
+        self.list[id as usize].said
     }
 
     /// The paths of a prefix have changed: does anything here lead through it?
@@ -112,7 +113,7 @@ impl Hops {
 
     #[cfg(test)]
     pub fn len(&self) -> u32 {
-        u32::try_from(self.list.len() - self.free.len()).unwrap()
+        u32::try_from((self.list.len() - self.free.len()).max(self.far.len())).unwrap()
     }
 
     /// True if `resolve` has something to do.
@@ -120,7 +121,7 @@ impl Hops {
         self.shaken || !self.fresh.is_empty()
     }
 
-    fn add(&mut self, said: NextHop) -> u32 {
+    fn add(&mut self, said: IpAddr) -> u32 {
         let hop = Hop { uses: 0, said: Some(said), ..self.place(said) };
         let far = !hop.onlink;
         let id = match self.free.pop() {
@@ -141,15 +142,13 @@ impl Hops {
         id
     }
 
-    fn place(&self, said: NextHop) -> Hop {
-        let addr = said.addr();
+    fn place(&self, addr: IpAddr) -> Hop {
         let onlink = is_link_local(addr) || self.connected.iter().any(|net| net.contains(&addr));
         Hop { onlink, vias: if onlink { vec![addr] } else { Vec::new() }, ..Hop::default() }
     }
 }
 
-fn far_key(said: NextHop, id: u32) -> (Family, u128, u32) {
-    let addr = said.addr();
+fn far_key(addr: IpAddr, id: u32) -> (Family, u128, u32) {
     (Family::of(&addr.into()), bits(addr), id)
 }
 

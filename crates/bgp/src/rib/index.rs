@@ -1,14 +1,17 @@
-//! Where in a list a thing stands, by its hash: open addressing with linear probing, four bytes a
+//! Where in a list a thing stands, by its hash: open addressing with linear probing, eight bytes a
 //! place, half to seven eighths full. The list itself is the caller's, who hashes and compares; no
 //! answer depends on the order of places, which differs from run to run (the hash has a secret).
 
 use std::hash::{BuildHasher, RandomState};
 
-const EMPTY: u32 = u32::MAX;
+/// The low half of a hash, and what has it: nothing else is asked unless that is equal.
+type Place = (u32, u32);
+
+const EMPTY: Place = (0, u32::MAX);
 
 #[derive(Debug)]
 pub(super) struct Index {
-    places: Vec<u32>,
+    places: Vec<Place>,
     len: usize,
 }
 
@@ -53,34 +56,37 @@ impl Index {
     }
 
     pub fn find(&self, hash: u64, is: impl Fn(u32) -> bool) -> Option<u32> {
-        let mut at = self.home(hash);
+        let tag = low_half(hash);
+        let mut at = self.home(tag);
         loop {
             match self.places[at] {
                 EMPTY => return None,
-                id if is(id) => return Some(id),
+                (other, id) if other == tag && is(id) => return Some(id),
                 _ => at = self.next(at),
             }
         }
     }
 
     /// Of a thing that is not in it.
-    pub fn insert(&mut self, hash: u64, id: u32, hash_of: impl Fn(u32) -> u64) {
+    pub fn insert(&mut self, hash: u64, id: u32) {
         if (self.len + 1) * 8 > self.places.len() * 7 {
-            self.grow(hash_of);
+            let wider = vec![EMPTY; self.places.len() * 2];
+            let narrow = std::mem::replace(&mut self.places, wider);
+            narrow.into_iter().filter(|place| *place != EMPTY).for_each(|place| self.place(place));
         }
-        self.place(hash, id);
+        self.place((low_half(hash), id));
         self.len += 1;
     }
 
     /// Of a thing that is in it. Those behind it move up, so that no search ends too early.
-    pub fn remove(&mut self, hash: u64, id: u32, hash_of: impl Fn(u32) -> u64) {
-        let mut hole = self.home(hash);
-        while self.places[hole] != id {
+    pub fn remove(&mut self, hash: u64, id: u32) {
+        let mut hole = self.home(low_half(hash));
+        while self.places[hole].1 != id {
             hole = self.next(hole);
         }
         let mut at = self.next(hole);
         while self.places[at] != EMPTY {
-            let home = self.home(hash_of(self.places[at]));
+            let home = self.home(self.places[at].0);
             if self.distance(home, at) >= self.distance(hole, at) {
                 self.places[hole] = self.places[at];
                 hole = at;
@@ -91,26 +97,16 @@ impl Index {
         self.len -= 1;
     }
 
-    fn place(&mut self, hash: u64, id: u32) {
-        let mut at = self.home(hash);
+    fn place(&mut self, place: Place) {
+        let mut at = self.home(place.0);
         while self.places[at] != EMPTY {
             at = self.next(at);
         }
-        self.places[at] = id;
+        self.places[at] = place;
     }
 
-    fn grow(&mut self, hash_of: impl Fn(u32) -> u64) {
-        let wider = vec![EMPTY; self.places.len() * 2];
-        for id in std::mem::replace(&mut self.places, wider) {
-            if id != EMPTY {
-                self.place(hash_of(id), id);
-            }
-        }
-    }
-
-    #[allow(clippy::cast_possible_truncation)] // Masked to the places that there are.
-    fn home(&self, hash: u64) -> usize {
-        hash as usize & (self.places.len() - 1)
+    fn home(&self, tag: u32) -> usize {
+        tag as usize & (self.places.len() - 1)
     }
 
     fn next(&self, at: usize) -> usize {
@@ -120,6 +116,11 @@ impl Index {
     fn distance(&self, from: usize, to: usize) -> usize {
         to.wrapping_sub(from) & (self.places.len() - 1)
     }
+}
+
+#[allow(clippy::cast_possible_truncation)] // The low half is what is wanted.
+fn low_half(hash: u64) -> u32 {
+    hash as u32
 }
 
 #[cfg(test)]
@@ -138,10 +139,10 @@ mod tests {
             random ^= random << 17;
             let id = u32::try_from(random % 100).unwrap();
             if inside.insert(id) {
-                index.insert(hash(id), id, hash);
+                index.insert(hash(id), id);
             } else {
                 inside.remove(&id);
-                index.remove(hash(id), id, hash);
+                index.remove(hash(id), id);
             }
             for id in 0..100 {
                 let found = index.find(hash(id), |other| other == id);

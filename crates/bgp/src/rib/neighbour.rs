@@ -11,15 +11,15 @@ use super::{
 use crate::{attrs::Family, config::Neighbour, wire::Agreed};
 
 impl Rib {
-    /// Filters and `routes_max` of a neighbour that stays up have changed. Its import takes effect on
-    /// what it says from now on (the caller asks it for a refresh), its export at once.
+    /// Filters, `routes_max`, communities or `own_only` of a neighbour that stays up have changed. What
+    /// concerns its routes takes effect on what it says from now on (the caller asks it for a
+    /// refresh), what concerns those that it is told at once.
     pub fn reconfigure(&mut self, peer: IpAddr, config: &Neighbour) {
         let known = self.peers.find(peer).and_then(|peer| self.peers.get_mut(peer));
         let Some(known) = known else { return };
         let Some(up) = &mut known.up else { return };
-        let export_differs = up.config.export != config.export;
-        Arc::make_mut(up).config = config.clone();
-        if export_differs {
+        if up.config != *config {
+            Arc::make_mut(up).config = config.clone();
             known.look_again();
         }
     }

@@ -42,6 +42,19 @@ pub(super) struct Known {
     pub stale: [u32; 2],
     pub refused: BTreeMap<Refusal, u32>,
     pub out: [Out; 2],
+    /// The family that is asked first for what is to be told, in turn.
+    pub first: Turn,
+}
+
+/// So that neither family waits for all of the other.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Turn(bool);
+
+impl Turn {
+    pub fn next(&mut self) -> [Family; 2] {
+        self.0 = !self.0;
+        if self.0 { Family::ALL } else { [Family::Ipv6, Family::Ipv4] }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -68,6 +81,7 @@ impl Peers {
             stale: [0; 2],
             refused: BTreeMap::new(),
             out: [Out::default(), Out::default()],
+            first: Turn::default(),
         }));
         let id = match self.list.iter().position(Option::is_none) {
             Some(id) => {

@@ -76,7 +76,7 @@ fn is_martian(prefix: &IpNet) -> bool {
     let len = prefix.prefix_len();
     match prefix.network() {
         IpAddr::V4(addr) => {
-            addr.is_loopback() && len >= 8
+            addr.is_loopback()
                 || addr.is_multicast() && len >= 4
                 || addr.is_link_local() && len >= 16
                 || addr.octets()[0] == 0 && len >= 8

@@ -84,6 +84,8 @@ impl Rib {
     }
 
     fn originate(&mut self, originated: &BTreeMap<IpNet, Originated>) {
+        let whole = |(prefix, own): (&IpNet, &Originated)| (prefix.trunc(), own.clone());
+        let originated: BTreeMap<IpNet, Originated> = originated.iter().map(whole).collect();
         let before = std::mem::replace(&mut self.originated, originated.clone());
         for prefix in before.keys().filter(|prefix| !originated.contains_key(prefix)) {
             let (family, key) = (Family::of(prefix), Key::of(prefix));
@@ -303,7 +305,7 @@ mod tests {
             password: None,
             ttl: Ttl::Any,
             bfd: false,
-            routes_max: 1000,
+            routes_max: 25,
             import: pass.clone(),
             export: pass,
             communities: Vec::new(),
@@ -343,7 +345,7 @@ mod tests {
     }
 
     /// Three neighbours say and take back, hear or not; one goes away without having heard all.
-    fn fill(rib: &mut Rib) {
+    fn fill(rib: &mut Rib, watched: bool) {
         let mut number = 7usize;
         for _ in 0..5000 {
             number = number.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888);
@@ -351,36 +353,55 @@ mod tests {
             let (last, prefix) = (1 + last % 3, usize::from(prefix % 40));
             let said = update(prefix, 1 + u32::from(asn % 5), 1 + hop % 6);
             let withdrawn = said.reach[0].prefixes.clone();
+            let gone = Update { withdrawn, ..Update::default() };
             match what % 8 {
-                0..4 => drop(rib.update(addr(last), said)),
-                4..6 => drop(rib.update(addr(last), Update { withdrawn, ..Update::default() })),
+                0..6 => {
+                    rib.update(addr(last), if what % 8 < 4 { said } else { gone });
+                }
                 6 => hear(rib, last),
-                _ => drop(rib.changed(5)),
+                _ if watched => drop(rib.changed(5)),
+                _ => {}
             }
         }
     }
 
     #[test]
     fn nothing_is_left_of_what_is_gone() {
-        let mut rib = Rib::new();
-        let own = BTreeMap::from([("10.7.0.0/16".parse().unwrap(), Originated::default())]);
-        let connected = ["10.0.0.0/24".parse().unwrap()];
-        for round in 0..3 {
-            rib.configure(addr_of_us(), &own, &connected, 2);
-            (1..=3).for_each(|last| rib.up(addr(last), peer(last)));
-            fill(&mut rib);
-            assert!(sizes(&rib).iter().all(|size| *size > 0));
-            if round == 1 {
-                (1..=3).for_each(|last| rib.down(addr(last), &BTreeSet::from(Family::ALL)));
-                (1..=3).for_each(|last| rib.up(addr(last), peer(last)));
-                (1..=3).for_each(|last| rib.sweep(addr(last), Family::Ipv4));
-            }
-            rib.configure(addr_of_us(), &BTreeMap::new(), &[], 2);
-            (1..=3).for_each(|last| rib.down(addr(last), &BTreeSet::new()));
-            while !rib.changed(100).is_empty() {}
-            assert_eq!(sizes(&rib), [0; 4], "round {round}");
+        for watched in [false, true] {
+            let mut rib = Rib::new();
+            (0..3).for_each(|round| fill_and_empty(&mut rib, watched, round));
+            assert!(rib.tables[0].slots() < 100, "slots are used again");
         }
-        assert!(rib.tables[0].slots() < 100, "slots are used again");
+    }
+
+    fn fill_and_empty(rib: &mut Rib, watched: bool, round: usize) {
+        let own = BTreeMap::from([("10.7.0.0/16".parse().unwrap(), Originated::default())]);
+        rib.configure(addr_of_us(), &own, &["10.0.0.0/24".parse().unwrap()], 2);
+        (1..=3).for_each(|last| rib.up(addr(last), peer(last)));
+        fill(rib, watched);
+        assert!(sizes(rib).iter().all(|size| *size > 0));
+        if round == 1 {
+            (1..=3).for_each(|last| rib.down(addr(last), &BTreeSet::from(Family::ALL)));
+            (1..=3).for_each(|last| rib.up(addr(last), peer(last)));
+            (1..=3).for_each(|last| rib.sweep(addr(last), Family::Ipv4));
+            (1..=3).for_each(|last| hear(rib, last));
+            while watched && !rib.changed(100).is_empty() {}
+            assert_eq!(sizes(rib)[0], 1, "our own route is");
+            let said = update(1, 7, 1);
+            let withdrawn = said.reach[0].prefixes.clone();
+            for update in [said, Update { withdrawn, ..Update::default() }] {
+                (1..=3).for_each(|last| {
+                    rib.update(addr(last), update.clone());
+                });
+                (1..=3).for_each(|last| hear(rib, last));
+            }
+            while watched && !rib.changed(100).is_empty() {}
+            assert_eq!(sizes(rib)[0], 1, "all have heard that the other is gone");
+        }
+        rib.configure(addr_of_us(), &BTreeMap::new(), &[], 2);
+        (1..=3).for_each(|last| rib.down(addr(last), &BTreeSet::new()));
+        while watched && !rib.changed(100).is_empty() {}
+        assert_eq!(sizes(rib), [0; 4], "round {round}");
     }
 
     fn addr_of_us() -> Ipv4Addr {

@@ -51,8 +51,6 @@ impl Facts {
 #[derive(Debug)]
 struct Held {
     uses: u32,
-    /// The low half of the bytes' hash, which is as much of it as the index needs.
-    hash: u32,
     facts: Facts,
     bytes: Box<[u8]>,
 }
@@ -81,13 +79,12 @@ impl Routes {
     pub fn take(&mut self, attrs: &Attrs, next_hop: NextHop) -> u32 {
         let mut bytes = std::mem::take(&mut self.scratch);
         let path_end = pack(attrs, next_hop, &mut bytes);
-        let hash = low_half(self.secret.of_bytes(&bytes));
+        let hash = self.secret.of_bytes(&bytes);
         let held = &self.held;
-        let is = |held: &Held| held.hash == hash && *held.bytes == *bytes;
-        let found = self.index.find(hash.into(), |id| is(&held[id as usize]));
+        let found = self.index.find(hash, |id| *held[id as usize].bytes == *bytes);
         let id = found.unwrap_or_else(|| {
             let path = self.secret.of_bytes(&bytes[..path_end]);
-            self.hold(Held { uses: 0, hash, facts: facts(attrs, path), bytes: (*bytes).into() })
+            self.hold(hash, Held { uses: 0, facts: facts(attrs, path), bytes: (*bytes).into() })
         });
         self.scratch = bytes;
         self.keep(id, 1);
@@ -106,7 +103,7 @@ impl Routes {
         let id = self.take(attrs, next_hop);
         let facts = &mut self.held[id as usize].facts;
         if facts.hop == NO_HOP {
-            facts.hop = hops.take(next_hop);
+            facts.hop = hops.take(next_hop.addr());
         }
         id
     }
@@ -121,10 +118,8 @@ impl Routes {
         if held.uses > 0 {
             return;
         }
-        held.bytes = Box::default();
-        let (hop, hash) = (held.facts.hop, held.hash);
-        let list = &self.held;
-        self.index.remove(hash.into(), id, |id| list[id as usize].hash.into());
+        let (hop, bytes) = (held.facts.hop, std::mem::take(&mut held.bytes));
+        self.index.remove(self.secret.of_bytes(&bytes), id);
         self.free.push(id);
         if hop != NO_HOP {
             hops.drop(hop);
@@ -145,8 +140,7 @@ impl Routes {
     }
 
     #[allow(clippy::cast_possible_truncation)] // Fewer than there are routes.
-    fn hold(&mut self, held: Held) -> u32 {
-        let hash = held.hash;
+    fn hold(&mut self, hash: u64, held: Held) -> u32 {
         let id = match self.free.pop() {
             Some(id) => {
                 self.held[id as usize] = held;
@@ -157,15 +151,9 @@ impl Routes {
                 (self.held.len() - 1) as u32
             }
         };
-        let list = &self.held;
-        self.index.insert(hash.into(), id, |id| list[id as usize].hash.into());
+        self.index.insert(hash, id);
         id
     }
-}
-
-#[allow(clippy::cast_possible_truncation)] // The low half is what is wanted.
-fn low_half(hash: u64) -> u32 {
-    hash as u32
 }
 
 fn facts(attrs: &Attrs, path: u64) -> Facts {

@@ -1,7 +1,7 @@
 //! The prefixes of one family and their paths. Each prefix has a number, its slot, for as long as it
 //! has a path, or somebody is yet to hear that it has none: tables of who was told what are by slot.
 //! A prefix with one path, which is nearly all of a large table, has it inline: 16 bytes for IPv4, 28
-//! for IPv6, and five to eight of the index.
+//! for IPv6, and nine to sixteen of the index.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -171,16 +171,15 @@ impl Table {
         let slot = self.free.pop().unwrap_or(self.slots());
         self.keys.set(slot, key);
         put(&mut self.paths, slot, Packed::new(Paths::None));
-        let (keys, secret) = (&self.keys, self.secret);
-        self.index.insert(hash(secret, key), slot, |slot| hash(secret, keys.get(slot)));
+        self.index.insert(hash(self.secret, key), slot);
         self.lengths[usize::from(key.len)] += 1;
         slot
     }
 
     /// Forgets a prefix that has no paths, and of which nobody is yet to hear.
     pub fn release(&mut self, slot: u32) {
-        let (keys, secret, key) = (&self.keys, self.secret, self.keys.get(slot));
-        self.index.remove(hash(secret, key), slot, |slot| hash(secret, keys.get(slot)));
+        let key = self.keys.get(slot);
+        self.index.remove(hash(self.secret, key), slot);
         self.lengths[usize::from(key.len)] -= 1;
         self.paths[slot as usize] = Packed(Path::of(Packed::FREE, 0));
         self.free.push(slot);

@@ -91,7 +91,8 @@ impl Rib {
     pub fn outgoing(&mut self, peer: IpAddr, buffer: &mut Vec<u8>, most: usize) -> u64 {
         let end = buffer.len() + most;
         let mut messages = 0;
-        for family in Family::ALL {
+        let known = self.peers.find(peer).and_then(|id| self.peers.get_mut(id));
+        for family in known.map(|known| known.first.next()).into_iter().flatten() {
             let Some(listener) = self.listener(peer, family) else { continue };
             while buffer.len() < end && !self.is_idle(&listener) {
                 messages += self.say(&listener, buffer, end);

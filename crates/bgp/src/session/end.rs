@@ -29,6 +29,7 @@ impl Session {
     pub(super) fn fail(&mut self, conn: Conn, why: Notification, words: String, cx: &mut Context) {
         let lasted = self.lasted(conn, cx.now);
         self.last_error.replace(words);
+        self.quarrel = true;
         self.end(conn, Some(why), false, cx);
         self.retry.after(Why::Fault, lasted, cx.now);
     }
@@ -41,6 +42,7 @@ impl Session {
             return;
         }
         self.last_error.replace(format!("it ended the session: {why}"));
+        self.quarrel = true;
         // Who ceases on purpose comes back soon, or not at all.
         let quarrel = why.code != code::CEASE
             || matches!(why.subcode, cease::TOO_MANY_PREFIXES | cease::RESOURCES);
@@ -58,11 +60,12 @@ impl Session {
         if other >= State::OpenConfirm {
             return;
         }
-        // While another connection is under way, what became of this one is no news.
-        if other < State::OpenSent {
-            self.last_error.replace(before + &words::kept(kept));
-        }
         let fault = matches!(gone.state, State::OpenSent | State::OpenConfirm) && keep;
+        // While another connection is under way, what became of this one is no news.
+        if other < State::OpenSent && !(fault && self.quarrel) {
+            self.last_error.replace(before + &words::kept(kept));
+            self.quarrel = false;
+        }
         let why = if fault { Why::Fault } else { Why::Silence };
         self.retry.after(why, lasted, cx.now);
     }
@@ -129,6 +132,7 @@ impl Session {
             self.last_error.replace("its settings here have changed".to_owned());
         }
         self.end_all(why.as_ref(), quiet, cx);
+        self.by_us = quiet;
         if !same {
             self.stale.clear();
             cx.rib.down(self.addr, &BTreeSet::new());
@@ -184,6 +188,7 @@ impl Session {
         if gone.state != State::Established {
             return None;
         }
+        self.by_us = false;
         self.doubt_bfd_until = cx.now + BFD_BEHIND;
         let terms = gone.terms.as_ref();
         let graceful = terms.and_then(|t| t.graceful.as_ref()).filter(|_| keep);

@@ -47,12 +47,17 @@ pub(crate) struct Session {
     pub(super) retry: Retry,
     /// Until when routes that it has not said again are kept.
     pub(super) stale: BTreeMap<Family, Time>,
+    /// It was we who restarted, or ended the session for a moment.
+    pub(super) by_us: bool,
     pub(super) bfd: Bfd,
     /// Until then BFD may be speaking of the session before.
     pub(super) doubt_bfd_until: Time,
     pub(super) state: State,
     pub(super) since: Time,
     pub(super) last_error: Option<String>,
+    /// That was a NOTIFICATION, and no session stood since: a connection that it merely closes says
+    /// less.
+    pub(super) quarrel: bool,
     pub(super) faults: u64,
     pub(super) last_fault: Option<String>,
     pub(super) established: u64,
@@ -70,12 +75,14 @@ impl Session {
             config,
             conns: vec![],
             retry,
+            by_us: !stale.is_empty(),
             stale,
             bfd: Bfd::NeverUp,
             doubt_bfd_until: Time::ZERO,
             state: State::Active,
             since: now,
             last_error: None,
+            quarrel: false,
             faults: 0,
             last_fault: None,
             established: 0,
@@ -259,7 +266,7 @@ impl Session {
 }
 
 /// RFC 4724, 4.2: another OPEN of a neighbour with graceful restart is the end of the session before.
-pub(super) fn may_have_restarted(up: &Connection, now: Time) -> bool {
+fn may_have_restarted(up: &Connection, now: Time) -> bool {
     let graceful = up.terms.as_ref().is_some_and(|terms| terms.graceful.is_some());
     graceful && now >= up.since + COLLISION
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{
     connection::{Connection, State},
     end::notification,
-    neighbour::{Context, Session, may_have_restarted},
+    neighbour::{Context, Session},
     open::{self, Terms},
 };
 use crate::{
@@ -83,16 +83,14 @@ impl Session {
     /// (RFC 4271, 6.8; RFC 6286, 2.3). Closes the other if it is not that.
     fn prevails(&mut self, conn: Conn, terms: &Terms, cx: &mut Context) -> bool {
         let Some(this) = self.conns.iter().find(|c| c.conn == conn) else { return false };
-        let (ours, since) = (this.ours, this.since);
+        let ours = this.ours;
         let further = |c: &&Connection| c.conn != conn && c.state >= State::OpenConfirm;
         let Some(other) = self.conns.iter().find(further) else { return true };
         if other.state == State::Established {
+            // None was let in beside it but for this.
             let old = other.conn;
-            let again = !ours && may_have_restarted(other, since);
-            if again {
-                self.restarted(old, cx);
-            }
-            return again;
+            self.restarted(old, cx);
+            return true;
         }
         let us = (cx.router_id, self.config.local_as);
         let we_prevail = us > (terms.router_id, self.config.remote_as);
@@ -113,6 +111,7 @@ impl Session {
         let others = self.conns.iter().filter(|c| c.conn != conn).map(|c| c.conn);
         others.collect::<Vec<_>>().into_iter().for_each(|other| self.give_up(other, cx));
         self.retry.at = None;
+        self.quarrel = false;
         self.established += 1;
         if let Some(terms) = terms {
             self.tell(&terms, cx);
@@ -129,17 +128,18 @@ impl Session {
     }
 
     /// Stale routes go where it does not say that its packets went on being forwarded
-    /// (RFC 4724, 4.2).
+    /// (RFC 4724, 4.2). One that never stopped need not say so.
     fn keep_preserved(&mut self, terms: &Terms, cx: &mut Context) {
-        let preserved = |family: Family| {
-            let graceful = terms.graceful.as_ref().filter(|_| terms.families.contains(&family));
-            graceful.is_some_and(|graceful| graceful.families.contains(&(family, true)))
-        };
+        let by_us = std::mem::take(&mut self.by_us);
         for family in self.stale.keys().copied().collect::<Vec<_>>() {
-            if preserved(family) {
-                self.stale.insert(family, cx.now + STALE_MAX);
-            } else {
-                self.sweep(family, cx);
+            match &terms.graceful {
+                _ if !terms.families.contains(&family) => self.sweep(family, cx),
+                Some(its) if by_us && !its.restarted || its.families.contains(&(family, true)) => {
+                    self.stale.insert(family, cx.now + STALE_MAX);
+                }
+                // No End-of-RIB will come: until the time that was set for it.
+                None if by_us => {}
+                _ => self.sweep(family, cx),
             }
         }
     }

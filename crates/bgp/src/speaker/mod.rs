@@ -83,7 +83,7 @@ impl Speaker {
             }
             Event::Accepted { from, .. } if !self.stopped => Some(from.to_canonical()),
             Event::Accepted { .. } => None,
-            Event::Bfd(addr, _) => Some(*addr),
+            Event::Bfd(addr, _) => Some(addr.to_canonical()),
         }
     }
 

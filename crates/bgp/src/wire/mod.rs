@@ -12,6 +12,7 @@ mod notification;
 mod open;
 mod pack;
 mod prefix;
+mod put;
 mod reach;
 mod refresh;
 mod update;

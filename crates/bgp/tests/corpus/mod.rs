@@ -1,8 +1,7 @@
-//! UPDATEs that are wrong in some way, and what is to follow: `updates.txt`, and the way to read it.
+//! UPDATEs that are wrong in some way, and what is to follow: `updates.txt`; messages of real speakers:
+//! `captures.txt`; and the way to read both.
 //! Other crates' tests say these to live sessions:
 //! `#[path = "../../../bgp/tests/corpus/mod.rs"] mod corpus;`.
-
-use std::path::Path;
 
 /// One message and its answer.
 #[derive(Clone, Debug, Default)]
@@ -31,11 +30,19 @@ impl Case {
     }
 }
 
-/// All of them. Each is a paragraph of lines `key: value`; lines with `#` are comments.
+/// All that are wrong in some way, or look so.
 pub fn cases() -> Vec<Case> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../bgp/tests/corpus/updates.txt");
-    let text = std::fs::read_to_string(path).unwrap();
-    text.split("\n\n").filter(|part| part.contains("body:")).map(case).collect()
+    all(include_str!("updates.txt"))
+}
+
+#[allow(dead_code, reason = "not all who read the corpus want these")]
+pub fn captures() -> Vec<Case> {
+    all(include_str!("captures.txt"))
+}
+
+/// Each is a paragraph of lines `key: value`; lines with `#` are comments.
+fn all(text: &str) -> Vec<Case> {
+    text.split("\n\n").filter(|part| part.starts_with("name: ")).map(case).collect()
 }
 
 fn case(paragraph: &str) -> Case {
@@ -49,13 +56,13 @@ fn case(paragraph: &str) -> Case {
                 case.four_octet_as = value.contains("4-octet");
                 case.ipv4_over_ipv6 = value.contains("ipv4-over-ipv6");
             }
-            "body" => case.message.extend(bytes(value)),
+            "body" => case.message = whole(&bytes(value)),
+            "message" => case.message = [vec![0xff; 16], bytes(value)].concat(),
             "answer" => value.clone_into(&mut case.answer),
             "note" => case.notes.push(value.to_owned()),
             other => panic!("{other} is no key"),
         }
     }
-    case.message = whole(&case.message);
     case
 }
 

@@ -305,7 +305,13 @@ impl Model {
         }
         attrs.originator = attrs.originator.or(Some(from.router_id));
         attrs.cluster_list.insert(0, OUR_ID);
-        let next_hop = best.said.next_hop;
+        let next_hop = match best.said.next_hop {
+            NextHop::V6(addr, _) if addr.segments()[0] == 0xfe80 => {
+                return Some((attrs, next_hop_self(prefix, to_peer)?));
+            }
+            NextHop::V6(addr, _) => NextHop::V6(addr, None),
+            next_hop @ NextHop::V4(_) => next_hop,
+        };
         let mixed = prefix.addr().is_ipv4() && !next_hop.addr().is_ipv4();
         (!mixed || to_peer.agreed.ipv4_over_ipv6).then_some((attrs, next_hop))
     }

@@ -1,13 +1,17 @@
 //! Tens of thousands of random events, after each of which the tables answer as the model does, which
 //! makes every answer from the beginning.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use ipnet::IpNet;
 use weft_bgp::{
     attrs::{AsPath, Attrs, Community, Family, NextHop, Origin, Segment},
     config::{Filter, Originated, Rule},
     report::Learnt,
+    rib::Rib,
     wire::{Reach, Update},
 };
 
@@ -126,6 +130,9 @@ impl Test {
         let (name, addr, _) = self.random.of(&NAMES);
         let family = self.random.of(&Family::ALL);
         let at: IpAddr = addr.parse().unwrap();
+        if !self.model.peers[name].up && self.random.once_in(10) {
+            return self.down_or_up(name, addr);
+        }
         match self.random.below(40) {
             0..16 => self.say(name),
             16..23 => self.withdraw(name),
@@ -159,6 +166,7 @@ impl Test {
                 self.world.hear_some(name, 100);
                 format!("{name} hears some")
             }
+            36 if self.random.once_in(10) => self.restart(),
             36..38 => {
                 self.changed();
                 "changed".to_owned()
@@ -196,7 +204,8 @@ impl Test {
         let next_hop = if family == Family::Ipv4 && !over_ipv6 {
             NextHop::V4(random.of(&HOPS4).parse().unwrap())
         } else {
-            NextHop::V6(random.of(&HOPS6).parse().unwrap(), None)
+            let link_local = random.of(&[None, Some("fe80::9".parse().unwrap())]);
+            NextHop::V6(random.of(&HOPS6).parse().unwrap(), link_local)
         };
         let attrs = attrs(random, external);
         let reach = vec![Reach { next_hop, prefixes }];
@@ -215,6 +224,26 @@ impl Test {
         self.world.rib.down(self.world.addr(name), &keep);
         self.model.down(name, &keep);
         format!("{name} down {keep:?}")
+    }
+
+    /// A successor takes over, with what was kept, and nobody is up.
+    fn restart(&mut self) -> String {
+        let kept = self.world.rib.keep();
+        self.world.rib = Rib::new();
+        let whose = self.world.rib.restore(&kept);
+        for (name, _, _) in NAMES {
+            Family::ALL.into_iter().for_each(|family| self.model.stale(name, family));
+            self.model.peers.get_mut(name).unwrap().up = false;
+            let has = |family: &Family| self.model.counts(name).taken.contains_key(family);
+            let families: BTreeSet<Family> = Family::ALL.into_iter().filter(has).collect();
+            let expected = Some(families).filter(|families| !families.is_empty());
+            assert_eq!(whose.get(&self.world.addr(name)), expected.as_ref());
+            self.model.peers.get_mut(name).unwrap().refused.clear();
+        }
+        self.mirror.clear();
+        (self.learnt, self.version) = (Vec::new(), 0);
+        self.configure();
+        "restart".to_owned()
     }
 
     fn originate(&mut self) -> String {

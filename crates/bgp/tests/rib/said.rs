@@ -55,11 +55,28 @@ fn routes_that_nobody_may_say_are_refused_with_the_reason_and_take_their_former_
 }
 
 #[test]
+fn an_address_is_ours_as_long_as_a_session_has_it() {
+    let mut world = world();
+    world.add_with("v", "10.0.2.1", 65009, |peer| {
+        peer.config.local_addr = "10.0.2.100".parse().unwrap();
+    });
+    world.say("a", "10.1.0.0/16 via 10.0.2.100");
+    assert_eq!(world.learnt(), Vec::<String>::new());
+    let v = world.addr("v");
+    world.rib.down(v, &BTreeSet::new());
+    world.say("a", "10.1.0.0/16 via 10.0.2.100");
+    assert_eq!(world.learnt(), ["10.1.0.0/16 via 10.0.2.100"]);
+}
+
+#[test]
 fn default_routes_and_what_is_near_the_refused_is_taken() {
     let mut world = world();
-    world.say("a", "0.0.0.0/0 128.0.0.0/1 0.0.0.0/1 223.0.0.0/8 126.0.0.0/8 169.0.0.0/8");
+    world.say(
+        "a",
+        "0.0.0.0/0 128.0.0.0/1 0.0.0.0/1 223.0.0.0/8 126.0.0.0/7 224.0.0.0/3 169.254.0.0/15",
+    );
     world.say("a", "::/0 2000::/3 via fd00::1");
-    assert_eq!(world.rib.learnt().len(), 8);
+    assert_eq!(world.rib.learnt().len(), 9);
 }
 
 #[test]
@@ -159,12 +176,31 @@ fn a_far_next_hop_has_as_many_ways_as_what_it_leads_through() {
     world.say("a", "10.9.0.0/16 via 172.16.0.1");
     let both = "10.9.0.0/16 via 10.0.0.1 through 172.16.0.1 via 10.0.0.2 through 172.16.0.1";
     assert_eq!(world.learnt()[0], both);
-    world.paths_max = 1;
-    world.configure();
-    assert_eq!(world.learnt()[0], "10.9.0.0/16 via 10.0.0.1 through 172.16.0.1");
-    world.paths_max = 2;
-    world.configure();
-    assert_eq!(world.learnt()[0], both);
+}
+
+#[test]
+fn a_new_number_of_paths_takes_effect_on_all_routes() {
+    let mut world = world();
+    world.say("a", "172.16.0.0/16");
+    world.say("b", "172.16.0.0/16");
+    world.say("a", "10.9.0.0/16 via 172.16.0.1");
+    while !world.rib.changed(10).is_empty() {}
+    let one = ["10.9.0.0/16 via 10.0.0.1 through 172.16.0.1", "172.16.0.0/16 via 10.0.0.1"];
+    let both = [
+        "10.9.0.0/16 via 10.0.0.1 through 172.16.0.1 via 10.0.0.2 through 172.16.0.1",
+        "172.16.0.0/16 via 10.0.0.1 via 10.0.0.2",
+    ];
+    for (paths_max, learnt) in [(2, both), (1, one), (3, both)] {
+        let version = world.rib.version();
+        world.paths_max = paths_max;
+        world.configure();
+        assert_eq!(world.learnt(), learnt);
+        assert!(world.rib.version() > version);
+        let mut changed = world.rib.changed(10);
+        changed.sort_by_key(|(prefix, _)| *prefix);
+        let changed: Vec<_> = changed.iter().flat_map(|(_, learnt)| learnt).collect();
+        assert_eq!(changed.into_iter().map(learnt_text).collect::<Vec<_>>(), learnt);
+    }
 }
 
 /// Two neighbours with routes of both families, many attributes, one next hop of IPv6 for IPv4.

@@ -194,6 +194,24 @@ fn an_export_filter_takes_effect_at_once() {
 }
 
 #[test]
+fn so_do_communities_and_whether_it_hears_of_our_own_alone() {
+    let mut world = world();
+    world.originate("10.1.0.0/16", Originated::default());
+    world.say("c", "10.2.0.0/16");
+    assert_eq!(world.hear("o"), "+10.1.0.0/16");
+    let (o, mut config) = (world.addr("o"), world.peers["o"].config.clone());
+    config.own_only = false;
+    world.rib.reconfigure(o, &config);
+    assert_eq!(world.hear("o"), "+10.2.0.0/16");
+    config.communities = vec![Community(5)];
+    world.rib.reconfigure(o, &config);
+    assert_eq!(world.hear("o"), "+10.1.0.0/16", "what is not ours is as before");
+    config.own_only = true;
+    world.rib.reconfigure(o, &config);
+    assert_eq!(world.hear("o"), "-10.2.0.0/16");
+}
+
+#[test]
 fn a_refresh_says_all_again_between_its_marks_and_the_end_of_rib_comes_after_what_was_pending() {
     let mut world = world();
     world.say("c", "10.1.0.0/16 10.2.0.0/16");
@@ -231,6 +249,69 @@ fn the_end_does_not_wait_for_what_changes_after_it_was_asked_for() {
         }
     }
     panic!("no end in sight");
+}
+
+#[test]
+fn what_changes_all_the_time_does_not_hold_up_the_others() {
+    let mut world = world();
+    let prefixes: Vec<String> = (0..100).map(|n| format!("10.1.{n}.0/24")).collect();
+    world.say("c", &prefixes.join(" "));
+    world.hear("x");
+    world.say("c", &format!("{} path 7", prefixes.join(" ")));
+    for round in 0..10 {
+        world.hear_some("x", 150);
+        world.say("c", &format!("{} path 8 communities 1:{round}", prefixes[..40].join(" ")));
+    }
+    let (attrs, _) = &world.told["x"].routes[&net("10.1.99.0/24")];
+    assert_eq!(attrs.as_path.to_string(), "64512 7");
+}
+
+#[test]
+fn neither_family_waits_for_all_of_the_other() {
+    let mut world = world();
+    let prefixes: Vec<String> =
+        (0..5000).map(|n| format!("10.{}.{}.0/24", n / 250, n % 250)).collect();
+    world.say("c", &prefixes.join(" "));
+    world.say("c", "fd01::/64 via fd00::1");
+    world.hear_some("x", 1000);
+    world.hear_some("x", 1000);
+    assert!(world.told["x"].routes.contains_key(&net("fd01::/64")));
+    assert!(world.told["x"].routes.len() < 1000);
+}
+
+#[test]
+fn who_comes_back_as_another_has_its_routes_told_as_of_the_other() {
+    let mut world = world();
+    world.say("n", "10.1.0.0/16");
+    assert_eq!(told(&mut world).len(), 2);
+    assert_eq!(world.hear("m"), "");
+    let n = world.addr("n");
+    world.rib.down(n, &Family::ALL.into());
+    world.peers.get_mut("n").unwrap().config.client = true;
+    world.up("n", "10.0.0.3");
+    assert_eq!(world.hear("m"), "+10.1.0.0/16", "it is a client now");
+}
+
+#[test]
+fn an_as_path_that_fills_its_first_segment_gets_longer_all_the_same() {
+    let mut world = world();
+    let asns: Vec<String> = (1..=255).map(|asn| asn.to_string()).collect();
+    world.say("c", &format!("10.1.0.0/16 path {}", asns.join(" ")));
+    world.hear("x");
+    let (attrs, _) = &world.told["x"].routes[&net("10.1.0.0/16")];
+    assert_eq!(attrs.as_path.length(), 256);
+    assert!(attrs.as_path.to_string().starts_with("64512 1 2 3 "));
+}
+
+#[test]
+fn a_new_router_id_of_ours_stands_in_cluster_lists_at_once() {
+    let mut world = world();
+    world.say("c", "10.1.0.0/16");
+    assert_eq!(world.hear("n"), "+10.1.0.0/16");
+    world.rib.configure([10, 0, 0, 77].into(), &world.originated, &world.connected, 1);
+    world.hear("n");
+    let (attrs, _) = &world.told["n"].routes[&net("10.1.0.0/16")];
+    assert_eq!(attrs.cluster_list, [std::net::Ipv4Addr::new(10, 0, 0, 77)]);
 }
 
 #[test]

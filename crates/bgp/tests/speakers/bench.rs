@@ -114,6 +114,14 @@ impl Bench {
         self.watch();
     }
 
+    /// We are killed, with a session that stood, and go on.
+    pub fn restarted(&mut self) {
+        established(self);
+        self.speaker = Speaker::restarted(&self.speaker.keep(), self.now);
+        self.speaker.configure(self.config.clone(), self.now);
+        assert!(self.speaker.settling());
+    }
+
     pub fn outcome(&mut self) -> String {
         let report = self.speaker.neighbours(self.now).pop();
         let state = report.map_or("no neighbour".to_owned(), |report| report.state);

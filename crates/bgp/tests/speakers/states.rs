@@ -76,6 +76,16 @@ const STATES: &[(&str, Step)] = &[
         b.accepted();
         b.send(&open(|_| ()));
     }),
+    ("opensent, after our own restart", |b| {
+        b.restarted();
+        b.accepted();
+    }),
+    ("established, after our own restart", |b| {
+        b.restarted();
+        b.accepted();
+        b.send(&open(|_| ()));
+        b.send(&Message::Keepalive);
+    }),
     ("idle, after too many routes", |b| {
         b.configure(|c| c.neighbours.values_mut().for_each(|n| n.routes_max = 0));
         established(b);
@@ -92,6 +102,15 @@ const EVENTS: &[(&str, Step)] = &[
         b.send(&open(|o| {
             plain(o);
             o.capabilities.push(Capability::GracefulRestart(GracefulRestart::default()));
+        }));
+        b.send(&Message::Keepalive);
+    }),
+    ("OPEN, no F bit", |b| {
+        b.send(&open(|o| {
+            plain(o);
+            let families = vec![(Family::Ipv4, false)];
+            let graceful = GracefulRestart { families, ..GracefulRestart::default() };
+            o.capabilities.push(Capability::GracefulRestart(graceful));
         }));
         b.send(&Message::Keepalive);
     }),

@@ -117,7 +117,7 @@ fn withdrawals_and_ends_of_rib() {
         joined(&["0000 000e 900f000a 000201 3020010db80001"])
     );
     assert_eq!(written(end(Family::Ipv4)), "00000000");
-    assert_eq!(written(end(Family::Ipv6)), joined(&["0000 0007 900f0003 000201"]));
+    assert_eq!(written(end(Family::Ipv6)), joined(&["0000 0006 800f03 000201"]));
 }
 
 /// Host bits are not written.

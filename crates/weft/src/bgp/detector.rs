@@ -28,11 +28,15 @@ const BURST: usize = 4096;
 const PORTS: usize = 16;
 /// Whoever asks is told within this, or nothing.
 const ANSWER: Duration = Duration::from_secs(1);
+/// So long neighbours are asked to wait for us while we restart as planned.
+const AWAY: Duration = Duration::from_secs(30);
+/// And so long we wait for their word that they will.
+const POLITE: Duration = Duration::from_millis(300);
 
 /// Who is told what: up, or down and why. Called by the thread itself, so it must return at once.
 pub type News = Box<dyn Fn(IpAddr, Result<(), String>) + Send>;
 
-/// The handle. The thread ends with it, as `stop` for a restart.
+/// The handle. The thread ends with it, as if it were killed.
 pub struct Detector {
     orders: Sender<Order>,
     bell: UnixDatagram,
@@ -44,6 +48,7 @@ enum Order {
     Reports(SyncSender<BTreeMap<IpAddr, Report>>),
     Problems(SyncSender<Vec<String>>),
     Stop { for_good: bool },
+    End,
 }
 
 impl Detector {
@@ -76,7 +81,7 @@ impl Detector {
     }
 
     /// Returns when the thread has ended. `for_good`: neighbours are told that BFD is switched off;
-    /// else nothing is said, and a successor goes on within the detection time.
+    /// else they are asked to wait for a successor for half a minute, which may take some 0.3 s.
     pub fn stop(self, for_good: bool) {
         self.order(Order::Stop { for_good });
     }
@@ -96,7 +101,7 @@ impl Detector {
 
 impl Drop for Detector {
     fn drop(&mut self) {
-        self.order(Order::Stop { for_good: false });
+        self.order(Order::End);
         let _ = self.thread.take().map(JoinHandle::join);
     }
 }
@@ -149,22 +154,28 @@ impl Work {
         self.began.elapsed()
     }
 
-    /// What has come in is read before anybody is judged by the clock, however late it is.
     fn run(mut self, ordered: &Receiver<Order>, rung: &UnixDatagram) {
         loop {
             self.read();
             while let Ok(order) = ordered.try_recv() {
                 match order {
-                    Order::Stop { for_good } => return self.end(for_good),
+                    Order::End => return,
+                    Order::Stop { for_good: true } => return self.leave(),
+                    Order::Stop { for_good: false } => return self.pause(rung),
                     order => self.obey(order),
                 }
             }
-            self.bfd.tick(self.now());
-            self.note();
-            self.speak();
-            self.tell();
-            self.wait(rung);
+            self.serve();
+            self.wait(rung, None);
         }
+    }
+
+    /// What has come in was read before: nobody is judged by the clock alone, however late it is.
+    fn serve(&mut self) {
+        self.bfd.tick(self.now());
+        self.note();
+        self.speak();
+        self.tell();
     }
 
     fn obey(&mut self, order: Order) {
@@ -176,7 +187,7 @@ impl Work {
             Order::Problems(answer) => {
                 drop(answer.try_send(self.problems.values().cloned().collect()));
             }
-            Order::Stop { .. } => {}
+            Order::Stop { .. } | Order::End => {}
         }
     }
 
@@ -292,10 +303,10 @@ impl Work {
         }
     }
 
-    fn wait(&self, rung: &UnixDatagram) {
+    fn wait(&self, rung: &UnixDatagram, most: Option<Duration>) {
         let retry = self.retry.map(|when| when.saturating_duration_since(Instant::now()));
         let due = self.bfd.deadline().map(|due| due.saturating_sub(self.now()));
-        let longest = due.into_iter().chain(retry).min();
+        let longest = due.into_iter().chain(retry).chain(most).min();
         let ears = self.ears.values().map(AsFd::as_fd);
         let fds = ears.chain([rung.as_fd()]);
         let mut fds: Vec<PollFd<'_>> = fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
@@ -305,14 +316,27 @@ impl Work {
         while rung.recv(&mut once).is_ok() {}
     }
 
-    fn end(mut self, for_good: bool) {
-        if !for_good {
-            return;
-        }
+    /// For good.
+    fn leave(mut self) {
         self.bfd.stop(self.now());
         self.speak();
         // Left behind, it would only have a successor ask for what nobody knows any more.
         let _ = fs::remove_file(&self.keep);
+    }
+
+    /// For a restart.
+    fn pause(mut self, rung: &UnixDatagram) {
+        let end = Instant::now() + POLITE;
+        self.bfd.ask_patience(AWAY, self.now());
+        loop {
+            self.serve();
+            let left = end.saturating_duration_since(Instant::now());
+            if self.bfd.is_settled() || left.is_zero() {
+                return;
+            }
+            self.wait(rung, Some(left));
+            self.read();
+        }
     }
 }
 

@@ -134,6 +134,7 @@ impl Driver {
             self.tell(Event::Bfd(peer, Ok(())));
         }
         self.desired = Some(desired);
+        self.publisher.configured();
     }
 
     /// Of a neighbour that BFD has lost, the goodbye is heard first if there was one: it tells a restart

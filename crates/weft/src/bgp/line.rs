@@ -54,8 +54,14 @@ impl Line {
 
     /// A connection stands, and is to be like this.
     pub(super) fn shape(&mut self, ttl: Ttl, hold_time: u16) -> io::Result<()> {
+        let (ipv6, hops) = (self.peer.is_ipv6(), hops(ttl));
+        tcp::set_hops(&self.stream, ipv6, hops)?;
+        // What the kernel took before it was told.
+        let came_with = if self.connecting { None } else { tcp::came_with(&self.stream, ipv6) };
+        if came_with.zip(hops.least).is_some_and(|(ttl, least)| ttl < least) {
+            return Err(io::Error::other("it is farther away than it may be (TTL security)"));
+        }
         self.connecting = false;
-        tcp::set_hops(&self.stream, self.peer.is_ipv6(), hops(ttl))?;
         let unread = match hold_time {
             0 => UNREAD_MAX,
             // The speaker gives up first, after twice the time, and says why.
@@ -75,7 +81,10 @@ impl Line {
 
     /// Writes what `more` gives, until it gives nothing, the kernel takes nothing, or others are to be
     /// served. An error is why the connection has ended.
-    pub(super) fn write(&mut self, mut more: impl FnMut(&mut Vec<u8>, usize)) -> Result<(), Closed> {
+    pub(super) fn write(
+        &mut self,
+        mut more: impl FnMut(&mut Vec<u8>, usize),
+    ) -> Result<(), Closed> {
         let mut room = WRITE_MAX;
         while room > 0 {
             if self.written == self.out.len() {
@@ -151,7 +160,8 @@ pub(super) fn not_connected(error: &io::Error, from: IpAddr, badly_signed: u64) 
     let why = match error.kind() {
         ErrorKind::ConnectionRefused => return Closed::ByPeer,
         ErrorKind::TimedOut if badly_signed > 0 => {
-            "no answer, but packets without the right TCP-MD5 signature: the passwords differ".into()
+            "no answer, but packets without the right TCP-MD5 signature: the passwords differ"
+                .into()
         }
         ErrorKind::TimedOut => format!("timed out after {} s", ANSWER.as_secs()),
         ErrorKind::AddrNotAvailable => format!("this node does not have the address {from}"),

@@ -62,6 +62,8 @@ pub(super) struct Publisher {
     news: Box<dyn Fn() + Send + Sync>,
     routes: Paced,
     reports: Paced,
+    /// There is something to be told: nothing is before it is known what is on-link.
+    configured: bool,
     /// Of the routes that were told last.
     version: u64,
     unkept: Option<String>,
@@ -87,12 +89,18 @@ impl Publisher {
     ) -> Self {
         let now = Instant::now();
         let (routes, reports) = (Paced(now), Paced(now));
-        Self { file, public, news, routes, reports, version: 0, unkept: None }
+        Self { file, public, news, routes, reports, configured: false, version: 0, unkept: None }
     }
 
-    /// What the one before kept.
+    /// What the one before kept. Until something is told, whoever asks learns that more will be.
     pub(super) fn kept(&self) -> Option<Vec<u8>> {
-        fs::read(&self.file).ok()
+        let kept = fs::read(&self.file).ok()?;
+        put(&self.public.known, Known { settling: true, ..Known::default() });
+        Some(kept)
+    }
+
+    pub(super) fn configured(&mut self) {
+        self.configured = true;
     }
 
     /// When there is something to be told; none: there is nothing.
@@ -104,7 +112,7 @@ impl Publisher {
 
     fn differs(&self, speaker: &Speaker) -> bool {
         let settling = get(&self.public.known).settling;
-        speaker.version() != self.version || speaker.settling() != settling
+        self.configured && (speaker.version() != self.version || speaker.settling() != settling)
     }
 
     pub(super) fn routes_due(&self, speaker: &Speaker) -> bool {
@@ -124,7 +132,6 @@ impl Publisher {
                 routes: learnt.map(|route| (route.prefix, route)).collect(),
                 settling: speaker.settling(),
             };
-            eprintln!("DBG v{} {:?}", speaker.version(), known);
             put(&public.known, known);
             news();
         });

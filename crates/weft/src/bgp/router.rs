@@ -87,6 +87,11 @@ impl Router {
         self.public.neighbours()
     }
 
+    /// What BFD says of the neighbours that it watches over.
+    pub fn watched(&self) -> BTreeMap<IpAddr, bfd::Report> {
+        self.detector.as_ref().map(Detector::reports).unwrap_or_default()
+    }
+
     /// What keeps it from its work (port 179 taken by another program, …), in words.
     pub fn problems(&self) -> Vec<String> {
         let mut problems = self.public.problems();

@@ -114,7 +114,7 @@ impl Program {
     pub fn start(netns: &Netns, test: &str, sessions: &[Session]) -> Self {
         let mut command = Command::new(env::current_exe().unwrap());
         command.args([test, "--exact", "--nocapture"]).env("WEFT_BFD", words(sessions));
-        command.stdin(Stdio::null()).stdout(Stdio::piped());
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = netns.run(|| command.spawn()).unwrap().unwrap();
         let (said, lines) = channel();
         let out = BufReader::new(child.stdout.take().unwrap());
@@ -141,6 +141,12 @@ impl Program {
         self.child.wait().unwrap();
     }
 
+    /// It ends as before a planned restart.
+    pub fn stop(mut self) {
+        drop(self.child.stdin.take());
+        assert!(self.child.wait().unwrap().success());
+    }
+
     pub fn signal(&self, signal: Signal) {
         let pid = Pid::from_raw(self.child.id().try_into().unwrap());
         kill(pid, signal).unwrap();
@@ -162,9 +168,10 @@ pub fn in_its_own_process() {
         Err(why) => println!("\nbfd: {peer} down: {why}"),
     });
     detector.configure(settings(&sessions(&words)));
-    loop {
-        thread::park();
-    }
+    // Until its beginner has no more to say.
+    let _ = std::io::stdin().read_line(&mut String::new());
+    detector.stop(false);
+    std::process::exit(0);
 }
 
 fn words(sessions: &[Session]) -> String {

@@ -14,6 +14,7 @@ use crate::{
 
 with_each!(
     a_restart_within_the_detection_time_is_not_noticed,
+    a_planned_restart_may_take_longer,
     who_did_not_run_for_longer_than_the_detection_time_reads_before_it_judges,
 );
 
@@ -60,6 +61,31 @@ fn a_restart_within_the_detection_time_is_not_noticed(kind: Kind) {
     let program = Program::start(&site.ours, &test, &sessions);
     until_up(&program, &peer, &sessions);
     assert_eq!(downs(), [1, 1]);
+}
+
+fn a_planned_restart_may_take_longer(kind: Kind) {
+    in_its_own_process();
+    let test = name(kind, "a_planned_restart_may_take_longer");
+    let site = Site::new(false);
+    let sessions = [false, true].map(|ipv6| Session::new(site.ends(ipv6), false));
+    let peer = Peer::start(kind, &site.theirs, &sessions);
+    let downs = || sessions.map(|session| peer.downs(session.ends.ours));
+    let mut program = Program::start(&site.ours, &test, &sessions);
+    until_up(&program, &peer, &sessions);
+    for _ in 0..2 {
+        program.stop();
+        thread::sleep(Duration::from_secs(3));
+        program = Program::start(&site.ours, &test, &sessions);
+        until_up(&program, &peer, &sessions);
+    }
+    assert_eq!(downs(), [0, 0], "{}", kept());
+    // And they are as watchful as before.
+    for Session { ends, .. } in sessions {
+        until("at 300 ms", || peer.knows_interval(ends.ours, 300));
+    }
+    let cut = site.cut();
+    until("missed", || downs() == [1, 1]);
+    assert!(cut.elapsed() < Duration::from_secs(2), "{:?}", cut.elapsed());
 }
 
 fn who_did_not_run_for_longer_than_the_detection_time_reads_before_it_judges(kind: Kind) {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use weft_bgp::{
     attrs::Family,
     config::{Originated, Ttl},
-    wire::{Capability, Message},
+    wire::{Agreed, Capability, Message},
 };
 
 use crate::{corpus, peer::*, raw::Raw, sessions::*, site::*};
@@ -126,7 +126,7 @@ fn one_that_never_reads() {
     let mut says = raw.stream.try_clone().unwrap();
     let alive = std::thread::spawn(move || {
         let mut keepalive = Vec::new();
-        weft_bgp::wire::write(&Message::Keepalive, &Default::default(), &mut keepalive);
+        weft_bgp::wire::write(&Message::Keepalive, &Agreed::default(), &mut keepalive);
         // Until it is closed.
         while std::io::Write::write_all(&mut says, &keepalive).is_ok() {
             std::thread::sleep(Duration::from_millis(500));
@@ -197,7 +197,7 @@ fn route_refresh() -> Vec<u8> {
     use weft_bgp::wire::{Refresh, RouteRefresh, write};
     let ask = RouteRefresh { family: Family::Ipv4, kind: Refresh::Request };
     let mut bytes = Vec::new();
-    write(&Message::RouteRefresh(ask), &Default::default(), &mut bytes);
+    write(&Message::RouteRefresh(ask), &Agreed::default(), &mut bytes);
     bytes
 }
 
@@ -208,19 +208,22 @@ fn farther_away_than_it_may_be() {
     let neighbour = beside.ours.neighbour(RAW, RAW_AS);
     (neighbour.passive, neighbour.ttl) = (true, Ttl::Security(0));
     beside.ours.apply();
+    // Sent with 64.
     let mut raw = beside.raw();
     raw.say(&Message::Open(Raw::open(RAW_AS, 90)));
-    // Sent with 64.
-    std::thread::sleep(Duration::from_millis(500));
-    let state = beside.ours.report(RAW).state;
-    assert_ne!(state, "openconfirm");
-    // And once it is near enough, the same bytes are heard.
-    let near = weft_linux::tcp::Hops { sent: Some(255), least: None };
-    weft_linux::tcp::set_hops(&raw.stream, false, near).unwrap();
-    assert!(matches!(raw.hear(), Some(Message::Open(_))));
-    raw.say(&Message::Keepalive);
-    beside.ours.until_up(RAW);
+    beside.ours.until("told", |ours| ours.error(RAW).contains("farther away than it may be"));
+    assert_eq!(raw.last_words(), None);
     beside.unharmed();
+    // Once it stands, what comes from farther away is as if it were not.
+    sh(&beside.site.hosts[2], "sysctl -qw net.ipv4.ip_default_ttl=255");
+    let mut raw = beside.raw();
+    raw.establish(RAW_AS, 3);
+    beside.ours.until_up(RAW);
+    let far = weft_linux::tcp::Hops { sent: Some(254), least: None };
+    weft_linux::tcp::set_hops(&raw.stream, false, far).unwrap();
+    raw.announce(&[RAW_AS], &["10.3.0.0/24".into()]);
+    beside.refused("nothing was heard of it for 3 s");
+    assert!(!beside.ours.knows("10.3.0.0/24"));
 }
 
 /// Another daemon on our port: we still connect, say what is wrong, and listen once it is gone.

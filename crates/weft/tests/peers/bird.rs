@@ -32,7 +32,8 @@ fn config(setup: &Setup) -> String {
     }
     if setup.others.iter().any(|other| other.bfd.is_some()) {
         let interval = setup.others.iter().find_map(|other| other.bfd).unwrap();
-        let timers = format!("interval {interval} ms; idle tx interval {interval} ms; multiplier 3;");
+        let timers =
+            format!("interval {interval} ms; idle tx interval {interval} ms; multiplier 3;");
         writeln!(all, "protocol bfd {{ interface \"*\" {{ {timers} }}; }}").unwrap();
     }
     for (n, other) in setup.others.iter().enumerate() {

@@ -36,9 +36,11 @@ mod raw;
 mod site;
 
 mod bad;
+mod death;
 mod families;
 mod refresh;
 mod restarts;
 mod sessions;
 mod signed;
 mod storms;
+mod watched;

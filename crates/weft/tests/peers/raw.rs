@@ -8,9 +8,7 @@ use std::{
 
 use weft_bgp::{
     attrs::{AsPath, Attrs, Family, NextHop, Segment},
-    wire::{
-        Agreed, Capability, Frames, Message, Notification, Open, PORT, Packer, read, write,
-    },
+    wire::{Agreed, Capability, Frames, Message, Notification, Open, PORT, Packer, read, write},
 };
 use weft_linux::{Netns, tcp};
 
@@ -120,9 +118,8 @@ impl Raw {
     /// What the other side says last.
     pub fn last_words(&mut self) -> Option<Notification> {
         loop {
-            match self.hear()? {
-                Message::Notification(why) => return Some(why),
-                _ => {}
+            if let Message::Notification(why) = self.hear()? {
+                return Some(why);
             }
         }
     }

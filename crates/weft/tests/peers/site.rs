@@ -108,7 +108,7 @@ impl Ours {
     pub fn watch(&mut self, addr: &str) {
         let addr = ip(addr);
         self.desired.config.neighbours.get_mut(&addr).unwrap().bfd = true;
-        let interval = Duration::from_millis(100);
+        let interval = Duration::from_millis(300);
         let local = if addr.is_ipv6() { ip("fd00::1") } else { ip("10.0.0.1") };
         let settings = bfd::Settings { local, interval, multiplier: 3, multihop: false };
         self.desired.bfd.insert(addr, settings);

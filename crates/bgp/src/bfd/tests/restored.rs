@@ -47,6 +47,50 @@ fn a_restart_in_the_midst_of_a_change_of_times_is_not_noticed_either() {
 }
 
 #[test]
+fn a_change_that_was_never_heard_is_said_again_and_waits_for_its_answer() {
+    let mut world = World::up(5, FAST, FAST);
+    world.cut[A] = true;
+    world.configure(A, ms(2000), 3);
+    world.run(ms(100));
+    let kept = world.kill(A);
+    world.run(ms(100));
+    world.restart(A, &kept);
+    // Its first packet is lost as well.
+    world.run(ms(100));
+    world.cut[A] = false;
+    world.run(ms(20_000));
+    assert_eq!((world.downs(A), world.downs(B)), (vec![], vec![]));
+    assert_eq!(world.report(A).interval_ms, 2000);
+}
+
+#[test]
+fn who_asked_for_patience_may_be_away_for_that_long() {
+    for away in [1000, 29_000] {
+        let mut world = World::up(5, FAST, FAST);
+        let now = world.now;
+        world.end(A).ask_patience(ms(30_000), now);
+        world.settle(A);
+        assert!(!world.end(A).is_settled());
+        world.run(ms(10));
+        assert!(world.end(A).is_settled());
+        let kept = world.kill(A);
+        world.run(ms(away));
+        world.restart(A, &kept);
+        world.run(ms(1000));
+        // It is as watchful as before.
+        let times = |end: usize| (world.report(end).interval_ms, world.report(end).detection_ms);
+        assert_eq!((times(A), times(B)), ((300, 900), (300, 900)));
+        assert_eq!((world.downs(A), world.downs(B)), (vec![], vec![]));
+    }
+    // Who is not up is asked nothing.
+    let mut world = World::new(5, FAST, FAST);
+    world.ends[B] = None;
+    let now = world.now;
+    world.end(A).ask_patience(ms(30_000), now);
+    assert!(world.end(A).is_settled());
+}
+
+#[test]
 fn who_was_given_up_meanwhile_follows_and_tells_nobody_that_the_other_is_dead() {
     let mut world = World::up(5, FAST, FAST);
     let kept = world.kill(A);

@@ -143,6 +143,35 @@ fn a_longer_interval_is_used_once_the_other_knows_it() {
 }
 
 #[test]
+fn what_the_other_says_by_itself_is_no_acknowledgement() {
+    let mut world = World::up(4, (ms(300), 10), FAST);
+    world.cut[A] = true;
+    let began = world.now;
+    world.configure(A, ms(2000), 10);
+    world.run(ms(800));
+    assert!(world.heard.iter().any(|(_, end)| *end == A));
+    assert!(sendings(&world, A, began).len() >= 3, "still at the old interval");
+    world.cut[A] = false;
+    world.run(ms(10_000));
+    assert_eq!((world.changes.len(), world.report(A).interval_ms), (0, 2000));
+}
+
+#[test]
+fn an_answer_to_an_earlier_change_is_none_to_a_later_one() {
+    let mut world = World::up(4, (ms(300), 10), FAST);
+    world.configure(A, ms(400), 10);
+    // Asked, and the answer is on its way.
+    world.run(DELAY);
+    world.cut[A] = true;
+    world.configure(A, ms(2000), 10);
+    world.run(ms(500));
+    assert_eq!(world.report(A).interval_ms, 300, "the second change is not known there");
+    world.cut[A] = false;
+    world.run(ms(10_000));
+    assert_eq!((world.changes.len(), world.report(A).interval_ms), (0, 2000));
+}
+
+#[test]
 fn the_same_settings_again_say_nothing_and_change_nothing() {
     let mut world = World::up(4, FAST, FAST);
     let (version, kept) = (world.end(A).version(), world.end(A).keep());

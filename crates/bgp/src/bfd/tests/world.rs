@@ -137,7 +137,7 @@ impl World {
     }
 
     /// Does what is due at this end and takes out what it says.
-    fn settle(&mut self, end: usize) {
+    pub fn settle(&mut self, end: usize) {
         let now = self.now;
         let bfd = self.ends[end].as_mut().expect("it runs");
         bfd.tick(now);
