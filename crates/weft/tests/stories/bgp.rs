@@ -121,10 +121,11 @@ fn an_agent_that_is_killed_and_restarted_loses_nothing() {
     let site = cluster(3, "veth", "bgp");
     let pods = site.add_pods("net", "").unwrap();
     let flows = flowing(&pods);
-    for n in [0, 1, 0] {
+    for (n, signal) in [(0, Signal::SIGKILL), (1, Signal::SIGTERM), (0, Signal::SIGKILL)] {
         let node = &site.nodes[n];
         calm();
-        node.kill().unwrap();
+        node.signal(signal).unwrap();
+        node.wait_for_death().unwrap();
         // For longer than BFD takes to call it dead.
         std::thread::sleep(Duration::from_millis(1500));
         node.start(&[]).unwrap();
@@ -264,6 +265,18 @@ fn bad_settings_change_nothing_and_good_ones_are_followed() {
         Ok(problems(node).contains("the session with rot (AS 65001, 192.0.2.10) is down"))
     })
     .unwrap();
+    // A password between nodes, which one of them does not know at first.
+    let (password, other) = (site.plan.dir.join("password"), site.plan.dir.join("other"));
+    fs::write(&password, "secret\n").unwrap();
+    let (said, code) = apply(&format!("passwordFile: {}", password.display()));
+    assert_eq!(code, 0, "{said}");
+    let stands = |node: &Node| bgp(node)["neighbours"][0]["state"] == "established";
+    let again = |node: &Node| bgp(node)["neighbours"][0]["established"].as_u64().unwrap();
+    until("established with it", || site.nodes.iter().all(|n| stands(n) && again(n) > 0));
+    sh(&site.nodes[1].netns, &format!("echo other > {}", other.display()));
+    let (said, code) = apply(&format!("passwordFile: {}", other.display()));
+    assert_eq!(code, 0, "{said}");
+    until("established with the other", || site.nodes.iter().all(stands));
     let (said, code) = weft(node, "bgp reset");
     assert_eq!(code, 0, "{said}");
     site.settled("net", "bgp").unwrap();
