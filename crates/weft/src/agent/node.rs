@@ -412,8 +412,9 @@ fn changes(
     look: &mut Look,
 ) -> Result<Vec<Change>, weft_linux::Error> {
     if look.as_decided && !serving.settling {
-        let same = last.host == serving.host;
-        let moved = same.then(|| moved(&last.served(), &serving.served())).flatten();
+        let learnt = (&*last.host.learnt, &*serving.host.learnt);
+        let same = last.host.same_but_learnt(&serving.host);
+        let moved = same.then(|| moved(&last.served(), &serving.served(), learnt)).flatten();
         if let Some(changes) = moved {
             return Ok(changes);
         }

@@ -59,6 +59,8 @@ fn hops(known: &Known) -> BTreeMap<String, String> {
     known.routes.iter().map(|(dst, learnt)| (dst.to_string(), said(&learnt.hops))).collect()
 }
 
+/// Article: BGP, with routers | routers learn where pods are, and nodes what is behind routers
+/// Negative: what a router says inside the pods' range or of the nodes' own link; what lies elsewhere is taken, by filter
 #[test]
 fn a_routers_routes_are_used_unless_they_contradict_and_it_hears_of_pods() {
     let site = cluster(2, "veth", "bgp");

@@ -44,6 +44,8 @@ pub(super) struct Bgp(Mutex<Inner>);
 #[derive(Default)]
 struct Inner {
     router: Option<Router>,
+    /// It said goodbye: this process is about to end.
+    left: bool,
     /// Why there is none although one is needed.
     failed: Option<String>,
     told: Option<Desired>,
@@ -72,7 +74,11 @@ impl Bgp {
 
     /// Before the process ends: neighbours keep what they learnt of us, as was agreed.
     pub fn leave(&self) {
-        let router = self.inner().router.take();
+        let router = {
+            let mut inner = self.inner();
+            inner.left = true;
+            inner.router.take()
+        };
         if let Some(router) = router {
             router.stop(false);
         }
@@ -92,6 +98,9 @@ fn needed(agent: &Agent, view: &View, last: &Serving) -> bool {
 /// process of this node had learnt is then known again.
 pub(super) fn learnt(agent: &Agent, view: &View, last: &Serving) -> Arc<Learnt> {
     let mut inner = agent.bgp.inner();
+    if inner.left {
+        return Arc::new(Learnt { settling: true, ..Learnt::default() });
+    }
     if !needed(agent, view, last) {
         end(agent, &mut inner);
         return Arc::default();
@@ -126,14 +135,15 @@ fn end(agent: &Agent, inner: &mut Inner) {
     if let Some(router) = inner.router.take() {
         tracing::info!("no network is joined by BGP any more: its sessions end");
         router.stop(true);
-        let _ = fs::remove_file(agent.config.run_dir.join(KEEP));
+        forget(&agent.config.run_dir);
     }
     *inner = Inner::default();
 }
 
-/// Takes away what a process of this node kept for its successor.
+/// Takes away what a process of this node kept for its successor: routes, and BFD's sessions.
 pub(super) fn forget(run_dir: &Path) {
     let _ = fs::remove_file(run_dir.join(KEEP));
+    let _ = fs::remove_file(run_dir.join(KEEP).with_extension("bfd"));
 }
 
 /// Tells the speaker what it is to be now that this is served; true if there is one.
@@ -141,7 +151,8 @@ pub(super) fn tell(agent: &Agent, view: &View, serving: &Serving, links: &[HostL
     let originated = say::originated(agent, serving);
     let mut inner = agent.bgp.inner();
     if inner.router.is_none() {
-        return false;
+        // What was told last is what neighbours keep.
+        return inner.left;
     }
     let nics = nics(links);
     let speaker = bgp::speaker(&Local {
