@@ -1,6 +1,6 @@
 //! What a speaker says of itself: for `weft bgp`, its metrics and its tests.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -47,21 +47,22 @@ pub struct NeighbourReport {
     pub bfd: Option<String>,
 }
 
-/// The best route to a prefix, as it is to be used.
+/// The best route to a prefix, as it is to be used. What it has in common with others stands in memory
+/// once.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Learnt {
     pub prefix: IpNet,
     /// Where to: on-link addresses, in order, without doubles; empty: nowhere, and `why` says it.
-    pub hops: Vec<LearntHop>,
+    pub hops: Arc<[LearntHop]>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub why: Option<String>,
+    pub why: Option<Arc<str>>,
     /// Kept from before a restart, and not said again yet.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub stale: bool,
     /// AS path in its usual text form; empty: originated inside our AS.
     #[serde(default)]
-    pub as_path: String,
+    pub as_path: Arc<str>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

@@ -1,6 +1,9 @@
 //! What the tables say to who installs routes: where each prefix leads, and what has changed of that.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use ipnet::IpNet;
 
@@ -51,6 +54,16 @@ impl Said {
     }
 }
 
+/// What of an answer depends on the paths alone, by who said them and what: of a million prefixes
+/// few differ in that.
+type Ways = HashMap<Vec<(u32, u32)>, Way>;
+
+struct Way {
+    hops: Arc<[LearntHop]>,
+    why: Option<Arc<str>>,
+    as_path: Arc<str>,
+}
+
 /// Prefixes whose answer is another than when it was last asked for.
 #[derive(Debug)]
 pub(super) struct Watch([Pending; 2]);
@@ -96,26 +109,28 @@ impl Rib {
 
     /// The best routes of others, our own aside, by family and prefix.
     pub fn learnt(&self) -> Vec<Learnt> {
-        let of_family = |family: Family| {
+        let (mut learnt, mut ways) = (Vec::new(), Ways::default());
+        for family in Family::ALL {
             let table = self.table(family);
             let mut slots: Vec<u32> = (0..table.slots()).collect();
             slots.sort_unstable_by_key(|slot| table.key(*slot));
-            slots.into_iter().filter_map(move |slot| self.learnt_of(family, slot))
-        };
-        Family::ALL.into_iter().flat_map(of_family).collect()
+            let of = slots.into_iter().filter_map(|slot| self.learnt_of(family, slot, &mut ways));
+            learnt.extend(of);
+        }
+        learnt
     }
 
     /// What of `learnt` is another than at the last call, up to `most` prefixes: none: it is not
     /// learnt any more (or again). Empty: nothing is. The first call begins with all there is. From
     /// then on a prefix that went is held until it was asked for, so it is to be called again and again.
     pub fn changed(&mut self, most: usize) -> Vec<(IpNet, Option<Learnt>)> {
-        let mut changed = Vec::new();
+        let (mut changed, mut ways) = (Vec::new(), Ways::default());
         self.watch.get_or_insert_with(Watch::new);
         for family in Family::ALL {
             while changed.len() < most
                 && let Some(slot) = self.next_changed(family)
             {
-                let learnt = self.learnt_of(family, slot);
+                let learnt = self.learnt_of(family, slot, &mut ways);
                 if learnt.is_some() || self.table(family).is_there(slot) {
                     changed.push((self.table(family).prefix(slot), learnt));
                 }
@@ -130,22 +145,32 @@ impl Rib {
         self.watch.as_mut()?.next(family, slots)
     }
 
-    fn learnt_of(&self, family: Family, slot: u32) -> Option<Learnt> {
+    fn learnt_of(&self, family: Family, slot: u32, ways: &mut Ways) -> Option<Learnt> {
         let known = self.known();
         let equal = known.equals_or_any(self.table(family).paths(slot));
         let best = *equal.first().filter(|best| !best.is_own())?;
+        let key = equal.iter().map(|path| (path.peer(), path.route)).collect();
+        let way = ways.entry(key).or_insert_with(|| self.way_of(&equal, best));
+        Some(Learnt {
+            prefix: self.table(family).prefix(slot),
+            hops: way.hops.clone(),
+            why: way.why.clone(),
+            stale: best.is_stale(),
+            as_path: way.as_path.clone(),
+        })
+    }
+
+    fn way_of(&self, equal: &[Path], best: Path) -> Way {
         let (attrs, next_hop) = self.routes.get(best.route);
-        let hops = self.hops_of(&equal);
+        let hops = self.hops_of(equal);
         let nowhere = || {
             format!("next hop {} is not on-link and no learnt route leads to it", next_hop.addr())
         };
-        Some(Learnt {
-            prefix: self.table(family).prefix(slot),
-            why: hops.is_empty().then(nowhere),
-            hops,
-            stale: best.is_stale(),
-            as_path: attrs.as_path.to_string(),
-        })
+        Way {
+            why: hops.is_empty().then(|| nowhere().into()),
+            hops: hops.into(),
+            as_path: attrs.as_path.to_string().into(),
+        }
     }
 
     fn hops_of(&self, equal: &[Path]) -> Vec<LearntHop> {

@@ -182,10 +182,10 @@ impl Model {
         let why = format!("next hop {next_hop} is not on-link and no learnt route leads to it");
         Some(Learnt {
             prefix,
-            why: hops.is_empty().then_some(why),
-            hops,
+            why: hops.is_empty().then(|| why.into()),
+            hops: hops.into(),
             stale: best.said.stale,
-            as_path: best.said.attrs.as_path.to_string(),
+            as_path: best.said.attrs.as_path.to_string().into(),
         })
     }
 

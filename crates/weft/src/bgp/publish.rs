@@ -9,6 +9,7 @@ use std::{
 };
 
 use weft_bgp::{Speaker, Time, report::NeighbourReport};
+use weft_linux::memory;
 
 use super::router::Known;
 
@@ -16,6 +17,9 @@ use super::router::Known;
 const PAUSE: Duration = Duration::from_millis(20);
 /// Of a large table one round takes longer: all rounds together take at most this part of the time.
 const SHARE: u32 = 5;
+
+/// So many routes leave much behind when they are told again.
+const LARGE: usize = 20_000;
 
 /// Read by others, who hold the locks for as long as it takes to copy a pointer.
 #[derive(Default)]
@@ -132,8 +136,12 @@ impl Publisher {
                 routes: learnt.map(|route| (route.prefix, route)).collect(),
                 settling: speaker.settling(),
             };
+            let large = known.routes.len() >= LARGE;
             put(&public.known, known);
             news();
+            if large {
+                memory::give_back();
+            }
         });
         self.version = speaker.version();
     }

@@ -52,7 +52,7 @@ fn comes_up_when_we_connect(kind: Kind) {
     let peer = Peer::start(&site.hosts[1], setup);
     ours.apply();
     both_told(&ours, &peer, "fd00::1", "fd00::2");
-    assert_eq!(ours.known().routes[&net("10.2.0.0/24")].as_path, THEIR_AS.to_string());
+    assert_eq!(ours.known().routes[&net("10.2.0.0/24")].as_path, THEIR_AS.to_string().into());
 }
 
 fn comes_up_when_it_connects(kind: Kind) {
@@ -86,7 +86,7 @@ fn comes_up_inside_one_as(kind: Kind) {
     ours.apply();
     let peer = Peer::start(&site.hosts[1], setup);
     both_told(&ours, &peer, "fd00::1", "fd00::2");
-    assert_eq!(ours.known().routes[&net("10.2.0.0/24")].as_path, "");
+    assert_eq!(ours.known().routes[&net("10.2.0.0/24")].as_path, "".into());
 }
 
 fn gets_our_new_routes_and_forgets_old_ones(kind: Kind) {

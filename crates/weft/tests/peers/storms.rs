@@ -34,7 +34,7 @@ fn ends_as_it_should(kind: Kind) {
     ours.until("as it should be", |ours| ours.prefixes() == left);
     let path = format!("{THEIR_AS} 65003 {}", 65100 + last);
     let known = ours.known();
-    let through = known.routes.values().filter(|route| route.as_path == path);
+    let through = known.routes.values().filter(|route| *route.as_path == *path);
     assert_eq!(through.count(), left.len() - 2);
     assert_eq!(ours.report("10.0.0.2").established, 1);
 }

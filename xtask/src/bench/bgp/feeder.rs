@@ -54,9 +54,9 @@ pub fn updates(routes: u32) -> anyhow::Result<Vec<u8>> {
 fn attrs(set: u32) -> Attrs {
     let path = (0..2 + set % 4).map(|hop| 1000 + set / (hop + 1)).collect::<Vec<_>>();
     Attrs {
-        origin: if set % 10 == 0 { Origin::Incomplete } else { Origin::Igp },
+        origin: if set.is_multiple_of(10) { Origin::Incomplete } else { Origin::Igp },
         as_path: AsPath(vec![Segment::Sequence([vec![AS], path].concat())]),
-        med: (set % 3 == 0).then_some(set),
+        med: set.is_multiple_of(3).then_some(set),
         communities: (0..set % 5).map(|n| Community((AS << 16) | (set + n))).collect(),
         ..Attrs::default()
     }
@@ -100,7 +100,7 @@ impl Feeder {
         }
     }
 
-    pub fn say(self, feed: &[u8]) -> anyhow::Result<Feeding> {
+    pub fn say(self, feed: &[u8]) -> Feeding {
         let stream = Arc::new(self.0);
         let (reader, writer, feed) = (stream.clone(), stream.clone(), feed.to_vec());
         let hears = spawn(move || {
@@ -116,7 +116,7 @@ impl Feeder {
                 said = (&*writer).write_all(&keepalive);
             }
         });
-        Ok(Feeding { stream, threads: [Some(hears), Some(says)] })
+        Feeding { stream, threads: [Some(hears), Some(says)] }
     }
 }
 
