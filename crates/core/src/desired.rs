@@ -53,6 +53,14 @@ pub struct Host {
     pub learnt: Arc<Beside>,
 }
 
+impl Host {
+    /// True if nothing differs but the routes that its neighbours have said.
+    pub fn same_but_learnt(&self, other: &Self) -> bool {
+        let learnt = other.learnt.clone();
+        *self == *other || Self { learnt, ..self.clone() } == *other
+    }
+}
+
 impl Served<'_> {
     pub fn ground<'a>(&'a self, node: &'a NodeName, host: &'a Host) -> Ground<'a> {
         Ground {

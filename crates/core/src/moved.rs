@@ -9,16 +9,21 @@ use ipnet::IpNet;
 use crate::{
     desired::Served,
     join::Receive,
+    learnt::{Beside, through},
     name::Mac,
     paths::{Choices, PeerChoice},
     plan::{Change, plan},
-    state::{Key, Object, State},
+    state::{Group, Key, Object, State},
 };
 
-/// The changes from `last`, which the kernel holds in full, to `now`. None where more than choices
-/// of peers differ, or where what moved shares an object with what did not: then everything is to
-/// be planned.
-pub fn moved(last: &[Served<'_>], now: &[Served<'_>]) -> Option<Vec<Change>> {
+/// The changes from `last`, which the kernel holds in full, to `now`; and from the learnt routes of
+/// then to those of now. None where more than these and choices of peers differ, or where what moved
+/// shares an object with what did not: then everything is to be planned.
+pub fn moved(
+    last: &[Served<'_>],
+    now: &[Served<'_>],
+    learnt: (&Beside, &Beside),
+) -> Option<Vec<Change>> {
     if last.len() != now.len() {
         return None;
     }
@@ -30,23 +35,47 @@ pub fn moved(last: &[Served<'_>], now: &[Served<'_>]) -> Option<Vec<Change>> {
         }
         part(&last.stage.choices, &now.stage.choices, &mut was, &mut want, &mut unmoved);
     }
-    if was.is_empty() && want.is_empty() {
+    let (gone, come, stayed) = part_learnt(learnt);
+    if was.is_empty() && want.is_empty() && gone.is_empty() && come.is_empty() {
         return Some(Vec::new());
     }
-    let marks = Marks::of(was.iter().chain(&want));
-    let objects = |choices: &[&Arc<PeerChoice>]| -> State {
-        choices.iter().flat_map(|choice| choice.objects()).collect()
+    let mut marks = Marks::of(was.iter().chain(&want));
+    marks.hops.extend(gone.iter().chain(&come).flat_map(|(_, hops)| vias(hops)));
+    let objects = |choices: &[&Arc<PeerChoice>], routes: &[Learnt<'_>]| -> State {
+        let learnt = routes.iter().flat_map(|(dst, hops)| through(**dst, hops));
+        choices.iter().flat_map(|choice| choice.objects()).chain(learnt).collect()
     };
-    let (was, want) = (objects(&was), objects(&want));
+    let (was, want) = (objects(&was, &gone), objects(&want, &come));
     let contested = |object: Object| match want.get(&object.key()) {
         Some(wanted) => *wanted != object,
         None => was.contains(&object.key()),
     };
     let mut shared = unmoved.into_iter().filter(|choice| marks.on(choice));
-    if shared.any(|choice| choice.objects().any(contested)) || on_own_block(now, &was, &want) {
+    let mut beside = stayed.filter(|(_, hops)| vias(hops).any(|via| marks.hops.contains(&via)));
+    if shared.any(|choice| choice.objects().any(contested))
+        || beside.any(|(dst, hops)| through(*dst, hops).into_iter().any(contested))
+        || on_own_block(now, &was, &want)
+    {
         return None;
     }
     Some(plan(&want, &was))
+}
+
+/// A learnt route that is no peer's block.
+type Learnt<'a> = (&'a IpNet, &'a Group);
+
+fn vias(hops: &Group) -> impl Iterator<Item = IpAddr> + '_ {
+    hops.hops().iter().map(|(_, via)| *via)
+}
+
+/// Those that went, those that came, and those that stayed.
+fn part_learnt<'a>(
+    (last, now): (&'a Beside, &'a Beside),
+) -> (Vec<Learnt<'a>>, Vec<Learnt<'a>>, impl Iterator<Item = Learnt<'a>>) {
+    let (was, want) = (&last.routes, &now.routes);
+    let gone = was.iter().filter(|(dst, hops)| want.get(*dst) != Some(*hops)).collect();
+    let come = want.iter().filter(|(dst, hops)| was.get(*dst) != Some(*hops)).collect();
+    (gone, come, want.iter().filter(move |(dst, hops)| was.get(*dst) == Some(*hops)))
 }
 
 /// All that does not come from the choice of a path to one peer.

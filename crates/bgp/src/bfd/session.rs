@@ -29,7 +29,8 @@ pub struct Session {
     remote_diag: Diag,
     /// Since when the other side is silent; none if nothing is expected of it.
     heard: Option<Time>,
-    resumed: bool,
+    /// Goes on from an earlier program's, and nothing was heard since.
+    pub resumed: bool,
     /// The last packet, without its P and F bits, and when it was sent at what interval.
     sent: Option<(Control, Time)>,
     paced: Option<Duration>,

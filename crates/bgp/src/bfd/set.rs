@@ -170,10 +170,15 @@ impl Bfd {
         let due: Vec<IpAddr> = due.map(|(peer, _)| *peer).collect();
         for peer in due {
             let said = self.on(peer, |session, dice| {
+                let resumed = session.resumed;
                 session.slept(slept, now);
-                session.tick(now, dice)
+                (resumed, session.tick(now, dice))
             });
-            said.into_iter().for_each(|said| self.say(peer, said));
+            let Some((resumed, said)) = said else { continue };
+            // The earlier program knew it as up: so who listens here is told both.
+            let was_up = (resumed && said.0.is_some()).then_some((peer, Change::Up));
+            self.changes.extend(was_up);
+            self.say(peer, said);
         }
         let leaving = self.leaving.len();
         self.leaving.retain(|(_, until)| now < *until);

@@ -9,9 +9,10 @@ use crate::{
     attachment::Attachment,
     desired::{self, Host},
     join::{Receive, bridged::Domain},
+    learnt::Beside,
     name::{IfName, Mac, Mtu, NetworkName, NodeName},
     network::Network,
-    paths::{Choice, Choices, Path, Stage},
+    paths::{Choice, Choices, Leg, Path, Stage},
     view::{Part, Resident},
 };
 
@@ -37,6 +38,39 @@ fn worlds() -> Vec<Choices> {
         ]
     };
     pairs(peer)
+}
+
+/// The same by BGP: by the peer itself, by one router or by two at once, which both peers share, each
+/// block by another.
+fn worlds_by_bgp() -> Vec<Choices> {
+    pairs(|name| {
+        let own = format!("10.1.{name}.0/24");
+        let by = |legs: &[(&str, &[u8])]| {
+            let blocks: Vec<&str> = legs.iter().map(|(block, _)| *block).collect();
+            let receive = Receive::Bgp { underlay: [192, 0, 2, name].into() };
+            let mut choice = choice(receive, &blocks);
+            let path = choice.v4.as_mut().unwrap().path.as_mut().unwrap();
+            path.legs = legs
+                .iter()
+                .map(|(block, hops)| Leg {
+                    block: block.parse().unwrap(),
+                    hops: hops
+                        .iter()
+                        .map(|n| (IfName::new("eth0"), IpAddr::from([192, 0, 2, *n])))
+                        .collect::<Vec<_>>()
+                        .into(),
+                })
+                .collect();
+            Some(choice)
+        };
+        vec![
+            None,
+            by(&[(&own, &[name])]),
+            by(&[(&own, &[253, 254])]),
+            by(&[(&own, &[254]), ("10.1.9.0/24", &[253])]),
+            by(&[("10.1.9.0/24", &[253, 254])]),
+        ]
+    })
 }
 
 /// The same on a bridged segment: a pod or none, one that both peers tell of, one with an address
@@ -116,19 +150,51 @@ fn what_moved_is_what_everything_would_say() {
 }
 
 #[test]
+fn what_moved_by_bgp_is_what_everything_would_say() {
+    as_everything(&worlds_by_bgp());
+    // Every third: the space is the product of all.
+    let some: Vec<Choices> = worlds_by_bgp().into_iter().step_by(3).collect();
+    as_everything_beside(&some, &learnt());
+}
+
+#[test]
 fn what_moved_on_a_segment_is_what_everything_would_say() {
     as_everything(&bridged_worlds());
 }
 
 fn as_everything(worlds: &[Choices]) {
-    let (me, host): (NodeName, _) = ("me".parse().unwrap(), Host::default());
+    as_everything_beside(worlds, &[Beside::default()]);
+}
+
+/// Learnt routes through next hops that the peers' blocks are reached by too.
+fn learnt() -> Vec<Beside> {
+    let by = |routes: &[(&str, &[u8])]| {
+        let hop = |n: &u8| (IfName::new("eth0"), IpAddr::from([192, 0, 2, *n]));
+        let routes = routes.iter().map(|(dst, hops)| {
+            let hops: Vec<_> = hops.iter().map(hop).collect();
+            (dst.parse().unwrap(), hops.into())
+        });
+        Beside { routes: routes.collect(), ..Beside::default() }
+    };
+    vec![
+        by(&[]),
+        by(&[("203.0.113.0/24", &[254])]),
+        by(&[("203.0.113.0/24", &[253, 254]), ("203.0.114.0/24", &[253, 254])]),
+        by(&[("203.0.113.0/24", &[1]), ("203.0.114.0/24", &[253, 254])]),
+    ]
+}
+
+fn as_everything_beside(worlds: &[Choices], learnt: &[Beside]) {
+    let me: NodeName = "me".parse().unwrap();
     let names: [NetworkName; 2] = ["blue".parse().unwrap(), "red".parse().unwrap()];
     let network: Network = serde_json::from_str(r#"{"ranges":["10.1.0.0/16"]}"#).unwrap();
     let (mut light, mut full) = (0, 0);
     let own = ["10.1.9.0/24".parse().unwrap()];
     // The second network stands still, on every way that the first may share with it.
     let still: Vec<Choices> = worlds.iter().step_by(6).cloned().collect();
-    for (was, now) in worlds.iter().flat_map(|was| worlds.iter().map(move |now| (was, now))) {
+    let pairs = worlds.iter().flat_map(|was| worlds.iter().map(move |now| (was, now)));
+    let beside = learnt.iter().flat_map(|was| learnt.iter().map(move |now| (was, now)));
+    for ((was, now), beside) in pairs.flat_map(|pair| beside.clone().map(move |of| (pair, of))) {
         for (still, own) in still.iter().flat_map(|still| [(still, &[][..]), (still, &own)]) {
             let stages = |first: &Choices| [stage(first), stage(still)];
             let (was, now) = (stages(was), stages(now));
@@ -136,11 +202,13 @@ fn as_everything(worlds: &[Choices]) {
                 stages.iter().cloned().enumerate().collect()
             };
             let (was, now) = (served(&was), served(&now));
-            let say =
-                |stages| desired::node(&me, &host, &serve(stages, &names, &network, own), none());
-            let (before, want) = (say(&was), say(&now));
+            let say = |stages, learnt: &Beside| {
+                let host = Host { learnt: Arc::new(learnt.clone()), ..Host::default() };
+                desired::node(&me, &host, &serve(stages, &names, &network, own), none())
+            };
+            let (before, want) = (say(&was, beside.0), say(&now, beside.1));
             let of = |stages| serve(stages, &names, &network, own);
-            match moved(&of(&was), &of(&now)) {
+            match moved(&of(&was), &of(&now), beside) {
                 Some(changes) => {
                     light += 1;
                     let mut kernel = before;

@@ -158,8 +158,8 @@ pub fn choose(order: &[Way], sender: &Sender<'_>, peer: &Peer<'_>, ipv4: bool) -
             }
         }
     }
-    let said = peer.receives.iter().chain(peer.withdrawing).filter(|r| r.way() == Way::Bgp);
-    let path = said.filter_map(|receive| bgp::part(receive, sender, peer, ipv4).ok()).next();
+    let mut said = peer.receives.iter().chain(peer.withdrawing).filter(|r| r.way() == Way::Bgp);
+    let path = said.find_map(|receive| bgp::part(receive, sender, peer, ipv4).ok());
     Choice { path, refused }
 }
 

@@ -42,8 +42,11 @@ fn ignored(serving: &Serving) -> Vec<String> {
 }
 
 /// Foreign routes to destinations of ours. The plan is empty, so what is there is what should be.
+/// Which of several default routes serves, the host's metrics say.
 pub(super) fn clashes(observed: &Observed) -> Vec<ForeignRoute> {
-    let clash = |foreign: &&ForeignRoute| observed.ours.contains(&Key::Route(foreign.dst));
+    let clash = |foreign: &&ForeignRoute| {
+        foreign.dst.prefix_len() > 0 && observed.ours.contains(&Key::Route(foreign.dst))
+    };
     observed.foreign.iter().filter(clash).cloned().collect()
 }
 
@@ -51,7 +54,7 @@ pub(super) fn clashes(observed: &Observed) -> Vec<ForeignRoute> {
 pub(super) fn meets(changes: &[Change], foreign: &[ForeignRoute]) -> bool {
     let foreign: BTreeSet<_> = foreign.iter().map(|route| route.dst).collect();
     let dst = |change: &Change| match change.key() {
-        Key::Route(dst) => Some(dst),
+        Key::Route(dst) if dst.prefix_len() > 0 => Some(dst),
         _ => None,
     };
     !foreign.is_empty() && changes.iter().filter_map(dst).any(|dst| foreign.contains(&dst))

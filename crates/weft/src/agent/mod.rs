@@ -37,6 +37,7 @@ mod underlay;
 mod uninstall;
 mod wake;
 mod watch;
+mod ways;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -4,7 +4,7 @@
 //! besides its work is in `findings.rs`, what it tells the others in `publish.rs`.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     fs,
     net::IpAddr,
     path::Path,
@@ -18,13 +18,11 @@ use weft_core::{
     attachment::Phase,
     desired::{self, Host},
     join::{Receive, Way},
-    learnt::Learnt,
     moved::moved,
     name::{IfName, NetworkName},
-    paths::{Nic, Reach, Sender, Situation, stage},
+    paths::{Nic, Sender, Situation, stage},
     plan::{Change, plan},
-    state::{Key, Knob, Object, State},
-    view::View,
+    state::{Knob, Object, State},
 };
 use weft_linux::{Event, ForeignRoute, HostLink, Observed, Passing, Refusal, Watch, read_knob};
 
@@ -34,6 +32,7 @@ use super::{
     sysctls::Found,
     underlay,
     wake::{Gather, Reasons},
+    ways,
 };
 
 /// Looked at anew even if nothing was heard.
@@ -50,12 +49,9 @@ const LOOKS_MAX: usize = 4;
 /// How long a withdrawn path is held for a peer that does not acknowledge.
 const ACK_WAIT_MAX: Duration = Duration::from_secs(60);
 
-/// How addresses are reached.
-pub(super) type Reaches = BTreeMap<IpAddr, Option<Reach>>;
-
 /// What the loop remembers between rounds. All of it can be learnt anew.
 pub(super) struct Memory {
-    reach: Reaches,
+    reach: ways::Reaches,
     nics: Vec<Nic>,
     /// Why there is none.
     no_underlay: Option<String>,
@@ -143,7 +139,8 @@ fn turn(agent: &Agent, memory: &mut Memory, why: Reasons) -> bool {
         tracing::warn!(problem, "found");
     }
     let to_retry = agent.pods_gone.load(Ordering::SeqCst);
-    let all_well = serving.converged && !to_retry && memory.waiting.is_empty();
+    let all_well =
+        serving.converged && !to_retry && memory.waiting.is_empty() && !agent.bgp.looks_again();
     agent.set_serving(serving);
     agent.tell_residents();
     agent.strangers.ring();
@@ -269,7 +266,7 @@ fn decide(
     let shown = agent.shown();
     let learnt = bgp::learnt(agent, &shown.view, &agent.serving());
     serving.settling = learnt.settling;
-    find_ways(agent, memory, &shown.view, &learnt);
+    ways::find(agent, &mut memory.reach, &shown.view, &learnt);
     let installed = bgp::installed(agent, &shown.view, &learnt, (links, &memory.reach));
     if *serving.host.learnt != installed {
         serving.host.learnt = Arc::new(installed);
@@ -333,23 +330,6 @@ fn decide(
     }
     drop(shown);
     super::access::give(serving, links);
-}
-
-/// How each peer's addresses and each learnt next hop are reached, where it is not known yet.
-fn find_ways(agent: &Agent, memory: &mut Memory, view: &View, learnt: &Learnt) {
-    let peers = view.nodes.iter().filter(|(name, _)| **name != agent.node);
-    let addrs = peers.flat_map(|(_, node)| node.record.underlay.iter().copied());
-    let addrs = addrs.chain(learnt.hops());
-    let unknown: BTreeSet<IpAddr> = addrs.filter(|at| !memory.reach.contains_key(at)).collect();
-    let unknown: Vec<IpAddr> = unknown.into_iter().collect();
-    for (addr, route) in unknown.iter().zip(agent.kernel.route_to(&unknown)) {
-        let reach = route.filter(|route| !route.dev.is_ours()).map(|route| Reach {
-            dev: route.dev,
-            gateway: route.gateway,
-            mtu: route.mtu,
-        });
-        memory.reach.insert(*addr, reach);
-    }
 }
 
 /// What no firewall may stop: pods' ranges, and the ports of tunnels.
@@ -432,8 +412,9 @@ fn changes(
     look: &mut Look,
 ) -> Result<Vec<Change>, weft_linux::Error> {
     if look.as_decided && !serving.settling {
-        let same = last.host == serving.host;
-        let moved = same.then(|| moved(&last.served(), &serving.served())).flatten();
+        let learnt = (&*last.host.learnt, &*serving.host.learnt);
+        let same = last.host.same_but_learnt(&serving.host);
+        let moved = same.then(|| moved(&last.served(), &serving.served(), learnt)).flatten();
         if let Some(changes) = moved {
             return Ok(changes);
         }
@@ -453,20 +434,8 @@ fn everything(agent: &Agent, serving: &Serving, observed: &mut Observed) -> Vec<
     let mut changes = plan(&desired, &observed.ours);
     let frozen = findings::frozen(agent, serving).is_some();
     changes.retain(|change| !frozen || !matches!(change, Change::Drop(_)));
-    changes.retain(|change| !serving.settling || !may_be_said_again(serving, change));
+    changes.retain(|change| !serving.settling || !bgp::may_be_said_again(serving, change));
     changes
-}
-
-/// What BGP's neighbours may have said before this process began, and have yet to say again.
-fn may_be_said_again(serving: &Serving, change: &Change) -> bool {
-    let own = |dst: &IpNet| {
-        serving.networks.values().flat_map(|here| &here.blocks).any(|block| block.contains(dst))
-    };
-    match change {
-        Change::Drop(Key::Route(dst)) => !own(dst),
-        Change::Drop(key) => matches!(key, Key::NextHop(..) | Key::Group(_)),
-        _ => false,
-    }
 }
 
 /// What a sysctl of a link of ours is can be read only once the link is there.

@@ -60,16 +60,11 @@ pub(super) struct Driver {
 }
 
 impl Driver {
-    pub(super) fn new(mut publisher: Publisher, letters: Receiver<Mail>, ear: UnixStream) -> Self {
-        let mut speaker = match publisher.kept() {
+    pub(super) fn new(publisher: Publisher, letters: Receiver<Mail>, ear: UnixStream) -> Self {
+        let speaker = match publisher.kept() {
             Some(kept) => Speaker::restarted(&kept, Time::ZERO),
             None => Speaker::new(Time::ZERO),
         };
-        // Whoever asks first is to know already that nothing is gone.
-        if speaker.settling() {
-            while !publisher.gather(&mut speaker) {}
-            publisher.routes(&speaker);
-        }
         Self {
             began: Instant::now(),
             speaker,

@@ -65,6 +65,7 @@ pub fn status(agent: &Agent) -> BgpStatus {
 
 /// One learnt route, and what it is good for here.
 #[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct LearntRoute {
     #[serde(flatten)]
     pub learnt: Learnt,

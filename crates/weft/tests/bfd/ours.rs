@@ -47,16 +47,20 @@ pub fn settings(sessions: &[Session]) -> BTreeMap<IpAddr, Settings> {
     sessions.iter().map(|session| (session.ends.theirs, one(session))).collect()
 }
 
-fn detector(told: impl Fn(News) + Send + 'static) -> Detector {
+fn detector(keep: &str, told: impl Fn(News) + Send + 'static) -> Detector {
     let news = move |peer, what| told((peer, what, Instant::now()));
-    Detector::start(KEEP.into(), Box::new(news)).unwrap()
+    Detector::start(keep.into(), Box::new(news)).unwrap()
 }
 
 impl Ours {
     pub fn start(netns: &Netns, sessions: &[Session]) -> Self {
+        Self::keeping(KEEP, netns, sessions)
+    }
+
+    pub fn keeping(keep: &str, netns: &Netns, sessions: &[Session]) -> Self {
         let (tell, news) = channel();
         let detector =
-            netns.run(|| detector(move |news| tell.send(news).unwrap_or_default())).unwrap();
+            netns.run(|| detector(keep, move |news| tell.send(news).unwrap_or_default())).unwrap();
         detector.configure(settings(sessions));
         Self { detector, news, aside: RefCell::default() }
     }
@@ -163,7 +167,7 @@ impl Drop for Program {
 /// Never returns if this process is a `Program`.
 pub fn in_its_own_process() {
     let Ok(words) = env::var("WEFT_BFD") else { return };
-    let detector = detector(|(peer, what, _)| match what {
+    let detector = detector(KEEP, |(peer, what, _)| match what {
         Ok(()) => println!("\nbfd: {peer} up"),
         Err(why) => println!("\nbfd: {peer} down: {why}"),
     });

@@ -1,6 +1,10 @@
 //! Sessions come up, notice the other's silence, and are not fooled.
 
-use std::{net::UdpSocket, path::Path, time::Duration};
+use std::{
+    net::UdpSocket,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use nix::sys::socket::{setsockopt, sockopt::Ipv4Ttl};
 use weft_bgp::bfd::{Control, Diag, PORT, State};
@@ -8,7 +12,7 @@ use weft_bgp::bfd::{Control, Diag, PORT, State};
 use crate::{
     ours::{Ours, settings},
     peer::{Kind, Peer, Session},
-    site::{Site, sh, until},
+    site::{Ends, Site, sh, until},
     with_each,
 };
 
@@ -188,4 +192,28 @@ fn what_is_missing_is_said_and_waited_for(kind: Kind) {
     }
     until("well", || ours.detector.problems().is_empty());
     assert!(peer.is_up(ends.ours));
+}
+
+/// Both ends are ours, with 50 ms times 3, and more threads want to run than can.
+#[test]
+fn a_busy_machine_does_not_stall_it() {
+    let site = Site::new(false);
+    let ends = site.ends(false);
+    let session = Session { interval_ms: 50, ..Session::new(ends, false) };
+    let back = Session { ends: Ends { ours: ends.theirs, theirs: ends.ours }, ..session };
+    let (ours, theirs) = (
+        Ours::keeping("/run/a.json", &site.ours, &[session]),
+        Ours::keeping("/run/b.json", &site.theirs, &[back]),
+    );
+    ours.until_up(ends.theirs);
+    theirs.until_up(ends.ours);
+    let end = Instant::now() + Duration::from_secs(4);
+    std::thread::scope(|scope| {
+        for _ in 0..16 {
+            scope.spawn(|| while Instant::now() < end {});
+        }
+    });
+    assert!(ours.no_news() && theirs.no_news(), "{:#?}", ours.report(ends.theirs));
+    let report = ours.report(ends.theirs);
+    assert!(report.packets_in > 80 && report.detection_ms == 150, "{report:#?}");
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use weft_bgp::{
     attrs::Family,
     config::{Originated, Ttl},
-    wire::{Capability, Message},
+    wire::{Agreed, Capability, Message},
 };
 
 use crate::{corpus, peer::*, raw::Raw, sessions::*, site::*};
@@ -126,7 +126,7 @@ fn one_that_never_reads() {
     let mut says = raw.stream.try_clone().unwrap();
     let alive = std::thread::spawn(move || {
         let mut keepalive = Vec::new();
-        weft_bgp::wire::write(&Message::Keepalive, &Default::default(), &mut keepalive);
+        weft_bgp::wire::write(&Message::Keepalive, &Agreed::default(), &mut keepalive);
         // Until it is closed.
         while std::io::Write::write_all(&mut says, &keepalive).is_ok() {
             std::thread::sleep(Duration::from_millis(500));
@@ -197,7 +197,7 @@ fn route_refresh() -> Vec<u8> {
     use weft_bgp::wire::{Refresh, RouteRefresh, write};
     let ask = RouteRefresh { family: Family::Ipv4, kind: Refresh::Request };
     let mut bytes = Vec::new();
-    write(&Message::RouteRefresh(ask), &Default::default(), &mut bytes);
+    write(&Message::RouteRefresh(ask), &Agreed::default(), &mut bytes);
     bytes
 }
 

@@ -19,7 +19,7 @@ with_frr_and_bird!(
     of_its_link_is_noticed,
     of_ours_is_noticed_by_it,
     is_not_what_a_quick_restart_is,
-    is_not_what_a_slow_restart_is,
+    is_not_what_a_planned_restart_is,
     is_not_what_its_own_restart_is,
 );
 
@@ -165,11 +165,10 @@ fn of_ours_is_noticed_by_it(kind: Kind) {
     assert!(start.elapsed() < NOTICED + Duration::from_millis(500), "{:?}", start.elapsed());
 }
 
-fn restart(kind: Kind, away: Duration) {
-    let mut all = watched(kind);
+/// What is lost while we are away.
+fn restart(mut all: Watched, end: impl FnOnce(&mut Ours), away: Duration) {
     let load = all.load();
-    sleep(Duration::from_millis(300));
-    all.ours.crash();
+    end(&mut all.ours);
     sleep(away);
     all.ours.begin();
     all.ours.until("settled", |ours| !ours.known().settling && ours.is_up("10.0.0.2"));
@@ -182,12 +181,26 @@ fn restart(kind: Kind, away: Duration) {
     assert_eq!(all.ours.prefixes().len(), 2);
 }
 
+/// BFD goes on before it is missed.
 fn is_not_what_a_quick_restart_is(kind: Kind) {
-    restart(kind, Duration::ZERO);
+    restart(watched(kind), Ours::crash, Duration::ZERO);
 }
 
-fn is_not_what_a_slow_restart_is(kind: Kind) {
-    restart(kind, SLOW);
+/// BFD asks for patience before.
+fn is_not_what_a_planned_restart_is(kind: Kind) {
+    restart(watched(kind), |ours| ours.stop(false), SLOW);
+}
+
+/// BFD is missed, but not before TCP was closed: for FRR that is a restart.
+#[test]
+fn is_not_what_a_slow_restart_is_to_frr() {
+    restart(watched(Kind::Frr), Ours::crash, SLOW);
+}
+
+/// BIRD has to be told so, and then takes a death for a restart too.
+#[test]
+fn is_not_what_a_slow_restart_is_to_bird_with_bfd_graceful() {
+    restart(watched_by(Kind::Bird, "bfd graceful;", 30, 90), Ours::crash, SLOW);
 }
 
 /// Its daemon is killed and started again: what we learnt of it stays.

@@ -118,9 +118,8 @@ impl Raw {
     /// What the other side says last.
     pub fn last_words(&mut self) -> Option<Notification> {
         loop {
-            match self.hear()? {
-                Message::Notification(why) => return Some(why),
-                _ => {}
+            if let Message::Notification(why) = self.hear()? {
+                return Some(why);
             }
         }
     }

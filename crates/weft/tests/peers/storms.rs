@@ -19,7 +19,7 @@ fn ends_as_it_should(kind: Kind) {
     raw.establish(65003, 90);
     let prefix = |n: &usize| format!("10.{}.{}.0/24", 100 + n / 256, n % 256);
     for round in 0..ROUNDS {
-        let some = |n: &usize| (n * 7 + round * 3) % 5 != 0;
+        let some = |n: &usize| !(n * 7 + round * 3).is_multiple_of(5);
         let (on, off): (Vec<usize>, Vec<usize>) = (0..ROUTES).partition(some);
         let on: Vec<String> = on.iter().map(prefix).collect();
         let off: Vec<String> = off.iter().map(prefix).collect();
@@ -27,7 +27,7 @@ fn ends_as_it_should(kind: Kind) {
         raw.withdraw(&off);
     }
     let last = ROUNDS - 1;
-    let left = (0..ROUTES).filter(|n| (n * 7 + last * 3) % 5 != 0);
+    let left = (0..ROUTES).filter(|n| !(n * 7 + last * 3).is_multiple_of(5));
     let mut left: Vec<String> = left.map(|n| prefix(&n)).collect();
     left.extend(["10.2.0.0/24".into(), "fd00:2::/112".into()]);
     let left = left.into_iter().collect();

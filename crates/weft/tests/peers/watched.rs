@@ -27,6 +27,7 @@ fn watched(kind: Kind, more: &'static str) -> (Site, Peer, Ours) {
     setup.others[0].more = more;
     ours.neighbour("10.0.0.2", THEIR_AS).graceful_restart = Some(Duration::from_secs(30));
     ours.watch("10.0.0.2");
+    ours.desired.bfd.values_mut().for_each(|settings| settings.interval = AT_ONCE);
     ours.apply();
     let peer = Peer::start(&site.hosts[1], setup);
     both_told(&ours, &peer, "fd00::1", "fd00::2");

@@ -6,6 +6,7 @@
 mod addresses;
 mod advertised;
 mod bgp;
+mod bgp_router;
 mod change;
 mod citizens;
 mod cni;

@@ -113,6 +113,9 @@ fn an_other_that_died_meanwhile_is_noticed_after_a_detection_time() {
     assert!(world.report(A).resumed);
     world.run(ms(5000));
     assert_eq!(world.downs(A), [began + ms(900)]);
+    // That it was up before, nobody else knows any more.
+    assert_eq!(world.changes[0], (began + ms(900), A, Change::Up));
+    assert_eq!(world.changes.len(), 2);
 }
 
 #[test]

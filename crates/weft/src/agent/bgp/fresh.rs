@@ -18,10 +18,11 @@ pub const FRESH: Duration = Duration::from_secs(1);
 pub struct Fresh(BTreeMap<IpNet, Instant>);
 
 impl Fresh {
-    /// Of what a process of this node knew when it began nothing is fresh: it is forwarded by already.
+    /// Of what a process of this node knew when it began nothing is fresh, nor of what is said again
+    /// after: it is forwarded by already.
     pub fn note(&mut self, before: Option<&Known>, now: &Known, at: Instant) {
         self.0.retain(|dst, _| now.routes.contains_key(dst));
-        let Some(before) = before else { return };
+        let Some(before) = before.filter(|before| !before.settling) else { return };
         let new = now.routes.keys().filter(|dst| !before.routes.contains_key(*dst));
         self.0.extend(new.map(|dst| (*dst, at + FRESH)));
     }
@@ -65,6 +66,9 @@ mod tests {
             ["10.1.1.0/24", "10.1.2.0/24", "10.1.3.0/24"].map(|dst| dst.parse().unwrap());
         let kept = known(&["10.1.1.0/24"]);
         fresh.note(None, &kept, start);
+        assert!(!fresh.any());
+        let unread = Known { settling: true, ..Known::default() };
+        fresh.note(Some(&unread), &kept, start);
         assert!(!fresh.any());
         let more = known(&["10.1.1.0/24", "10.1.2.0/24"]);
         fresh.note(Some(&kept), &more, start);

@@ -4,6 +4,7 @@
 
 mod convert;
 mod fresh;
+mod parting;
 mod say;
 
 use std::{
@@ -15,12 +16,15 @@ use std::{
     time::{Duration, Instant},
 };
 
+use ipnet::IpNet;
 use weft_bgp::report::NeighbourReport;
 use weft_core::{
     bgp::{self, Local, Speaker},
     join::{Receive, Way},
     learnt::{Beside, Learnt, Ours, beside},
     paths::Nic,
+    plan::Change,
+    state::Key,
     view::View,
 };
 use weft_linux::HostLink;
@@ -42,6 +46,8 @@ pub(super) struct Bgp(Mutex<Inner>);
 #[derive(Default)]
 struct Inner {
     router: Option<Router>,
+    /// It said goodbye: this process is about to end.
+    left: bool,
     /// Why there is none although one is needed.
     failed: Option<String>,
     told: Option<Desired>,
@@ -54,6 +60,9 @@ struct Inner {
     down: BTreeMap<IpAddr, Instant>,
     learnt: Option<(Arc<Known>, Arc<Learnt>)>,
     fresh: Fresh,
+    parting: parting::Parting,
+    /// What is told depends on time alone.
+    looks_again: bool,
 }
 
 impl Bgp {
@@ -61,9 +70,18 @@ impl Bgp {
         self.0.lock().expect(POISONED)
     }
 
+    /// True if there is to be another round soon.
+    pub fn looks_again(&self) -> bool {
+        self.inner().looks_again
+    }
+
     /// Before the process ends: neighbours keep what they learnt of us, as was agreed.
     pub fn leave(&self) {
-        let router = self.inner().router.take();
+        let router = {
+            let mut inner = self.inner();
+            inner.left = true;
+            inner.router.take()
+        };
         if let Some(router) = router {
             router.stop(false);
         }
@@ -83,6 +101,9 @@ fn needed(agent: &Agent, view: &View, last: &Serving) -> bool {
 /// process of this node had learnt is then known again.
 pub(super) fn learnt(agent: &Agent, view: &View, last: &Serving) -> Arc<Learnt> {
     let mut inner = agent.bgp.inner();
+    if inner.left {
+        return Arc::new(Learnt { settling: true, ..Learnt::default() });
+    }
     if !needed(agent, view, last) {
         end(agent, &mut inner);
         return Arc::default();
@@ -107,14 +128,15 @@ fn end(agent: &Agent, inner: &mut Inner) {
     if let Some(router) = inner.router.take() {
         tracing::info!("no network is joined by BGP any more: its sessions end");
         router.stop(true);
-        let _ = fs::remove_file(agent.config.run_dir.join(KEEP));
+        forget(&agent.config.run_dir);
     }
     *inner = Inner::default();
 }
 
-/// Takes away what a process of this node kept for its successor.
+/// Takes away what a process of this node kept for its successor: routes, and BFD's sessions.
 pub(super) fn forget(run_dir: &Path) {
     let _ = fs::remove_file(run_dir.join(KEEP));
+    let _ = fs::remove_file(run_dir.join(KEEP).with_extension("bfd"));
 }
 
 /// Tells the speaker what it is to be now that this is served; true if there is one.
@@ -122,7 +144,8 @@ pub(super) fn tell(agent: &Agent, view: &View, serving: &Serving, links: &[HostL
     let originated = say::originated(agent, serving);
     let mut inner = agent.bgp.inner();
     if inner.router.is_none() {
-        return false;
+        // What was told last is what neighbours keep.
+        return inner.left;
     }
     let nics = nics(links);
     let speaker = bgp::speaker(&Local {
@@ -133,7 +156,11 @@ pub(super) fn tell(agent: &Agent, view: &View, serving: &Serving, links: &[HostL
         view,
     });
     let (passwords, mut problems) = passwords(&speaker, &mut inner.passwords);
-    let desired = convert::desired(&speaker, &view.bgp, originated, &passwords);
+    let mut desired = convert::desired(&speaker, &view.bgp, originated, &passwords);
+    let neighbours = inner.follow();
+    let Inner { parting, told, speaker: before, .. } = &mut *inner;
+    let was = (told.as_ref(), before.as_ref());
+    inner.looks_again = parting.keep(&mut desired, was, (view, &neighbours));
     problems.extend(speaker.problems.iter().map(|problem| format!("BGP: {problem}")));
     inner.problems = problems;
     inner.speaker = Some(speaker);
@@ -143,7 +170,6 @@ pub(super) fn tell(agent: &Agent, view: &View, serving: &Serving, links: &[HostL
         router.configure(desired.clone());
         inner.told = Some(desired);
     }
-    inner.follow();
     true
 }
 
@@ -246,7 +272,7 @@ pub(super) fn installed(
     agent: &Agent,
     view: &View,
     learnt: &Learnt,
-    (links, reach): (&[HostLink], &super::node::Reaches),
+    (links, reach): (&[HostLink], &super::ways::Reaches),
 ) -> Beside {
     if learnt.routes.is_empty() {
         return Beside::default();
@@ -266,6 +292,18 @@ pub(super) fn installed(
             reach,
         },
     )
+}
+
+/// What BGP's neighbours may have said before this process began, and have yet to say again.
+pub(super) fn may_be_said_again(serving: &Serving, change: &Change) -> bool {
+    let own = |dst: &IpNet| {
+        serving.networks.values().flat_map(|here| &here.blocks).any(|block| block.contains(dst))
+    };
+    match change {
+        Change::Drop(Key::Route(dst)) => !own(dst),
+        Change::Drop(key) => matches!(key, Key::NextHop(..) | Key::Group(_)),
+        _ => false,
+    }
 }
 
 impl Agent {
