@@ -22,7 +22,7 @@ use crate::{
 
 /// A neighbour whose speaker restarted may have a new session before BFD has noticed the end of the
 /// old one: so long, BFD's word is about that.
-const BFD_BEHIND: Duration = Duration::from_secs(10);
+pub(super) const BFD_BEHIND: Duration = Duration::from_secs(10);
 
 impl Session {
     /// A mistake of its, or a timer: it is told, and the session ends.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{
     connection::{Connection, State},
-    end::notification,
+    end::{BFD_BEHIND, notification},
     neighbour::{Context, Session},
     open::{self, Terms},
 };
@@ -131,6 +131,10 @@ impl Session {
     /// (RFC 4724, 4.2). One that never stopped need not say so.
     fn keep_preserved(&mut self, terms: &Terms, cx: &mut Context) {
         let by_us = std::mem::take(&mut self.by_us);
+        if by_us {
+            // BFD has yet to notice that we were away.
+            self.doubt_bfd_until = cx.now + BFD_BEHIND;
+        }
         for family in self.stale.keys().copied().collect::<Vec<_>>() {
             match &terms.graceful {
                 _ if !terms.families.contains(&family) => self.sweep(family, cx),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use weft_bgp::{
     attrs::Family,
-    config::{Originated, Ttl},
+    config::{Neighbour, Originated, Ttl},
     wire::{Agreed, Capability, Message},
 };
 
@@ -25,8 +25,14 @@ struct Beside {
 
 impl Beside {
     fn new() -> Self {
+        Self::with(|_| {})
+    }
+
+    fn with(change: impl FnOnce(&mut Neighbour)) -> Self {
         let (site, setup, mut ours) = meeting(Kind::Bird);
-        ours.neighbour(RAW, RAW_AS).passive = true;
+        let neighbour = ours.neighbour(RAW, RAW_AS);
+        neighbour.passive = true;
+        change(neighbour);
         ours.apply();
         let bird = Peer::start(&site.hosts[1], setup);
         both_told(&ours, &bird, "fd00::1", "fd00::2");
@@ -88,10 +94,7 @@ fn our_own_as_in_its_path() {
 
 #[test]
 fn more_routes_than_it_may_say() {
-    let mut beside = Beside::new();
-    let neighbour = beside.ours.neighbour(RAW, RAW_AS);
-    (neighbour.passive, neighbour.routes_max) = (true, 2);
-    beside.ours.apply();
+    let beside = Beside::with(|neighbour| neighbour.routes_max = 2);
     let mut raw = beside.raw();
     raw.establish(RAW_AS, 90);
     raw.announce(&[RAW_AS], &["10.3.0.0/24", "10.4.0.0/24", "10.5.0.0/24"].map(String::from));
@@ -204,10 +207,7 @@ fn route_refresh() -> Vec<u8> {
 /// GTSM: what was forwarded, as its TTL tells, is not heard.
 #[test]
 fn farther_away_than_it_may_be() {
-    let mut beside = Beside::new();
-    let neighbour = beside.ours.neighbour(RAW, RAW_AS);
-    (neighbour.passive, neighbour.ttl) = (true, Ttl::Security(0));
-    beside.ours.apply();
+    let beside = Beside::with(|neighbour| neighbour.ttl = Ttl::Security(0));
     // Sent with 64.
     let mut raw = beside.raw();
     raw.say(&Message::Open(Raw::open(RAW_AS, 90)));

@@ -153,7 +153,7 @@ fn of_its_link_is_noticed(kind: Kind) {
         sleep(Duration::from_millis(2));
     }
     eprintln!("noticed after {:?}", start.elapsed());
-    assert!(ours.error("10.0.0.2").contains("BFD"), "{}", ours.error("10.0.0.2"));
+    ours.until("told why", |ours| ours.error("10.0.0.2").contains("BFD"));
 }
 
 fn of_ours_is_noticed_by_it(kind: Kind) {

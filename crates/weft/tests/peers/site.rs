@@ -114,7 +114,7 @@ impl Ours {
         self.desired.bfd.insert(addr, settings);
     }
 
-    /// And waits until it is so.
+    /// And waits until all neighbours are known.
     pub fn apply(&self) {
         self.router().configure(self.desired.clone());
         let wanted: BTreeSet<IpAddr> = self.desired.config.neighbours.keys().copied().collect();
