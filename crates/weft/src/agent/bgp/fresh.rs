@@ -23,7 +23,7 @@ impl Fresh {
     pub fn note(&mut self, before: Option<&Known>, now: &Known, at: Instant) {
         self.0.retain(|dst, _| now.routes.contains_key(dst));
         let Some(before) = before.filter(|before| !before.settling) else { return };
-        let new = now.routes.keys().filter(|dst| !before.routes.contains_key(*dst));
+        let new = now.routes.keys().filter(|dst| !before.routes.contains_key(dst));
         self.0.extend(new.map(|dst| (*dst, at + FRESH)));
     }
 
