@@ -151,7 +151,7 @@ impl World {
 /// `10.1.0.0/16 via 10.0.0.1 path 65001 stale`
 pub fn learnt_text(learnt: &Learnt) -> String {
     let mut text = learnt.prefix.to_string();
-    for hop in learnt.hops.iter() {
+    for hop in &learnt.hops {
         text += &format!(" via {}", hop.via);
         text += &hop.through.map(|through| format!(" through {through}")).unwrap_or_default();
     }
