@@ -114,7 +114,7 @@ impl Courses {
             return known.clone();
         }
         self.new += 1;
-        if self.new > SWEEP.max(self.all.len()) {
+        if self.new > SWEEP.max(self.all.len() / 2) {
             self.new = 0;
             self.all.retain(|course| Arc::strong_count(course) > 1);
         }
