@@ -58,6 +58,20 @@ fn pods_of_two_racks_meet_by_routes_that_their_routers_spread() {
     let table = sh(&site.nodes[0].netns, "ip nexthop; ip route show proto 119");
     assert!(table.contains("via 192.0.2.2 ") && table.contains("via 192.0.2.254 "), "{table}");
     site.nodes.iter().for_each(empty_plan);
+    // A host of the world reaches all pods by either router alone, whose table it is.
+    for rack in [1, 2] {
+        sh(
+            &site.wire.world,
+            &format!(
+                "ip route replace 10.1.0.0/16 via 10.254.{rack}.1
+                 ip -6 route replace fd00:1::/64 via fd00:fe:{rack}::1"
+            ),
+        );
+        for (pod, v4) in pods.iter().flat_map(|pod| [(pod, true), (pod, false)]) {
+            let reached = reach(&site.wire.world, pod.addr(v4).unwrap());
+            assert!(reached.is_some(), "{} through router {rack}", pod.name);
+        }
+    }
 
     // A router that crashes and starts again keeps forwarding: nobody notices.
     let flows: Vec<Flow> = [(0, 2, true), (2, 0, false), (1, 2, true)]
@@ -85,57 +99,69 @@ fn pods_of_two_racks_meet_by_routes_that_their_routers_spread() {
 /// A router on the nodes' segment with one host behind it, both ends of which are the test's.
 struct Tor {
     netns: Netns,
-    bird: Child,
+    daemon: Child,
 }
 
 impl Drop for Tor {
     fn drop(&mut self) {
-        let _ = self.bird.kill();
-        let _ = self.bird.wait();
+        let _ = self.daemon.kill();
+        let _ = self.daemon.wait();
     }
 }
 
 const FAR4: &str = "198.18.5.1";
 const FAR6: &str = "fd00:fa::1";
 
-/// Two of them, and the host that both lead to.
-fn alternatives(site: &Site) -> (Vec<Tor>, Pod) {
+/// A host with addresses of its own, behind whatever router is made for it.
+fn far() -> Netns {
     let far = Netns::create().unwrap();
     far.run(|| rig::up_here("lo")).unwrap().unwrap();
-    let addr = |netns: &Netns, dev: &str, addr: &str| {
+    for addr in [format!("{FAR4}/32"), format!("{FAR6}/128")] {
+        rig::addr(&far, "lo", addr.parse().unwrap()).unwrap();
+    }
+    far
+}
+
+/// The `n`-th router between the nodes' segment and that host, as yet without a daemon.
+fn router(site: &Site, far: &Netns, n: usize) -> Netns {
+    let netns = Netns::create().unwrap();
+    netns.run(|| rig::up_here("lo")).unwrap().unwrap();
+    for knob in ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"] {
+        rig::sysctl(&netns, knob, "1").unwrap();
+    }
+    rig::sysctl(&netns, "net/ipv6/conf/default/accept_dad", "0").unwrap();
+    let port = format!("tor{n}");
+    rig::pair(&netns, "seg", site.wire.switch(0), &port, 1500).unwrap();
+    rig::port(site.wire.switch(0), &port, "br0").unwrap();
+    rig::pair(&netns, "far", far, &port, 1500).unwrap();
+    for (netns, dev, addr) in [
+        (&netns, "seg", format!("192.0.2.{}/24", 200 + n)),
+        (&netns, "seg", format!("2001:db8:1::{}/64", 200 + n)),
+        (&netns, "far", format!("10.9.{n}.1/24")),
+        (&netns, "far", format!("fd00:9:{n}::1/64")),
+        (far, &port, format!("10.9.{n}.2/24")),
+        (far, &port, format!("fd00:9:{n}::2/64")),
+    ] {
         rig::addr(netns, dev, addr.parse().unwrap()).unwrap();
-    };
-    addr(&far, "lo", &format!("{FAR4}/32"));
-    addr(&far, "lo", &format!("{FAR6}/128"));
+    }
+    let to_far =
+        format!("ip route add {FAR4}/32 via 10.9.{n}.2; ip route add {FAR6}/128 via fd00:9:{n}::2");
+    sh(&netns, &to_far);
+    netns
+}
+
+/// Two of them, and the host that both lead to.
+fn alternatives(site: &Site) -> (Vec<Tor>, Pod) {
+    let far = far();
     let tors = [1, 2].map(|n| {
-        let netns = Netns::create().unwrap();
-        for knob in ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"] {
-            rig::sysctl(&netns, knob, "1").unwrap();
-        }
-        rig::sysctl(&netns, "net/ipv6/conf/default/accept_dad", "0").unwrap();
-        let port = format!("tor{n}");
-        rig::pair(&netns, "seg", site.wire.switch(0), &port, 1500).unwrap();
-        rig::port(site.wire.switch(0), &port, "br0").unwrap();
-        rig::pair(&netns, "far", &far, &port, 1500).unwrap();
-        addr(&netns, "seg", &format!("192.0.2.{}/24", 200 + n));
-        addr(&netns, "seg", &format!("2001:db8:1::{}/64", 200 + n));
-        addr(&netns, "far", &format!("10.9.{n}.1/24"));
-        addr(&netns, "far", &format!("fd00:9:{n}::1/64"));
-        addr(&far, &port, &format!("10.9.{n}.2/24"));
-        addr(&far, &port, &format!("fd00:9:{n}::2/64"));
-        sh(
-            &netns,
-            &format!(
-                "ip route add {FAR4}/32 via 10.9.{n}.2; ip route add {FAR6}/128 via fd00:9:{n}::2"
-            ),
-        );
+        let (netns, port) = (router(site, &far, n), format!("tor{n}"));
         let dir = site.plan.dir.join(&port);
         fs::create_dir_all(&dir).unwrap();
         fs::write(dir.join("bird.conf"), bird(n)).unwrap();
         let mut bird = Command::new("/usr/sbin/bird");
         bird.arg("-f").arg("-c").arg(dir.join("bird.conf")).arg("-s").arg(dir.join("ctl"));
         bird.arg("-P").arg(dir.join("pid")).stdout(Stdio::null()).stderr(Stdio::null());
-        Tor { bird: netns.run(|| bird.spawn().unwrap()).unwrap(), netns }
+        Tor { daemon: netns.run(|| bird.spawn().unwrap()).unwrap(), netns }
     });
     // Reverse paths of what comes by either.
     sh(&far, "for f in /proc/sys/net/ipv4/conf/*/rp_filter; do echo 0 > $f; done");
@@ -231,6 +257,98 @@ fn of_two_routers_one_that_dies_silently_is_left_within_a_second() {
     assert!(lost.iter().any(|lost| *lost > 0), "the cut hurt nobody: {lost:?}");
     assert!(lost.iter().all(|lost| *lost < 1000), "at 1 kHz, more than a second: {lost:?}");
     empty_plan(node);
+}
+
+/// It has no forwarding table: what its RIB says is written to the kernel by the test.
+fn gobgp() -> String {
+    let neighbour = |n: usize| {
+        let family = |name: &str| {
+            format!(
+                "[[neighbors.afi-safis]]
+[neighbors.afi-safis.config]
+afi-safi-name = \"{name}\"
+"
+            )
+        };
+        format!(
+            "[[neighbors]]
+[neighbors.config]
+neighbor-address = \"192.0.2.{n}\"
+peer-as = 64512
+{}{}",
+            family("ipv4-unicast"),
+            family("ipv6-unicast")
+        )
+    };
+    format!(
+        "[global.config]
+as = 65010
+router-id = \"192.0.2.201\"
+{}{}",
+        neighbour(1),
+        neighbour(2)
+    )
+}
+
+#[test]
+fn a_host_behind_gobgp_reaches_pods() {
+    let site = cluster(2, "veth", "bgp");
+    let (pods, _echo) = answering(&site);
+    let far = far();
+    let tor = router(&site, &far, 1);
+    sh(
+        &far,
+        &format!(
+            "ip route add 10.1.0.0/16 via 10.9.1.1 src {FAR4}
+             ip route add fd00:1::/64 via fd00:9:1::1 src {FAR6}"
+        ),
+    );
+    let dir = site.plan.dir.join("gobgp");
+    fs::create_dir_all(&dir).unwrap();
+    fs::write(dir.join("gobgp.toml"), gobgp()).unwrap();
+    let mut daemon = Command::new("/usr/bin/gobgpd");
+    daemon.arg("-f").arg(dir.join("gobgp.toml")).args(["--api-hosts", "127.0.0.1:50051"]);
+    daemon.stdout(Stdio::null()).stderr(Stdio::null());
+    let tor = Tor { daemon: tor.run(|| daemon.spawn().unwrap()).unwrap(), netns: tor };
+    let tor = &tor.netns;
+    until("gobgpd answers", || {
+        let asked = format!(
+            "gobgp global rib add {FAR4}/32 nexthop 192.0.2.201 &&
+             gobgp global rib -a ipv6 add {FAR6}/128 nexthop 2001:db8:1::201 && echo done || true"
+        );
+        sh(tor, &asked).contains("done")
+    });
+    let peer = json!({"name": "gobgp", "address": "192.0.2.201", "asn": 65010});
+    set(&site.nodes[0], json!({"peers": [peer]}));
+    let rib = |family: &str| -> Vec<(String, String)> {
+        let said = sh(tor, &format!("gobgp global rib -a {family} -j"));
+        let rib: Value = serde_json::from_str(&said).unwrap_or_default();
+        let paths = rib.as_object().into_iter().flatten();
+        let hop = |paths: &Value| {
+            let attrs = paths[0]["attrs"].as_array()?.clone();
+            attrs.iter().find_map(|attr| attr["nexthop"].as_str().map(str::to_owned))
+        };
+        let all = paths.filter_map(|(prefix, paths)| Some((prefix.clone(), hop(paths)?)));
+        all.filter(|(prefix, _)| prefix.starts_with("10.1.") || prefix.starts_with("fd00:1:"))
+            .collect()
+    };
+    until("told of both nodes' blocks", || rib("ipv4").len() == 2 && rib("ipv6").len() == 2);
+    for (prefix, hop) in [rib("ipv4"), rib("ipv6")].concat() {
+        sh(tor, &format!("ip route replace {prefix} via {hop}"));
+    }
+    for node in &site.nodes {
+        until("knowing the way back", || {
+            let table = sh(&node.netns, "ip route show proto 119; ip -6 route show proto 119");
+            table.contains(FAR4) && table.contains(FAR6)
+        });
+        empty_plan(node);
+    }
+    for (pod, v4) in pods.iter().flat_map(|pod| [(pod, true), (pod, false)]) {
+        let (from, to) = (if v4 { FAR4 } else { FAR6 }, pod.addr(v4).unwrap());
+        let found = sh(&far, &format!("ip route get {to}"));
+        assert!(found.contains(from), "{found}");
+        assert!(reach(&far, to).is_some(), "{} is not reached: {found}", pod.name);
+    }
 }
 
 #[test]
