@@ -46,7 +46,7 @@ pub enum BadNetwork {
     NotOnUnderlay { name: NetworkName, attach: String },
     #[error(
         "network {name}: attach {attach} is routed by the node's own table and NIC: it goes with \
-         join host-gw alone, not with {join}"
+         join host-gw or bgp, not with {join}"
     )]
     NeedsRoutes { name: NetworkName, attach: String, join: String },
     #[error(

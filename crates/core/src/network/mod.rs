@@ -305,7 +305,7 @@ impl Network {
     /// What the node's own table is to route, by one of its NICs.
     fn check_routed(&self, name: &NetworkName, translates: bool) -> Result<(), BadNetwork> {
         let (name, attach) = (name.clone(), self.attach.kind().described());
-        if self.join.kind().order() != [Way::Direct] {
+        if !matches!(self.join.kind().order(), [Way::Direct | Way::Bgp]) {
             return Err(BadNetwork::NeedsRoutes { name, attach, join: self.join.to_string() });
         }
         if self.attach.kind().parent().is_some_and(|parent| parent.vlan.is_some()) {

@@ -220,6 +220,22 @@ fn ipvlan_pods_and_their_node_meet_in_every_mode() {
     }
 }
 
+#[test]
+fn ipvlan_l3_pods_are_routed_by_bgp_too_and_their_join_changes_while_they_run() {
+    let site = routed(&plan(2), "l3", "bridge");
+    let pods = site.add_pods("net", "").unwrap();
+    all_serving(&site, &pods);
+    for join in ["bgp", "host-gw", "bgp"] {
+        site.apply("net", &site.network("ipvlan/l3/bridge", join, 1)).unwrap();
+        site.settled("net", join).unwrap();
+        assert_eq!(unanswered(&pods[..1], &pods[1..]), [""; 0], "{join}");
+        let (way, _) = site.way("node-a", "node-b", "net", true).unwrap();
+        assert_eq!(way, if join == "bgp" { "bgp" } else { "direct" });
+    }
+    site.delete_pods(pods).unwrap();
+    site.nodes.iter().for_each(nothing_left);
+}
+
 /// Who of them gets no answer from whom.
 fn unanswered(from: &[Pod], to: &[Pod]) -> Vec<String> {
     let mut unanswered = Vec::new();
