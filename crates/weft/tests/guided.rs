@@ -56,6 +56,22 @@ fn every_model_reaches_everybody_and_no_change_loses_a_packet() {
     );
 }
 
+/// FRR and BIRD as their routers; nothing is lost in a change of join, nor while an agent that was killed
+/// is away.
+#[test]
+fn two_racks_and_their_routers() {
+    let result = guided(&["--join", "bgp"]);
+    for run in result["runs"].as_array().unwrap() {
+        assert!(run["pairs"] == 30 && run["reached"] == 30, "{run}");
+    }
+    let switches = result["switches"].as_array().unwrap();
+    let changes: Vec<bool> = switches
+        .iter()
+        .map(|s| s["sent"].as_u64() > Some(1000) && s["lost"] == 0 && s["resets"] == 0)
+        .collect();
+    assert_eq!(changes, [true; 3], "{switches:?}");
+}
+
 #[test]
 fn two_segments() {
     let result = guided(&["--topology", "routed", "--pods", "1"]);

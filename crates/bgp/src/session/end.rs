@@ -23,6 +23,9 @@ use crate::{
 /// A neighbour whose speaker restarted may have a new session before BFD has noticed the end of the
 /// old one: so long, BFD's word is about that.
 pub(super) const BFD_BEHIND: Duration = Duration::from_secs(10);
+/// A neighbour that lives has BFD up again by then: a session that begins says little more than a
+/// packet a second (RFC 5880, 6.8.3). One that does not is dead.
+pub(super) const BFD_BACK: Duration = Duration::from_secs(5);
 
 impl Session {
     /// A mistake of its, or a timer: it is told, and the session ends.
@@ -54,6 +57,10 @@ impl Session {
     pub(super) fn has_closed(&mut self, gone: &Connection, why: Closed, cx: &mut Context) {
         let lasted = lasted(gone, cx.now);
         let keep = why == Closed::ByPeer;
+        if keep {
+            // Its kernel lives, and so it restarts as well.
+            self.bfd_back_by = None;
+        }
         let before = words::closed(self.addr, &self.config, gone.state, why);
         let kept = self.down(gone, keep, cx);
         let other = self.conns.iter().map(|c| c.state).max().unwrap_or(State::Idle);
@@ -87,11 +94,19 @@ impl Session {
         self.fail(conn, notification(code::SEND_HOLD_TIMER, 0), words, cx);
     }
 
+    /// Without a session, what is kept of it from before our restart goes.
     pub(super) fn dead(&mut self, why: &str, cx: &mut Context) {
-        let Some(up) = self.up() else { return };
+        let Some(up) = self.up() else {
+            let kept: Vec<Family> = self.stale.keys().copied().collect();
+            kept.into_iter().for_each(|family| self.sweep(family, cx));
+            self.last_error.replace(format!("BFD: {why}"));
+            return;
+        };
         let (conn, lasted) = (up.conn, lasted(up, cx.now));
         self.last_error.replace(format!("BFD: {why}"));
         self.end(conn, Some(ceasing(cease::BFD_DOWN)), false, cx);
+        // It has noticed.
+        self.doubt_bfd_until = Time::ZERO;
         self.retry.after(Why::Silence, lasted, cx.now);
         self.note(cx.now);
     }
@@ -189,6 +204,7 @@ impl Session {
             return None;
         }
         self.by_us = false;
+        self.bfd_back_by = None;
         self.doubt_bfd_until = cx.now + BFD_BEHIND;
         let terms = gone.terms.as_ref();
         let graceful = terms.and_then(|t| t.graceful.as_ref()).filter(|_| keep);

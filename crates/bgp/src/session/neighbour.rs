@@ -9,6 +9,7 @@ use std::{
 
 use super::{
     connection::{Connection, State},
+    end::BFD_BACK,
     links::Links,
     open,
     retry::{Retry, Why},
@@ -52,6 +53,8 @@ pub(crate) struct Session {
     pub(super) bfd: Bfd,
     /// Until then BFD may be speaking of the session before.
     pub(super) doubt_bfd_until: Time,
+    /// It is down, for such a reason, and may come back until then.
+    pub(super) bfd_back_by: Option<(Time, String)>,
     pub(super) state: State,
     pub(super) since: Time,
     pub(super) last_error: Option<String>,
@@ -79,6 +82,7 @@ impl Session {
             stale,
             bfd: Bfd::NeverUp,
             doubt_bfd_until: Time::ZERO,
+            bfd_back_by: None,
             state: State::Active,
             since: now,
             last_error: None,
@@ -144,16 +148,26 @@ impl Session {
     }
 
     /// BFD's word counts for a session that stands, and from one that was up before: a neighbour need
-    /// not have BFD. Where TCP has closed already, the neighbour restarts, and BFD with it.
+    /// not have BFD. Where TCP has closed already, the neighbour restarts, and BFD with it: whether it
+    /// lives is seen by BFD coming back soon.
     pub fn bfd(&mut self, is: Result<(), String>, cx: &mut Context) {
         let was = std::mem::replace(&mut self.bfd, if is.is_ok() { Bfd::Up } else { Bfd::Down });
-        let Err(why) = is else { return };
+        let Err(why) = is else {
+            self.bfd_back_by = None;
+            return;
+        };
         if was == Bfd::NeverUp {
             self.bfd = Bfd::NeverUp;
         }
         let behind = cx.now < std::mem::take(&mut self.doubt_bfd_until);
-        if was == Bfd::Up && self.config.bfd && !behind {
+        if was != Bfd::Up || !self.config.bfd {
+            return;
+        }
+        let up = self.up().is_some();
+        if up && !behind {
             self.dead(&why, cx);
+        } else if up || self.by_us {
+            self.bfd_back_by = Some((cx.now + BFD_BACK, why));
         }
     }
 
@@ -163,6 +177,9 @@ impl Session {
         let stale = self.stale.iter().filter(|(_, until)| **until <= cx.now);
         let stale: Vec<_> = stale.map(|(family, _)| *family).collect();
         stale.into_iter().for_each(|family| self.sweep(family, cx));
+        if let Some((_, why)) = self.bfd_back_by.take_if(|(by, _)| *by <= cx.now) {
+            self.dead(&why, cx);
+        }
         if self.retry.at.is_some_and(|at| at <= cx.now) {
             self.retry.at = None;
             self.connect(cx);
@@ -197,7 +214,8 @@ impl Session {
 
     pub fn deadline(&self) -> Option<Time> {
         let conns = self.conns.iter().filter_map(Connection::deadline);
-        conns.chain(self.retry.at).chain(self.stale.values().copied()).min()
+        let bfd = self.bfd_back_by.as_ref().map(|(by, _)| *by);
+        conns.chain(self.retry.at).chain(self.stale.values().copied()).chain(bfd).min()
     }
 
     /// What it is to be from now on.

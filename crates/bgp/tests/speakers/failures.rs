@@ -114,6 +114,55 @@ fn a_node_that_dies_is_noticed_by_bfd_and_its_routes_go_at_once() {
     assert!(net.until(3 * SECOND, |net| knows(net, 1, 2) && knows(net, 2, 1)));
 }
 
+/// Within the time in which BFD may be speaking of the session before: it is given a little longer, and
+/// not until the hold timer ends.
+#[test]
+fn a_death_soon_after_a_session_began_anew_is_noticed_too() {
+    let mut net = settled(1);
+    for local in [1, 2] {
+        let mut config = node(local, [3 - local]);
+        config.neighbours.values_mut().for_each(|n| n.hold_time = 600);
+        net.configure(addr(local), config);
+    }
+    assert!(net.until(5 * SECOND, |net| established(net, 1, 2) && established(net, 2, 1)));
+    net.power_off(addr(2));
+    let began = net.now;
+    assert!(net.until(20 * SECOND, |net| !knows(net, 1, 2)));
+    assert!(net.since(began) < 6600 * MS, "{:?}", net.since(began));
+    assert_eq!(error(&net), "BFD: no packet for 900 ms");
+}
+
+/// What BFD tells a speaker that begins of a neighbour that an earlier one had seen, and that is silent.
+fn seen_no_more(net: &mut Net) {
+    let now = net.now;
+    for is in [Ok(()), Err("silent".to_owned())] {
+        net.speaker(addr(1)).handle(weft_bgp::Event::Bfd(addr(2), is), now);
+    }
+}
+
+#[test]
+fn who_died_while_we_were_away_is_told_from_who_restarts_by_whether_its_kernel_answers() {
+    let mut net = settled(1);
+    net.kill(addr(1));
+    net.power_off(addr(2));
+    net.restart(addr(1));
+    seen_no_more(&mut net);
+    let began = net.now;
+    assert!(knows(&net, 1, 2) && net.until(20 * SECOND, |net| !knows(net, 1, 2)));
+    assert!(net.since(began) <= 5 * SECOND, "{:?}", net.since(began));
+    assert_eq!(error(&net), "BFD: silent");
+
+    let mut net = settled(1);
+    net.kill(addr(1));
+    net.kill(addr(2));
+    net.restart(addr(1));
+    net.run(SECOND);
+    seen_no_more(&mut net);
+    let began = net.now;
+    let long = |net: &Net| net.since(began) > 20 * SECOND;
+    always_until(&mut net, 21 * SECOND, |net| knows(net, 1, 2), long);
+}
+
 #[test]
 fn without_bfd_on_the_other_side_a_session_stands() {
     let mut net = pair(1);

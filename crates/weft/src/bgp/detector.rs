@@ -77,6 +77,9 @@ impl Detector {
 
     /// What keeps it from its work, in words.
     pub fn problems(&self) -> Vec<String> {
+        if self.thread.as_ref().is_none_or(JoinHandle::is_finished) {
+            return vec!["BFD's thread has died, which is a bug; restart the agent".into()];
+        }
         self.ask(Order::Problems)
     }
 

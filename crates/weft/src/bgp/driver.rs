@@ -1,7 +1,7 @@
 //! BGP's thread: sockets and time are told to the speaker, and what it says is done.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     io::Read,
     net::{IpAddr, TcpStream},
     os::{
@@ -47,8 +47,8 @@ pub(super) struct Driver {
     letters: Receiver<Mail>,
     ear: UnixStream,
     buffer: Vec<u8>,
-    /// Neighbours that BFD sees, some of them perhaps since before they were configured.
-    seen: BTreeSet<IpAddr>,
+    /// What BFD said last of each neighbour, of some perhaps before they were configured.
+    watched: BTreeMap<IpAddr, Result<(), String>>,
     /// Something has happened since the reports were made.
     moved: bool,
     /// Some neighbour could be told more at once.
@@ -76,7 +76,7 @@ impl Driver {
             letters,
             ear,
             buffer: vec![0; READ_MAX],
-            seen: BTreeSet::new(),
+            watched: BTreeMap::new(),
             moved: true,
             busy: false,
             idle: true,
@@ -128,22 +128,29 @@ impl Driver {
         self.doors.configure(&desired.config);
         let now = self.now();
         self.speaker.configure(desired.config.clone(), now);
-        let seen = self.seen.iter().copied();
-        let seen: Vec<IpAddr> = seen.filter(|peer| desired.bfd.contains_key(peer)).collect();
-        for peer in seen {
-            self.tell(Event::Bfd(peer, Ok(())));
+        self.watched.retain(|peer, _| desired.bfd.contains_key(peer));
+        if self.desired.is_none() {
+            self.catch_up();
         }
         self.desired = Some(desired);
         self.publisher.configured();
     }
 
+    /// What BFD saw before there was anybody to be told: whoever it lost meanwhile had been up.
+    fn catch_up(&mut self) {
+        for (peer, state) in self.watched.clone() {
+            self.tell(Event::Bfd(peer, Ok(())));
+            if state.is_err() {
+                self.tell(Event::Bfd(peer, state));
+            }
+        }
+    }
+
     /// Of a neighbour that BFD has lost, the goodbye is heard first if there was one: it tells a restart
     /// from a death.
     fn heard_of(&mut self, peer: IpAddr, state: Result<(), String>) {
-        if state.is_ok() {
-            self.seen.insert(peer);
-        } else {
-            self.seen.remove(&peer);
+        self.watched.insert(peer, state.clone());
+        if state.is_err() {
             let all = self.lines.iter().filter(|(_, line)| line.peer == peer);
             let conns: Vec<Conn> = all.map(|(conn, _)| *conn).collect();
             for conn in conns {

@@ -1,11 +1,15 @@
 //! `weft bgp`: neighbours, learnt routes, and the settings of the cluster.
 
-use std::{collections::BTreeMap, fmt::Write, path::PathBuf};
+use std::{collections::BTreeMap, fmt::Write, net::IpAddr, path::PathBuf};
 
 use anyhow::Context;
 use clap::{Args, Subcommand};
 use serde_json::Value;
-use weft_bgp::{attrs::Family, report::NeighbourReport};
+use weft_bgp::{
+    attrs::Family,
+    bfd::{Report, State},
+    report::NeighbourReport,
+};
 
 use super::{Asked, Control, client, show, text::table};
 use crate::control::bgp::{BgpStatus, LearntRoute};
@@ -76,6 +80,7 @@ fn status(status: &BgpStatus) -> String {
     }
     let head = ["NEIGHBOUR", "ADDRESS", "AS", "STATE", "SINCE", "IN", "OUT", "BFD", "LAST ERROR"];
     out += &table(&head, status.neighbours.iter().map(row));
+    out.extend(status.bfd.iter().filter_map(|(peer, report)| watched(*peer, report)));
     for (dst, why) in &status.refused {
         let _ = writeln!(out, "  left out {dst}: {why}");
     }
@@ -83,6 +88,22 @@ fn status(status: &BgpStatus) -> String {
         let _ = writeln!(out, "  nowhere {dst}: {why}");
     }
     out
+}
+
+/// None where BFD is as it should be.
+fn watched(peer: IpAddr, bfd: &Report) -> Option<String> {
+    if bfd.state == State::Up && bfd.refused.is_empty() {
+        return None;
+    }
+    let mut line = format!("  BFD {peer}: {} for {}", bfd.state, long(bfd.since_ms));
+    if let Some(why) = &bfd.last_down {
+        let _ = write!(line, "; last down: {why}");
+    }
+    for (why, count) in &bfd.refused {
+        let _ = write!(line, "; {count} packets refused: {why}");
+    }
+    line.push('\n');
+    Some(line)
 }
 
 fn row(n: &NeighbourReport) -> Vec<String> {
@@ -166,6 +187,14 @@ mod tests {
                 "capabilities": [], "lastError": "connection refused", "established": 1,
                 "messagesIn": 0, "messagesOut": 0, "bfd": "down",
             }],
+            "bfd": {"192.0.2.254": {
+                "state": "down", "remoteState": "down", "sinceMs": 61000, "local": "192.0.2.1",
+                "lastDown": "nothing heard of 192.0.2.254 for 900 ms", "diag": "", "remoteDiag": "",
+                "multihop": false, "intervalMs": 1000, "remoteIntervalMs": 300, "detectionMs": 0,
+                "packetsIn": 9, "packetsOut": 9, "ups": 1, "downs": 1, "discriminator": 1,
+                "remoteDiscriminator": 0, "sourcePort": 50000,
+                "refused": {"TTL below 255: it came through a router": 7},
+            }},
         });
         let said = status(&serde_json::from_value(value).unwrap());
         let lines: Vec<&str> = said.lines().collect();
@@ -174,6 +203,11 @@ mod tests {
         assert!(lines[2].ends_with("2+0 (2 stale)  0+0  down  connection refused"), "{said}");
         assert_eq!(
             lines[3],
+            "  BFD 192.0.2.254: down for 61 s; last down: nothing heard of 192.0.2.254 for 900 ms; \
+             7 packets refused: TTL below 255: it came through a router"
+        );
+        assert_eq!(
+            lines[4],
             "  left out 10.1.3.0/24: inside network blue, and no node has that block"
         );
     }

@@ -11,7 +11,10 @@ use axum::{Json, extract::State, http::StatusCode, response::Response};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use weft_bgp::report::{Learnt, NeighbourReport};
+use weft_bgp::{
+    bfd,
+    report::{Learnt, NeighbourReport},
+};
 use weft_core::{
     bgp::{Settings, check},
     name::{NetworkName, NodeName},
@@ -26,6 +29,9 @@ pub struct BgpStatus {
     /// None: no network is joined by BGP, and nobody is spoken to.
     pub speaker: Option<SpeakerStatus>,
     pub neighbours: Vec<NeighbourReport>,
+    /// What BFD says of those that it watches over.
+    #[serde(default)]
+    pub bfd: BTreeMap<IpAddr, bfd::Report>,
     /// Prefixes that were learnt.
     pub routes: usize,
     /// After a restart: neighbours have yet to say their routes again, and those of before stay.
@@ -56,6 +62,7 @@ pub fn status(agent: &Agent) -> BgpStatus {
             .bgp_speaker()
             .map(|speaker| SpeakerStatus { asn: speaker.asn, router_id: speaker.router_id }),
         neighbours: agent.bgp_neighbours(),
+        bfd: agent.bgp_watched(),
         routes: known.routes.len(),
         settling: known.settling,
         refused: beside.refused.clone(),

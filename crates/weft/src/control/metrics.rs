@@ -10,7 +10,7 @@ use std::{
 };
 
 use axum::{extract::State, http::StatusCode};
-use weft_bgp::{attrs::Family, report::NeighbourReport};
+use weft_bgp::{attrs::Family, bfd, report::NeighbourReport};
 
 use crate::agent::{
     Agent, Counters, Serving,
@@ -134,6 +134,12 @@ fn bgp(agent: &Agent, text: &mut Text) {
     };
     let up = each(|n| (n.state == "established").into());
     text.metric("weft_bgp_session_up", "gauge", "1 if the session is established", &up);
+    let watched = agent.bgp_watched();
+    let seen = watched.iter().map(|(addr, of)| {
+        (format!("{{address=\"{addr}\"}}"), u64::from(of.state == bfd::State::Up))
+    });
+    let seen: Vec<_> = seen.collect();
+    text.metric("weft_bfd_session_up", "gauge", "1 if BFD's session is up", &seen);
     let established = each(|n| n.established);
     text.metric(
         "weft_bgp_session_established_total",

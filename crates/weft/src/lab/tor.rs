@@ -222,7 +222,6 @@ router bgp {own}
  neighbor nodes remote-as {own}
  neighbor nodes timers 10 30
  neighbor nodes bfd
- neighbor nodes bfd check-control-plane-failure
  bgp listen range {nodes} peer-group nodes
  neighbor {far} remote-as {other}
  neighbor {far} timers 10 30

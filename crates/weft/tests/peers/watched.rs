@@ -1,5 +1,5 @@
 //! What becomes of our routes at FRR and BIRD, by how their BFD is configured, when we are killed, stop
-//! for a while, or die: docs/bfd.md has this table. Times are 100 ms, three of which may be missed.
+//! for a while, or die: docs/bgp-peers.md has this table. Times are 100 ms, three of which may be missed.
 
 use std::{
     thread,

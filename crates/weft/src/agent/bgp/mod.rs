@@ -17,7 +17,7 @@ use std::{
 };
 
 use ipnet::IpNet;
-use weft_bgp::report::NeighbourReport;
+use weft_bgp::{bfd, report::NeighbourReport};
 use weft_core::{
     bgp::{self, Local, Speaker},
     join::{Receive, Way},
@@ -309,6 +309,10 @@ pub(super) fn may_be_said_again(serving: &Serving, change: &Change) -> bool {
 impl Agent {
     pub fn bgp_neighbours(&self) -> Vec<NeighbourReport> {
         self.bgp.inner().router.as_ref().map(Router::neighbours).unwrap_or_default()
+    }
+
+    pub fn bgp_watched(&self) -> BTreeMap<IpAddr, bfd::Report> {
+        self.bgp.inner().router.as_ref().map(Router::watched).unwrap_or_default()
     }
 
     pub fn bgp_known(&self) -> Arc<Known> {
