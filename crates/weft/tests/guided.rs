@@ -81,23 +81,6 @@ fn two_segments() {
     assert_eq!(runs, 18 + ipvlan, "{what}");
 }
 
-#[test]
-fn two_racks_with_real_routers_lose_nothing() {
-    let result = guided(&["--join", "bgp", "--pods", "1"]);
-    let (runs, changes) =
-        (result["runs"].as_array().unwrap(), result["switches"].as_array().unwrap());
-    assert_eq!(
-        (runs.len(), changes.len()),
-        (2, 3),
-        "by both families; two changes of join and a kill"
-    );
-    assert!(runs.iter().all(|run| run["pairs"] == 6 && run["reached"] == 6), "{runs:?}");
-    for change in changes {
-        assert!(change["sent"].as_u64() > Some(1000), "{change}");
-        assert!(change["lost"] == 0 && change["resets"] == 0, "{change}");
-    }
-}
-
 /// `weft lab shell` whose shell reads what it should do from a pipe.
 fn shell(program: &Path) -> Command {
     let mut weft = Command::new(program);
