@@ -1,6 +1,9 @@
 //! Whether what the operator says of BGP can be: of itself, and beside the nodes that there are.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
 
 use super::{Bfd, External, Import, Settings};
 use crate::view::View;
@@ -23,6 +26,7 @@ impl Settings {
         hold("holdSeconds", self.hold_seconds)?;
         bfd("bfd", self.bfd.on())?;
         port("port", self.port)?;
+        password("passwordFile", self.password_file.as_deref())?;
         if self.paths == 0 {
             return Err("paths 0: write 1 for no ECMP, or up to 255".into());
         }
@@ -106,6 +110,7 @@ impl External {
         self.hold_seconds.map_or(Ok(()), |seconds| hold("holdSeconds", seconds))?;
         bfd("bfd", self.bfd.on())?;
         self.port.map_or(Ok(()), |at| port("port", at))?;
+        password("passwordFile", self.password_file.as_deref())?;
         self.maximum_routes.map_or(Ok(()), |most| routes("maximumRoutes", most))?;
         let seconds = self.graceful_restart.as_ref().and_then(|switch| switch.on());
         restart("gracefulRestart", seconds.map(|restart| restart.seconds))?;
@@ -176,6 +181,16 @@ fn bfd(field: &str, bfd: Option<&Bfd>) -> Result<(), String> {
 
 fn port(field: &str, port: u16) -> Result<(), String> {
     if port == 0 { Err(format!("{field} 0: BGP's is 179")) } else { Ok(()) }
+}
+
+fn password(field: &str, file: Option<&Path>) -> Result<(), String> {
+    match file {
+        Some(file) if !file.is_absolute() => Err(format!(
+            "{field} {}: write the whole path, it is read on each node",
+            file.display()
+        )),
+        _ => Ok(()),
+    }
 }
 
 fn routes(field: &str, most: u32) -> Result<(), String> {

@@ -10,6 +10,7 @@ mod say;
 use std::{
     collections::BTreeMap,
     fs,
+    io::Read,
     net::IpAddr,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard},
@@ -259,7 +260,15 @@ fn passwords(
 fn password(path: &Path) -> Result<String, String> {
     /// TCP_MD5SIG_MAXKEYLEN of include/uapi/linux/tcp.h.
     const MOST: usize = 80;
-    let text = fs::read_to_string(path).map_err(|error| error.to_string())?;
+    /// Enough to see that it is too long.
+    const READ_MAX: u64 = 256;
+    if !fs::metadata(path).map_err(|error| error.to_string())?.is_file() {
+        // Reading a device or a pipe may never end.
+        return Err("it is no file".into());
+    }
+    let mut text = String::new();
+    let file = fs::File::open(path).map_err(|error| error.to_string())?;
+    file.take(READ_MAX).read_to_string(&mut text).map_err(|error| error.to_string())?;
     match text.trim_end_matches(['\r', '\n']) {
         "" => Err("it is empty".into()),
         long if long.len() > MOST => Err(format!("it is longer than {MOST} bytes")),
