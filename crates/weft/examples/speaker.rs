@@ -56,7 +56,7 @@ fn main() -> anyhow::Result<()> {
         paths_max: 8,
         deferral: Duration::from_secs(120),
     };
-    router.configure(Desired { config, bfd: BTreeMap::new() });
+    router.configure(Desired { config, port: weft_bgp::wire::PORT, bfd: BTreeMap::new() });
     let mut said = String::new();
     loop {
         let taken: u32 = router.neighbours().iter().flat_map(|n| n.routes_in.values()).sum();

@@ -1,6 +1,9 @@
 //! Whether what the operator says of BGP can be: of itself, and beside the nodes that there are.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
 
 use super::{Bfd, External, Import, Settings};
 use crate::view::View;
@@ -23,6 +26,7 @@ impl Settings {
         hold("holdSeconds", self.hold_seconds)?;
         bfd("bfd", self.bfd.on())?;
         port("port", self.port)?;
+        password("passwordFile", self.password_file.as_deref())?;
         if self.paths == 0 {
             return Err("paths 0: write 1 for no ECMP, or up to 255".into());
         }
@@ -33,6 +37,14 @@ impl Settings {
             && reflecting.nodes.is_empty()
         {
             return Err("reflectors.count 0: write `reflectors: off` for a full mesh".into());
+        }
+        let named = self.reflectors.on().is_some_and(|reflecting| !reflecting.nodes.is_empty());
+        if named && !self.mesh {
+            return Err(
+                "reflectors.nodes reflect between nodes, and `mesh: false` says that nodes \
+                        have no sessions with each other: leave out one of them"
+                    .into(),
+            );
         }
         let mut names = BTreeSet::new();
         for peer in &self.peers {
@@ -93,9 +105,13 @@ pub fn check(settings: &Settings, view: &View) -> Result<(), String> {
 impl External {
     fn check(&self) -> Result<(), String> {
         asn("asn", self.asn)?;
+        if self.name.is_empty() || self.name.chars().any(|c| c.is_control() || c.is_whitespace()) {
+            return Err("a peer's name is one word".into());
+        }
         if self.address.is_unspecified()
             || self.address.is_multicast()
             || self.address.is_loopback()
+            || self.address == std::net::IpAddr::V4(std::net::Ipv4Addr::BROADCAST)
         {
             return Err(format!("{} is no neighbour's address", self.address));
         }
@@ -103,9 +119,14 @@ impl External {
             let why = "is good on one link alone, and which is not said; write its global address";
             return Err(format!("address {} {why}", self.address));
         }
+        if self.address.to_canonical() != self.address {
+            let why = "is an IPv4 address in IPv6's form; write";
+            return Err(format!("address {} {why} {}", self.address, self.address.to_canonical()));
+        }
         self.hold_seconds.map_or(Ok(()), |seconds| hold("holdSeconds", seconds))?;
         bfd("bfd", self.bfd.on())?;
         self.port.map_or(Ok(()), |at| port("port", at))?;
+        password("passwordFile", self.password_file.as_deref())?;
         self.maximum_routes.map_or(Ok(()), |most| routes("maximumRoutes", most))?;
         let seconds = self.graceful_restart.as_ref().and_then(|switch| switch.on());
         restart("gracefulRestart", seconds.map(|restart| restart.seconds))?;
@@ -176,6 +197,16 @@ fn bfd(field: &str, bfd: Option<&Bfd>) -> Result<(), String> {
 
 fn port(field: &str, port: u16) -> Result<(), String> {
     if port == 0 { Err(format!("{field} 0: BGP's is 179")) } else { Ok(()) }
+}
+
+fn password(field: &str, file: Option<&Path>) -> Result<(), String> {
+    match file {
+        Some(file) if !file.is_absolute() => Err(format!(
+            "{field} {}: write the whole path, it is read on each node",
+            file.display()
+        )),
+        _ => Ok(()),
+    }
 }
 
 fn routes(field: &str, most: u32) -> Result<(), String> {

@@ -125,7 +125,7 @@ impl Driver {
     }
 
     fn configure(&mut self, desired: Desired) {
-        self.doors.configure(&desired.config);
+        self.doors.configure(&desired.config, desired.port);
         let now = self.now();
         self.speaker.configure(desired.config.clone(), now);
         self.watched.retain(|peer, _| desired.bfd.contains_key(peer));

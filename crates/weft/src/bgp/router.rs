@@ -34,6 +34,8 @@ pub struct Router {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Desired {
     pub config: Config,
+    /// Where neighbours connect to.
+    pub port: u16,
     /// Neighbours that BFD watches over.
     pub bfd: BTreeMap<IpAddr, bfd::Settings>,
 }

@@ -84,7 +84,7 @@ impl Ours {
             netns: site.hosts[0].try_clone().unwrap(),
             keep: "/run/bgp.keep".into(),
             router: None,
-            desired: Desired { config, bfd: BTreeMap::new() },
+            desired: Desired { config, port: weft_bgp::wire::PORT, bfd: BTreeMap::new() },
             news: Arc::default(),
         };
         ours.originate("10.1.0.0/24");

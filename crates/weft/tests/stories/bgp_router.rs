@@ -45,7 +45,7 @@ fn desired(said: &[&str]) -> Desired {
         paths_max: 8,
         deferral: Duration::from_secs(120),
     };
-    Desired { config, bfd: BTreeMap::new() }
+    Desired { config, port: weft_bgp::wire::PORT, bfd: BTreeMap::new() }
 }
 
 const SAID: [&str; 5] =

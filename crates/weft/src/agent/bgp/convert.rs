@@ -57,7 +57,7 @@ pub fn desired(
         paths_max: settings.paths.into(),
         deferral: restart.map_or(DEFERRAL, |restart| Duration::from_secs(restart.seconds.into())),
     };
-    Desired { config, bfd: watched }
+    Desired { config, port: settings.port, bfd: watched }
 }
 
 fn of(neighbour: &Neighbour, password: Option<String>) -> config::Neighbour {
