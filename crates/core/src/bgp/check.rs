@@ -5,7 +5,7 @@ use std::{
     path::Path,
 };
 
-use super::{Bfd, External, Import, Settings};
+use super::{Bfd, External, Import, Selector, Settings};
 use crate::view::View;
 
 /// RFC 7607, 4893, 7300: numbers that no AS has.
@@ -70,6 +70,13 @@ pub fn check(settings: &Settings, view: &View) -> Result<(), String> {
             known.join(", ")
         ));
     }
+    for (what, of) in selectors(settings) {
+        if let Some(stranger) = of.nodes.iter().find(|name| !view.nodes.contains_key(*name)) {
+            return Err(format!(
+                "{what}: {stranger} is no node of this cluster; those to come are chosen by `labels`"
+            ));
+        }
+    }
     for (at, peer) in settings.peers.iter().enumerate() {
         let has = |underlay: &[std::net::IpAddr]| underlay.contains(&peer.address);
         if let Some((node, _)) = nodes().find(|(_, node)| has(&node.record.underlay)) {
@@ -100,6 +107,14 @@ pub fn check(settings: &Settings, view: &View) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// Everything that chooses nodes, and where it stands.
+fn selectors(settings: &Settings) -> impl Iterator<Item = (String, &Selector)> {
+    let nodes = settings.nodes.iter().enumerate();
+    let nodes = nodes.map(|(at, nodes)| (format!("nodes[{at}].nodes"), &nodes.of));
+    let peers = settings.peers.iter();
+    nodes.chain(peers.map(|peer| (format!("peer {}: nodes", peer.name), &peer.of)))
 }
 
 impl External {

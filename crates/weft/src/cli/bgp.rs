@@ -45,7 +45,8 @@ pub fn run(bgp: &Bgp) -> anyhow::Result<u8> {
     match &bgp.command {
         None => {
             let status: BgpStatus = show(&bgp.asked, "/v1/bgp", status)?;
-            let well = status.neighbours.iter().all(|n| n.state == "established");
+            let up = status.neighbours.iter().all(|n| n.state == "established");
+            let well = up && status.problems.is_empty();
             return Ok(if well { 0 } else { super::SOMETHING_TO_DO });
         }
         Some(BgpCommand::Routes(asked)) => {
@@ -75,6 +76,7 @@ fn status(status: &BgpStatus) -> String {
     };
     let mut out =
         format!("AS {} router id {} routes {}\n", speaker.asn, speaker.router_id, status.routes);
+    status.problems.iter().for_each(|problem| out += &format!("  ! {problem}\n"));
     if status.settling {
         out += "  after a restart: routes of before stay until all neighbours have said theirs\n";
     }
@@ -119,7 +121,10 @@ fn row(n: &NeighbourReport) -> Vec<String> {
         format!("{}{stale}", counts(&n.routes_in)),
         counts(&n.routes_out),
         n.bfd.clone().unwrap_or_else(|| "-".into()),
-        n.last_error.clone().unwrap_or_else(|| "-".into()),
+        match &n.last_error {
+            Some(why) if n.state == "established" => format!("was: {why}"),
+            why => why.clone().unwrap_or_else(|| "-".into()),
+        },
     ]
 }
 

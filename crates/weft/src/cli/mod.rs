@@ -172,7 +172,8 @@ fn run(command: Command) -> anyhow::Result<u8> {
         Command::Config => put(config::REFERENCE)?,
         Command::Status(asked) => {
             let status: report::Status = show(&asked, "/v1/status", text::status)?;
-            let well = status.converged && status.problems.is_empty();
+            let reached = status.networks.values().all(|network| network.unreachable.is_empty());
+            let well = status.converged && status.problems.is_empty() && reached;
             return Ok(if well { 0 } else { SOMETHING_TO_DO });
         }
         Command::Plan(asked) => {

@@ -18,6 +18,7 @@ use weft_bgp::{
 use weft_core::{
     bgp::{Settings, check},
     name::{NetworkName, NodeName},
+    network::SCHEMA,
     view::BGP_KEY,
 };
 
@@ -26,6 +27,9 @@ use crate::agent::{Agent, config::from_value};
 
 #[derive(Serialize, Deserialize)]
 pub struct BgpStatus {
+    /// What `weft status` says of BGP too.
+    #[serde(default)]
+    pub problems: Vec<String>,
     /// None: no network is joined by BGP, and nobody is spoken to.
     pub speaker: Option<SpeakerStatus>,
     pub neighbours: Vec<NeighbourReport>,
@@ -58,6 +62,7 @@ pub fn status(agent: &Agent) -> BgpStatus {
     unresolved.extend(beside.unresolved.clone());
     unresolved.retain(|dst, _| !beside.refused.contains_key(dst));
     BgpStatus {
+        problems: agent.bgp_problems(),
         speaker: agent
             .bgp_speaker()
             .map(|speaker| SpeakerStatus { asn: speaker.asn, router_id: speaker.router_id }),
@@ -150,8 +155,17 @@ pub(super) fn settings(agent: &Agent) -> Settings {
 
 /// Checks what is said of BGP beside the nodes that there are before it is written.
 pub(super) async fn apply(State(agent): State<Arc<Agent>>, Json(written): Json<Value>) -> Response {
-    let checked = from_value::<Settings>(written).map_err(|error| format!("{error:#}"));
+    let checked = match &written {
+        Value::Object(_) => from_value::<Settings>(written).map_err(|error| format!("{error:#}")),
+        _ => Err("write fields with their values, such as `asn: 64512`".to_owned()),
+    };
     let checked = checked.and_then(|settings| {
+        if settings.schema > SCHEMA {
+            return Err(format!(
+                "schema {} is newer than this version's {SCHEMA}",
+                settings.schema
+            ));
+        }
         check(&settings, &agent.shown().view)?;
         serde_json::to_vec(&settings).map_err(|error| error.to_string())
     });
