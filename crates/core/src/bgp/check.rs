@@ -38,6 +38,14 @@ impl Settings {
         {
             return Err("reflectors.count 0: write `reflectors: off` for a full mesh".into());
         }
+        let named = self.reflectors.on().is_some_and(|reflecting| !reflecting.nodes.is_empty());
+        if named && !self.mesh {
+            return Err(
+                "reflectors.nodes reflect between nodes, and `mesh: false` says that nodes \
+                        have no sessions with each other: leave out one of them"
+                    .into(),
+            );
+        }
         let mut names = BTreeSet::new();
         for peer in &self.peers {
             let name = &peer.name;
@@ -97,15 +105,23 @@ pub fn check(settings: &Settings, view: &View) -> Result<(), String> {
 impl External {
     fn check(&self) -> Result<(), String> {
         asn("asn", self.asn)?;
+        if self.name.is_empty() || self.name.chars().any(|c| c.is_control() || c.is_whitespace()) {
+            return Err("a peer's name is one word".into());
+        }
         if self.address.is_unspecified()
             || self.address.is_multicast()
             || self.address.is_loopback()
+            || self.address == std::net::IpAddr::V4(std::net::Ipv4Addr::BROADCAST)
         {
             return Err(format!("{} is no neighbour's address", self.address));
         }
         if matches!(self.address, std::net::IpAddr::V6(addr) if addr.is_unicast_link_local()) {
             let why = "is good on one link alone, and which is not said; write its global address";
             return Err(format!("address {} {why}", self.address));
+        }
+        if self.address.to_canonical() != self.address {
+            let why = "is an IPv4 address in IPv6's form; write";
+            return Err(format!("address {} {why} {}", self.address, self.address.to_canonical()));
         }
         self.hold_seconds.map_or(Ok(()), |seconds| hold("holdSeconds", seconds))?;
         bfd("bfd", self.bfd.on())?;

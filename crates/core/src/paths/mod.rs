@@ -116,7 +116,7 @@ pub enum Refusal {
     NoBlock { ipv4: bool },
     #[error("IPv6 needs packets of 1280 bytes (RFC 8200, 5), and this way takes {mtu}")]
     TooSmallForIpv6 { mtu: Mtu },
-    #[error("{block} is {} by BGP", if *settling { "not yet learnt again" } else { "not learnt" })]
+    #[error("{block} is {} by BGP", if *settling { "not yet learnt" } else { "not learnt" })]
     NotLearnt { block: IpNet, settling: bool },
     #[error("{block} was learnt by BGP a moment ago from a router that may not forward yet")]
     JustLearnt { block: IpNet },

@@ -189,8 +189,12 @@ impl Publisher {
     pub(super) fn keep(&mut self, speaker: &Speaker) {
         let written = write(&self.file, &speaker.keep());
         self.unkept = written.err().map(|error| {
+            // Of what is old a successor would believe too much; without any it takes nothing away at first.
+            self.forget();
             let file = self.file.display();
-            format!("write {file}: {error}; a restart now would lose what BGP has learnt")
+            format!(
+                "write {file}: {error}; a restart now would know nothing of what BGP has learnt"
+            )
         });
     }
 

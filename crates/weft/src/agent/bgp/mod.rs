@@ -2,6 +2,7 @@
 //! it is to be, and asked what it has learnt. Who speaks with whom core says (`weft_core::bgp`); how that
 //! is done is `crate::bgp`'s.
 
+mod anew;
 mod convert;
 mod fresh;
 mod parting;
@@ -61,6 +62,7 @@ struct Inner {
     down: BTreeMap<IpAddr, Instant>,
     learnt: Option<(Arc<Known>, Arc<Learnt>)>,
     fresh: Fresh,
+    anew: anew::Anew,
     parting: parting::Parting,
     /// What is told depends on time alone.
     looks_again: bool,
@@ -113,7 +115,10 @@ pub(super) fn learnt(agent: &Agent, view: &View, last: &Serving) -> Arc<Learnt> 
         let wake = agent.wake.clone();
         let news = Box::new(move || wake.ring(Reasons::VIEW));
         match Router::start(agent.config.run_dir.join(KEEP), news) {
-            Ok(router) => (inner.router, inner.failed) = (Some(router), None),
+            Ok(router) => {
+                (inner.router, inner.failed) = (Some(router), None);
+                inner.anew.begin();
+            }
             Err(error) => inner.failed = Some(format!("BGP: start the speaker: {error}")),
         }
     }
@@ -159,9 +164,9 @@ pub(super) fn tell(agent: &Agent, view: &View, serving: &Serving, links: &[HostL
     let (passwords, mut problems) = passwords(&speaker, &mut inner.passwords);
     let mut desired = convert::desired(&speaker, &view.bgp, originated, &passwords);
     let neighbours = inner.follow();
-    let Inner { parting, told, speaker: before, .. } = &mut *inner;
+    let Inner { parting, anew, told, speaker: before, .. } = &mut *inner;
     let was = (told.as_ref(), before.as_ref());
-    inner.looks_again = parting.keep(&mut desired, was, (view, &neighbours));
+    inner.looks_again = parting.keep(&mut desired, was, (view, &neighbours)) || anew.begun();
     problems.extend(speaker.problems.iter().map(|problem| format!("BGP: {problem}")));
     inner.problems = problems;
     inner.speaker = Some(speaker);
@@ -178,14 +183,25 @@ impl Inner {
     fn take(&mut self, agent: &Agent, known: Arc<Known>, aggregates: bool) -> Arc<Learnt> {
         let (now, before) = (Instant::now(), self.learnt.take());
         let aged = self.fresh.age(now);
+        let router = self.router.as_ref();
+        let reports = || router.map(Router::neighbours).unwrap_or_default();
+        let settling = self.anew.waits(&known, self.told.as_ref(), reports) || known.settling;
         let same = before.as_ref().is_some_and(|(of, _)| Arc::ptr_eq(of, &known));
         let learnt = match before {
-            Some((_, learnt)) if same && !aged && learnt.aggregates == aggregates => learnt,
+            Some((_, learnt))
+                if same
+                    && !aged
+                    && learnt.aggregates == aggregates
+                    && learnt.settling == settling =>
+            {
+                learnt
+            }
             before => {
                 if !same {
                     self.fresh.note(before.as_ref().map(|(of, _)| &**of), &known, now);
                 }
-                Arc::new(convert::learnt(&known, &self.fresh, aggregates))
+                let learnt = convert::learnt(&known, &self.fresh, aggregates);
+                Arc::new(Learnt { settling, ..learnt })
             }
         };
         if !same && self.fresh.any() {

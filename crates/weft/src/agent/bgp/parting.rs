@@ -75,7 +75,7 @@ impl Parting {
 }
 
 /// All that are wanted are established for long enough.
-fn stand(desired: &Desired, reports: &[NeighbourReport]) -> bool {
+pub(super) fn stand(desired: &Desired, reports: &[NeighbourReport]) -> bool {
     let long = u64::try_from(STAND.as_millis()).unwrap_or(u64::MAX);
     let mut wanted = desired.config.neighbours.keys();
     wanted.all(|addr| {
