@@ -17,7 +17,7 @@ use crate::{
     },
     name::{NodeName, fnv1a},
     paths::Nic,
-    view::{Part, View},
+    view::{Node, Part, View},
 };
 
 /// The node whose speaker it is.
@@ -152,7 +152,27 @@ pub fn speaker(me: &Local<'_>) -> Speaker {
             Err(why) => speaker.problems.push(format!("neighbour {}: {why}", peer.name)),
         }
     }
+    if speaker.neighbours.is_empty() && speaker.problems.is_empty() && others(me).next().is_some() {
+        speaker.problems.push(alone(me, asn));
+    }
     speaker
+}
+
+/// Those that run a speaker too.
+fn others<'a>(me: &Local<'a>) -> impl Iterator<Item = (&'a NodeName, &'a Node)> {
+    let own = me.node;
+    me.view.nodes.iter().filter(move |(name, node)| {
+        *name != own && participates(node.record.networks.iter().map(|(_, part)| part))
+    })
+}
+
+fn alone(me: &Local<'_>, asn: u32) -> String {
+    let why = if me.view.bgp.mesh {
+        format!("no other node is in AS {asn}")
+    } else {
+        "`mesh: false` is set".into()
+    };
+    format!("this node has no neighbour and learns nothing: {why}, and no peer is for it")
 }
 
 fn connected(nics: &[Nic]) -> Vec<IpNet> {
@@ -177,17 +197,9 @@ fn router_id(me: &Local<'_>) -> Ipv4Addr {
 /// Sessions with the other nodes of this AS.
 fn nodes(me: &Local<'_>, asn: u32, speaker: &mut Speaker) {
     let settings = &me.view.bgp;
-    let peers: Vec<_> = me
-        .view
-        .nodes
-        .iter()
-        .filter(|(name, node)| {
-            let record = &node.record;
-            *name != me.node
-                && participates(record.networks.iter().map(|(_, part)| part))
-                && asn_of(settings, name, &record.labels) == asn
-        })
-        .collect();
+    let of_as =
+        |(name, node): &(&NodeName, &Node)| asn_of(settings, name, &node.record.labels) == asn;
+    let peers: Vec<_> = others(me).filter(of_as).collect();
     let labelled = peers.iter().map(|(name, node)| (*name, &node.record.labels));
     let reflect = reflectors(settings, labelled.chain([(me.node, me.labels)]));
     let reflects = |name: &NodeName| reflect.contains(name);

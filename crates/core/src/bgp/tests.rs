@@ -89,7 +89,11 @@ fn nodes_find_each_other_and_speak_by_the_family_that_both_have() {
     let by_name = said(&view, "a", "", &["2001:db8::1/64"]);
     assert!(!by_name.contains("id 192.0.2.1"), "from its name: {by_name}");
     settings(&mut view, json!({"mesh": false}));
-    assert_eq!(said(&view, "a", "", &A), "AS 64512 id 192.0.2.1\n");
+    assert_eq!(
+        said(&view, "a", "", &A),
+        "AS 64512 id 192.0.2.1\n\
+         problem: this node has no neighbour and learns nothing: `mesh: false` is set, and no peer is for it\n"
+    );
 }
 
 #[test]
