@@ -9,12 +9,13 @@ use std::{
 use anyhow::{Context, bail};
 use weft_linux::Netns;
 
-use super::{Cluster, DIR, Plan, Responder, Switch};
+use super::{Cluster, DIR, Plan, Responder, Switch, Topology, racks, tor};
 
 pub fn shell(plan: &Plan, attach: &str, join: &str) -> anyhow::Result<u8> {
     let program = std::env::current_exe().context("find this program")?;
     let cluster = Cluster::build(plan, &program)?;
     cluster.start()?;
+    let _routers = routers(&cluster)?;
     cluster.apply("default", &cluster.network(attach, join, 1))?;
     cluster.settled("default", join)?;
     let pods = match cluster.add_pods("default", "") {
@@ -49,6 +50,16 @@ pub fn shell(plan: &Plan, attach: &str, join: &str) -> anyhow::Result<u8> {
         .status()
         .context("start a shell")?;
     Ok(u8::try_from(status.code().unwrap_or(1)).unwrap_or(1))
+}
+
+/// In racks nodes reach each other's pods by what their routers say, or not at all.
+fn routers(cluster: &Cluster) -> anyhow::Result<Vec<tor::Router>> {
+    if cluster.plan.topology != Topology::Racks {
+        return Ok(Vec::new());
+    }
+    let routers = racks::start(cluster, tor::installed()?)?;
+    cluster.nodes[0].ask("PUT", "/v1/bgp/settings", Some(tor::settings()))?;
+    Ok(routers)
 }
 
 /// The address of a pod of the lab, on whichever node; what is no such name stays as it is. On a
