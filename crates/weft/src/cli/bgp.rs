@@ -49,7 +49,7 @@ pub fn run(bgp: &Bgp) -> anyhow::Result<u8> {
         }
         Some(BgpCommand::Settings(agent)) => {
             let value = client::ask(&agent.control, "GET", "/v1/bgp/settings", None)?;
-            println!("{value:#}");
+            super::put(&format!("{value:#}\n"))?;
         }
         Some(BgpCommand::Apply { file, agent }) => {
             let text = super::read_file(file)?;

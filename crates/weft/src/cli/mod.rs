@@ -7,6 +7,7 @@ mod models;
 pub mod text;
 
 use std::{
+    io::{self, Write},
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -167,8 +168,8 @@ fn run(command: Command) -> anyhow::Result<u8> {
             log();
             agent::run(Config::read(&config)?)?;
         }
-        Command::Models { model } => print!("{}", models::page(model.as_deref())?),
-        Command::Config => print!("{}", config::REFERENCE),
+        Command::Models { model } => put(&models::page(model.as_deref())?)?,
+        Command::Config => put(config::REFERENCE)?,
         Command::Status(asked) => {
             let status: report::Status = show(&asked, "/v1/status", text::status)?;
             let well = status.converged && status.problems.is_empty();
@@ -218,11 +219,19 @@ fn show<T: DeserializeOwned + Serialize>(
     let answer: T =
         serde_json::from_value(value.clone()).context("an answer of another version")?;
     if asked.json {
-        println!("{value}");
+        put(&format!("{value}\n"))?;
     } else {
-        print!("{}", text(&answer));
+        put(&text(&answer))?;
     }
     Ok(answer)
+}
+
+/// Prints, as far as somebody reads: `head` has enough at some point.
+fn put(text: &str) -> anyhow::Result<()> {
+    match io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        done => done.context("print"),
+    }
 }
 
 fn network(command: NetworkCommand) -> anyhow::Result<()> {
@@ -262,7 +271,7 @@ fn network(command: NetworkCommand) -> anyhow::Result<()> {
 /// What a person wrote; `-` is standard input.
 fn read_file(file: &Path) -> anyhow::Result<String> {
     if file.as_os_str() == "-" {
-        return Ok(std::io::read_to_string(std::io::stdin())?);
+        return Ok(io::read_to_string(io::stdin())?);
     }
     std::fs::read_to_string(file).with_context(|| format!("read {}", file.display()))
 }
@@ -278,7 +287,7 @@ fn log() {
     let filter = EnvFilter::try_from_env("WEFT_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(io::stderr)
         .with_ansi(false)
         .init();
 }
