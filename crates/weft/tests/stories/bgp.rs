@@ -126,13 +126,18 @@ fn an_agent_that_is_killed_and_restarted_loses_nothing() {
     let site = cluster(3, "veth", "bgp");
     let pods = site.add_pods("net", "").unwrap();
     let flows = flowing(&pods);
-    for (n, signal) in [(0, Signal::SIGKILL), (1, Signal::SIGTERM), (0, Signal::SIGKILL)] {
-        let node = &site.nodes[n];
+    // The last time nothing is left of what it kept.
+    let times = [Signal::SIGKILL, Signal::SIGTERM, Signal::SIGKILL, Signal::SIGKILL];
+    for (time, signal) in times.into_iter().enumerate() {
+        let node = &site.nodes[time % 2];
         calm();
         node.signal(signal).unwrap();
         node.wait_for_death().unwrap();
         // For longer than BFD takes to call it dead.
         std::thread::sleep(Duration::from_millis(1500));
+        if time == 3 {
+            fs::remove_file(node.control().with_file_name("bgp.keep")).unwrap();
+        }
         node.start(&[]).unwrap();
         site.settled("net", "bgp").unwrap();
         for node in &site.nodes {
@@ -283,6 +288,26 @@ fn bad_settings_change_nothing_and_good_ones_are_followed() {
     let (said, code) = apply(&format!("passwordFile: {}", other.display()));
     assert_eq!(code, 0, "{said}");
     until("established with the other", || site.nodes.iter().all(stands));
+    // Another AS makes sessions begin anew, where nodes listen by then.
+    let (said, code) = apply("{asn: 64998, port: 1179}");
+    assert_eq!(code, 0, "{said}");
+    until("established by another port", || {
+        let all = bgp(node)["neighbours"].clone();
+        all[0]["remoteAs"] == 64998 && all[0]["state"] == "established"
+    });
+    let listens = sh(&node.netns, "ss -Hltn");
+    assert!(listens.contains(":1179") && !listens.contains(":179 "), "{listens}");
+    // What is no file is not read until the memory is full.
+    let (said, code) = apply("passwordFile: /dev/zero");
+    assert_eq!(code, 0, "{said}");
+    node.wait_until("told of it", |node| Ok(problems(node).contains("/dev/zero: it is no file")))
+        .unwrap();
+    let (said, code) = apply("mesh: false");
+    assert_eq!(code, 0, "{said}");
+    node.wait_until("told that it is alone", |node| {
+        Ok(problems(node).contains("this node has no neighbour and learns nothing"))
+    })
+    .unwrap();
     let (said, code) = weft(node, "bgp reset");
     assert_eq!(code, 0, "{said}");
     site.settled("net", "bgp").unwrap();
