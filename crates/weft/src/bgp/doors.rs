@@ -16,7 +16,7 @@ const AGAIN: Duration = Duration::from_secs(1);
 const BURST: usize = 32;
 
 pub(super) struct Doors {
-    doors: [Door; 2],
+    both: [Door; 2],
     /// Passwords by neighbour, as they should be.
     passwords: BTreeMap<IpAddr, String>,
     port: u16,
@@ -43,7 +43,7 @@ impl Doors {
             why: None,
             unsigned: BTreeMap::new(),
         };
-        Self { doors: [door(false), door(true)], passwords: BTreeMap::new(), port: PORT }
+        Self { both: [door(false), door(true)], passwords: BTreeMap::new(), port: PORT }
     }
 
     /// Before the speaker hears of it, so that whoever connects then finds the right password.
@@ -54,7 +54,7 @@ impl Doors {
         let now: BTreeMap<IpAddr, String> =
             named.filter_map(|(peer, of)| Some((*peer, of.password.clone()?))).collect();
         let before = std::mem::replace(&mut self.passwords, now);
-        for door in &mut self.doors {
+        for door in &mut self.both {
             if moves {
                 (door.listener, door.why, door.again) = (None, None, Instant::now());
             }
@@ -69,7 +69,7 @@ impl Doors {
 
     /// Opens what is to be open.
     pub(super) fn tend(&mut self) {
-        for door in &mut self.doors {
+        for door in &mut self.both {
             if !door.wanted {
                 (door.listener, door.why) = (None, None);
             } else if door.listener.is_none() && Instant::now() >= door.again {
@@ -80,17 +80,17 @@ impl Doors {
 
     /// When `tend` is to be called.
     pub(super) fn due(&self) -> Option<Instant> {
-        let shut = self.doors.iter().filter(|door| door.wanted && door.listener.is_none());
+        let shut = self.both.iter().filter(|door| door.wanted && door.listener.is_none());
         shut.map(|door| door.again).min()
     }
 
     pub(super) fn listeners(&self) -> impl Iterator<Item = &TcpListener> {
-        self.doors.iter().filter_map(|door| door.listener.as_ref())
+        self.both.iter().filter_map(|door| door.listener.as_ref())
     }
 
     pub(super) fn accept(&mut self) -> Vec<(TcpStream, SocketAddr)> {
         let mut come = Vec::new();
-        for door in &mut self.doors {
+        for door in &mut self.both {
             for _ in 0..BURST {
                 let Some(listener) = &door.listener else { break };
                 match tcp::accept(listener) {
@@ -104,7 +104,7 @@ impl Doors {
     }
 
     pub(super) fn problems(&self) -> impl Iterator<Item = String> {
-        self.doors.iter().flat_map(|door| door.why.iter().chain(door.unsigned.values()).cloned())
+        self.both.iter().flat_map(|door| door.why.iter().chain(door.unsigned.values()).cloned())
     }
 }
 
