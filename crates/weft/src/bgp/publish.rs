@@ -87,7 +87,7 @@ struct Paced {
 impl Paced {
     fn after(&mut self, start: Instant) {
         let end = Instant::now();
-        self.idle = end + PAUSE;
+        self.idle = end + PAUSE.max(end - start);
         self.busy = end + PAUSE.max((end - start) * SHARE);
     }
 

@@ -190,7 +190,7 @@ fn malformed_updates() {
             Some(_) => {}
         };
         again(raw.hear());
-        assert!(beside.ours.is_up(&addr(*n)), "{}", case.name);
+        beside.ours.until(&case.name, |ours| ours.is_up(&addr(*n)));
     }
     assert!(beside.ours.is_up("10.0.0.2"));
     assert_eq!(beside.ours.report("10.0.0.2").established, 1);
