@@ -56,8 +56,10 @@ fn a_mesh_finds_itself_and_pods_reach_each_other() {
     assert!(metrics.to_string().contains("weft_bgp_session_up{neighbour="), "{metrics}");
     // Another daemon's routes are its own; ours are written again.
     let strange = "203.0.113.128/25 via 192.0.2.254 dev eth0 proto bgp";
+    node.signal(Signal::SIGSTOP).unwrap();
     sh(&node.netns, &format!("ip route add {strange}; ip nexthop flush proto 119"));
     assert!(!sh(&node.netns, "ip route show proto 119").contains("via 192.0.2.2"), "it hurts");
+    node.signal(Signal::SIGCONT).unwrap();
     until("healed", || reaches(&pods[0], &pods[1]));
     well(&site);
     site.delete_pods(pods).unwrap();
