@@ -75,7 +75,7 @@ fn bad_input_is_answered_and_nothing_is_half_made() {
         (
             "blue",
             json!({"ranges": ["10.2.0.0/16"], "join": "vxlam"}),
-            "expected one of `vxlan`, `host-gw`, `auto`, `vxlan-bridged`, `underlay`",
+            "expected one of `vxlan`, `host-gw`, `bgp`, `auto`, `vxlan-bridged`, `underlay`",
         ),
         (
             "blue",
