@@ -177,6 +177,8 @@ fn bird(n: usize) -> String {
 protocol device {{}}
 protocol static {{ ipv4; route {FAR4}/32 via 10.9.{n}.2; }}
 protocol static {{ ipv6; route {FAR6}/128 via fd00:9:{n}::2; }}
+protocol kernel {{ ipv4 {{ import none; export where source = RTS_BGP; }}; graceful restart; }}
+protocol kernel {{ ipv6 {{ import none; export where source = RTS_BGP; }}; graceful restart; }}
 protocol bfd {{ interface \"seg\" {{ interval 300 ms; multiplier 3; }}; }}
 template bgp node {{
   local 192.0.2.{own} as {asn};
@@ -192,8 +194,8 @@ protocol bgp b from node {{ neighbor 192.0.2.2 as 64512; }}
     )
 }
 
-#[test]
-fn of_two_routers_one_that_dies_silently_is_left_within_a_second() {
+/// Two nodes, each with two routers that watch over it by BFD, and a pod each.
+fn between_two_routers() -> (Site, Vec<Tor>, Pod) {
     let site = cluster(2, "veth", "bgp");
     let (tors, far) = alternatives(&site);
     let peers = [1, 2].map(|n| {
@@ -202,7 +204,13 @@ fn of_two_routers_one_that_dies_silently_is_left_within_a_second() {
     });
     set(&site.nodes[0], json!({"peers": peers}));
     up(&site, &[3, 3]);
-    let pods = site.add_pods("net", "").unwrap();
+    (site, tors, far)
+}
+
+#[test]
+fn of_two_routers_one_that_dies_silently_is_left_within_a_second() {
+    let (site, tors, far) = between_two_routers();
+    let (pods, _echo) = answering(&site);
     let node = &site.nodes[0];
     let hops = |family: &str, of: &str| {
         let show = format!("ip {family} route get {of}");
@@ -257,6 +265,38 @@ fn of_two_routers_one_that_dies_silently_is_left_within_a_second() {
     assert!(lost.iter().any(|lost| *lost > 0), "the cut hurt nobody: {lost:?}");
     assert!(lost.iter().all(|lost| *lost < 1000), "at 1 kHz, more than a second: {lost:?}");
     empty_plan(node);
+}
+
+/// With the settings by which a death is noticed in under a second, an agent that is killed and
+/// started again costs nothing of what comes to its pod through either router.
+#[test]
+fn an_agent_that_is_killed_is_not_noticed_by_routers_with_the_same_bfd() {
+    let (site, _tors, far) = between_two_routers();
+    let (pods, _echo) = answering(&site);
+    let (node, pod) = (&site.nodes[0], &pods[0]);
+    for n in [1, 2] {
+        sh(
+            &far.netns,
+            &format!(
+                "ip route replace 10.1.0.0/16 via 10.9.{n}.1 src {FAR4}
+                 ip route replace fd00:1::/64 via fd00:9:{n}::1 src {FAR6}"
+            ),
+        );
+        until("reached from there", || {
+            [true, false].iter().all(|v4| reach(&far.netns, pod.addr(*v4).unwrap()).is_some())
+        });
+        let flows = [true, false].map(|v4| Flow::start(FlowKind::Small, &far, pod, v4).unwrap());
+        until("flowing", || flows.iter().all(|flow| flow.arrived() > 200));
+        node.kill().unwrap();
+        node.start(&[]).unwrap();
+        site.settled("net", "bgp").unwrap();
+        up(&site, &[3, 3]);
+        // BFD would have been noticed by then.
+        std::thread::sleep(Duration::from_millis(1200));
+        let mut all = Report::default();
+        flows.into_iter().for_each(|flow| all += flow.stop());
+        assert!(all.sent > 1000 && all.lost == 0, "through router {n}: {all:?}");
+    }
 }
 
 /// It has no forwarding table: what its RIB says is written to the kernel by the test.
