@@ -116,6 +116,8 @@ const FAR6: &str = "fd00:fa::1";
 fn far() -> Netns {
     let far = Netns::create().unwrap();
     far.run(|| rig::up_here("lo")).unwrap().unwrap();
+    // Nobody else is there to have its addresses.
+    rig::sysctl(&far, "net/ipv6/conf/default/accept_dad", "0").unwrap();
     for addr in [format!("{FAR4}/32"), format!("{FAR6}/128")] {
         rig::addr(&far, "lo", addr.parse().unwrap()).unwrap();
     }
