@@ -90,6 +90,11 @@ pub struct Filter {
 }
 
 impl Filter {
+    /// By which everything passes.
+    pub fn all() -> Self {
+        Self { rules: Vec::new(), else_pass: true }
+    }
+
     pub fn passes(&self, prefix: &IpNet) -> bool {
         let rule = self.rules.iter().find(|rule| rule.covers(prefix));
         rule.map_or(self.else_pass, |rule| rule.pass)

@@ -24,7 +24,6 @@ fn main() -> anyhow::Result<()> {
     let (local, remote): (Ipv4Addr, Ipv4Addr) = (next()?.parse()?, next()?.parse()?);
     let (local_as, remote_as) = (next()?.parse()?, next()?.parse()?);
     let router = Router::start(next()?.into(), Box::new(|| ()))?;
-    let all = Filter { rules: Vec::new(), else_pass: true };
     let neighbour = Neighbour {
         name: "feeder".into(),
         local_as,
@@ -42,8 +41,8 @@ fn main() -> anyhow::Result<()> {
         ttl: Ttl::Any,
         bfd: false,
         routes_max: u32::MAX,
-        import: all.clone(),
-        export: all,
+        import: Filter::all(),
+        export: Filter::all(),
         communities: Vec::new(),
         large_communities: Vec::new(),
         own_only: false,

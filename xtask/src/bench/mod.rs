@@ -8,6 +8,7 @@ mod load;
 mod path;
 mod scale;
 
+use anyhow::Context;
 use clap::Args;
 
 pub use addresses::{Addresses, addresses};
@@ -27,4 +28,12 @@ pub struct Rounds {
     /// Numbers of pods present
     #[arg(long, value_delimiter = ',', default_values_t = [0, 100, 500])]
     pub present: Vec<usize>,
+}
+
+/// Kilobytes (of 1,024 bytes) of memory that a process has to itself or shares; an error once it has ended.
+fn resident_kb(pid: u32) -> anyhow::Result<f64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line =
+        status.lines().find(|line| line.starts_with("VmRSS")).context("VmRSS: it has ended")?;
+    Ok(line.split_whitespace().nth(1).context("VmRSS")?.parse()?)
 }

@@ -256,9 +256,6 @@ impl Agent {
         self.signal(nix::sys::signal::Signal::SIGCONT)
     }
     fn resident_mb(&self) -> anyhow::Result<f64> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.id()))?;
-        let line = status.lines().find(|line| line.starts_with("VmRSS")).context("VmRSS")?;
-        let kb: f64 = line.split_whitespace().nth(1).context("VmRSS")?.parse()?;
-        Ok(kb / 1024.0)
+        Ok(super::resident_kb(self.id())? / 1024.0)
     }
 }

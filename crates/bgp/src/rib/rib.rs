@@ -288,7 +288,7 @@ mod tests {
     }
 
     fn peer(last: u8) -> Peer {
-        let pass = Filter { rules: Vec::new(), else_pass: true };
+        let pass = Filter::all();
         let config = Neighbour {
             name: last.to_string(),
             local_as: 64512,

@@ -34,15 +34,25 @@ fn until_up(program: &Program, peer: &Peer, sessions: &[Session]) {
     }
 }
 
-fn a_restart_within_the_detection_time_is_not_noticed(kind: Kind) {
+/// One session of each family, as `of` has them, up on both sides.
+fn begun(
+    kind: Kind,
+    test: &str,
+    of: impl Fn(Session) -> Session,
+) -> (Site, [Session; 2], Peer, Program) {
     in_its_own_process();
-    let test = name(kind, "a_restart_within_the_detection_time_is_not_noticed");
     let site = Site::new(false);
-    let sessions = [false, true].map(|ipv6| Session::new(site.ends(ipv6), false));
+    let sessions = [false, true].map(|ipv6| of(Session::new(site.ends(ipv6), false)));
     let peer = Peer::start(kind, &site.theirs, &sessions);
-    let downs = || sessions.map(|session| peer.downs(session.ends.ours));
-    let mut program = Program::start(&site.ours, &test, &sessions);
+    let program = Program::start(&site.ours, test, &sessions);
     until_up(&program, &peer, &sessions);
+    (site, sessions, peer, program)
+}
+
+fn a_restart_within_the_detection_time_is_not_noticed(kind: Kind) {
+    let test = name(kind, "a_restart_within_the_detection_time_is_not_noticed");
+    let (site, sessions, peer, mut program) = begun(kind, &test, |session| session);
+    let downs = || sessions.map(|session| peer.downs(session.ends.ours));
     for _ in 0..3 {
         // Long enough for times to be agreed.
         thread::sleep(Duration::from_secs(1));
@@ -64,14 +74,9 @@ fn a_restart_within_the_detection_time_is_not_noticed(kind: Kind) {
 }
 
 fn a_planned_restart_may_take_longer(kind: Kind) {
-    in_its_own_process();
     let test = name(kind, "a_planned_restart_may_take_longer");
-    let site = Site::new(false);
-    let sessions = [false, true].map(|ipv6| Session::new(site.ends(ipv6), false));
-    let peer = Peer::start(kind, &site.theirs, &sessions);
+    let (site, sessions, peer, mut program) = begun(kind, &test, |session| session);
     let downs = || sessions.map(|session| peer.downs(session.ends.ours));
-    let mut program = Program::start(&site.ours, &test, &sessions);
-    until_up(&program, &peer, &sessions);
     for _ in 0..2 {
         program.stop();
         thread::sleep(Duration::from_secs(3));
@@ -89,16 +94,11 @@ fn a_planned_restart_may_take_longer(kind: Kind) {
 }
 
 fn who_did_not_run_for_longer_than_the_detection_time_reads_before_it_judges(kind: Kind) {
-    in_its_own_process();
     let test =
         name(kind, "who_did_not_run_for_longer_than_the_detection_time_reads_before_it_judges");
-    let site = Site::new(false);
     // The other side waits for long, we for 900 ms.
-    let sessions = [false, true]
-        .map(|ipv6| Session { multiplier: 30, ..Session::new(site.ends(ipv6), false) });
-    let peer = Peer::start(kind, &site.theirs, &sessions);
-    let program = Program::start(&site.ours, &test, &sessions);
-    until_up(&program, &peer, &sessions);
+    let (site, sessions, _peer, program) =
+        begun(kind, &test, |session| Session { multiplier: 30, ..session });
     thread::sleep(Duration::from_secs(1));
     for _ in 0..3 {
         program.signal(Signal::SIGSTOP);

@@ -193,7 +193,7 @@ impl Ours {
 }
 
 pub fn neighbour(addr: IpAddr, asn: u32) -> Neighbour {
-    let all = Filter { rules: Vec::new(), else_pass: true };
+    let all = Filter::all();
     Neighbour {
         name: "peer".into(),
         local_as: OUR_AS,

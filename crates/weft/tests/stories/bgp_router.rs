@@ -13,7 +13,7 @@ use crate::story::*;
 
 /// A router at 192.0.2.254 in AS 65001 that says these prefixes to two nodes.
 fn desired(said: &[&str]) -> Desired {
-    let pass = || Filter { rules: Vec::new(), else_pass: true };
+    let pass = || Filter::all();
     let neighbour = |n: u8| Neighbour {
         name: format!("node {n}"),
         local_as: 65001,

@@ -3,7 +3,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
-    fs,
     net::{IpAddr, Ipv4Addr},
     time::{Duration, Instant},
 };
@@ -16,6 +15,8 @@ use weft_bgp::{
     attrs::Family,
     config::{Config, Filter, Neighbour, Originated, Ttl},
 };
+
+use crate::bench::resident_kb;
 
 const ASN: u32 = 64512;
 const REFLECTORS: u16 = 3;
@@ -77,7 +78,6 @@ fn block(node: usize) -> IpNet {
 }
 
 fn neighbour(me: usize, other: usize, client: bool) -> Neighbour {
-    let all = Filter { rules: Vec::new(), else_pass: true };
     Neighbour {
         name: format!("node-{other}"),
         local_as: ASN,
@@ -98,8 +98,8 @@ fn neighbour(me: usize, other: usize, client: bool) -> Neighbour {
         ttl: Ttl::Any,
         bfd: true,
         routes_max: 1_000_000,
-        import: all.clone(),
-        export: all,
+        import: Filter::all(),
+        export: Filter::all(),
         communities: Vec::new(),
         large_communities: Vec::new(),
         own_only: false,
@@ -243,8 +243,5 @@ impl Cluster {
 
 /// Megabytes of this process.
 fn resident() -> anyhow::Result<f64> {
-    let status = fs::read_to_string("/proc/self/status")?;
-    let rest = status.split_once("VmRSS:").map(|(_, rest)| rest.trim_start()).unwrap_or_default();
-    let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
-    Ok(digits.parse::<f64>().context("read VmRSS")? / 1000.0)
+    Ok(resident_kb(std::process::id())? / 1000.0)
 }

@@ -11,13 +11,14 @@ use std::{
     },
 };
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use weft_linux::Netns;
 
 use super::{
     FED, FEEDER,
     feed::{FED_AS, FEEDER_AS},
 };
+use crate::bench::resident_kb;
 
 pub enum Receiver {
     Weft { speaker: PathBuf },
@@ -162,10 +163,7 @@ impl Running {
 
     /// Megabytes of memory that are its own.
     pub fn resident(&self) -> anyhow::Result<f64> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
-        let kilobytes = number(&status, "VmRSS:");
-        ensure!(kilobytes > 0, "it has ended");
-        Ok(f64::from(kilobytes) / 1000.0)
+        Ok(resident_kb(self.child.id())? / 1000.0)
     }
 }
 

@@ -86,7 +86,7 @@ fn of(neighbour: &Neighbour, password: Option<String>) -> config::Neighbour {
         bfd: neighbour.bfd.is_some(),
         routes_max: neighbour.maximum_routes,
         import: filter(&neighbour.import),
-        export: config::Filter { rules: Vec::new(), else_pass: true },
+        export: config::Filter::all(),
         communities,
         large_communities,
         own_only: neighbour.own_only,
