@@ -4,7 +4,7 @@
 mod beside;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     hash::{DefaultHasher, Hash, Hasher},
     net::IpAddr,
 };
@@ -21,6 +21,8 @@ pub struct Learnt {
     /// After a restart, until all neighbours have said their routes again: what is missing is not
     /// gone yet.
     pub settling: bool,
+    /// Said and taken back since then: gone all the same.
+    pub withdrawn: BTreeSet<IpNet>,
     /// A peer's block may be reached by a learnt route that covers it.
     pub aggregates: bool,
 }
@@ -56,11 +58,18 @@ impl Learnt {
         })
     }
 
+    /// A route to it may be missing only as it was not said again yet.
+    pub fn may_come(&self, dst: &IpNet) -> bool {
+        self.settling && !self.withdrawn.iter().any(|gone| gone.contains(dst))
+    }
+
     /// A number that is another one when what is learnt of these blocks is.
     pub fn digest(&self, blocks: &[IpNet]) -> u64 {
         let mut hasher = DefaultHasher::new();
-        (self.settling, self.aggregates).hash(&mut hasher);
-        blocks.iter().for_each(|block| self.to(block).hash(&mut hasher));
+        self.aggregates.hash(&mut hasher);
+        for block in blocks {
+            (self.to(block), self.may_come(block)).hash(&mut hasher);
+        }
         // 0 is of peers that nothing is to be learnt of.
         hasher.finish() | 1
     }
@@ -68,5 +77,24 @@ impl Learnt {
     /// Every on-link address that something leads to.
     pub fn hops(&self) -> impl Iterator<Item = IpAddr> + '_ {
         self.routes.values().flat_map(|route| route.hops.iter().copied())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_taken_back_is_not_waited_for_any_more() {
+        let [one, two, all] = ["10.1.1.0/24", "10.1.2.0/24", "10.1.0.0/23"]
+            .map(|dst| dst.parse::<IpNet>().unwrap());
+        let mut learnt = Learnt { settling: true, ..Learnt::default() };
+        let before = learnt.digest(&[one]);
+        assert!(learnt.may_come(&one) && learnt.may_come(&two));
+        learnt.withdrawn.insert(all);
+        assert!(!learnt.may_come(&one) && learnt.may_come(&two));
+        assert_ne!(learnt.digest(&[one]), before);
+        learnt.settling = false;
+        assert!(!learnt.may_come(&two));
     }
 }

@@ -53,6 +53,7 @@ use weft_core::{
     attachment::AttachmentId,
     desired::{Host, Served},
     ipam::Reserve,
+    learnt::Learnt,
     name::{Mtu, NetworkName, NodeName},
     network::Network,
     paths::{Nic, Stage},
@@ -141,9 +142,9 @@ pub struct Serving {
     /// Pods that did not take all of it.
     pub refused_inside: BTreeMap<AttachmentId, String>,
     pub rounds: u64,
-    /// After a restart, until BGP's neighbours have said their routes again: nothing that came from them
-    /// is gone.
-    pub settling: bool,
+    /// After a restart, until BGP's neighbours have said their routes again: what is known of them. What
+    /// may come of them again is not gone.
+    pub settling: Option<Arc<Learnt>>,
 }
 
 /// What of a network is written inside its pods: what they may send, what they take, and what they

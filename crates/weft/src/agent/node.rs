@@ -217,7 +217,7 @@ fn finish(agent: &Agent, memory: &mut Memory, serving: &mut Serving, seen: Look)
     let frozen = findings::frozen(agent, serving);
     findings::report(agent, memory, serving, frozen.as_deref());
     // Where nothing is taken away, more may be there than was decided.
-    if serving.converged && frozen.is_none() && !serving.settling {
+    if serving.converged && frozen.is_none() && serving.settling.is_none() {
         memory.sight.know(&agent.kernel, seen);
     }
     weft_linux::memory::give_back();
@@ -265,7 +265,7 @@ fn decide(
     serving.host.parents = super::children::parents(agent, links);
     let shown = agent.shown();
     let learnt = bgp::learnt(agent, &shown.view, &agent.serving());
-    serving.settling = learnt.settling;
+    serving.settling = learnt.settling.then(|| learnt.clone());
     ways::find(agent, &mut memory.reach, &shown.view, &learnt);
     let installed = bgp::installed(agent, &shown.view, &learnt, (links, &memory.reach));
     if *serving.host.learnt != installed {
@@ -411,7 +411,7 @@ fn changes(
     serving: &Serving,
     look: &mut Look,
 ) -> Result<Vec<Change>, weft_linux::Error> {
-    if look.as_decided && !serving.settling {
+    if look.as_decided && serving.settling.is_none() {
         let learnt = (&*last.host.learnt, &*serving.host.learnt);
         let same = last.host.same_but_learnt(&serving.host);
         let moved = same.then(|| moved(&last.served(), &serving.served(), learnt)).flatten();
@@ -434,7 +434,9 @@ fn everything(agent: &Agent, serving: &Serving, observed: &mut Observed) -> Vec<
     let mut changes = plan(&desired, &observed.ours);
     let frozen = findings::frozen(agent, serving).is_some();
     changes.retain(|change| !frozen || !matches!(change, Change::Drop(_)));
-    changes.retain(|change| !serving.settling || !bgp::may_be_said_again(serving, change));
+    if let Some(learnt) = &serving.settling {
+        changes.retain(|change| !bgp::may_be_said_again(serving, learnt, change));
+    }
     changes
 }
 

@@ -19,8 +19,13 @@ fn neighbours(node: &Node) -> Vec<Value> {
     said["neighbours"].as_array().cloned().unwrap_or_default()
 }
 
+/// Nodes that are named may be just about to join.
 fn set(node: &Node, settings: Value) {
-    node.ask("PUT", "/v1/bgp/settings", Some(settings)).unwrap();
+    let taken = |node: &Node| match node.ask("PUT", "/v1/bgp/settings", Some(settings.clone())) {
+        Err(error) if error.to_string().contains("is no node of this cluster") => Ok(false),
+        answer => answer.map(|_| true),
+    };
+    node.wait_until("told the settings", taken).unwrap();
 }
 
 /// Every node has so many sessions, all established and, where asked, watched by BFD.

@@ -116,7 +116,7 @@ fn settled(
 fn leg(block: &IpNet, sender: &Sender<'_>, ipv4: bool) -> Result<(Leg, Mtu), Refusal> {
     let (block, learnt) = (*block, sender.learnt);
     let Some((_, route)) = learnt.to(&block) else {
-        return Err(Refusal::NotLearnt { block, settling: learnt.settling });
+        return Err(Refusal::NotLearnt { block, settling: learnt.may_come(&block) });
     };
     let nowhere = |why| Refusal::LeadsNowhere { block, why };
     let mut why = None;

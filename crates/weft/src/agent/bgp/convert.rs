@@ -23,12 +23,13 @@ use crate::bgp::{Desired, Known};
 /// How long nothing is taken for gone after a restart, where graceful restart says nothing else.
 const DEFERRAL: Duration = Duration::from_secs(120);
 
+/// All but what depends on the time before this process.
 pub fn learnt(known: &Known, fresh: &Fresh, aggregates: bool) -> Learnt {
     let routes = known.routes.iter().map(|(dst, learnt)| {
         let hops = learnt.hops.iter().map(|hop| hop.via).collect();
         (*dst, Route { hops, why: learnt.why.clone(), fresh: fresh.has(dst) })
     });
-    Learnt { routes: routes.collect(), settling: known.settling, aggregates }
+    Learnt { routes: routes.collect(), aggregates, ..Learnt::default() }
 }
 
 /// A neighbour whose password is not known is left out: it would be spoken to without.

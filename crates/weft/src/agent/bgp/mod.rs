@@ -9,7 +9,7 @@ mod parting;
 mod say;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     io::Read,
     net::IpAddr,
@@ -200,7 +200,10 @@ impl Inner {
                 if !same {
                     self.fresh.note(before.as_ref().map(|(of, _)| &**of), &known, now);
                 }
-                let learnt = convert::learnt(&known, &self.fresh, aggregates);
+                let mut learnt = convert::learnt(&known, &self.fresh, aggregates);
+                if settling {
+                    learnt.withdrawn = withdrawn(before.as_ref().map(|(_, of)| &**of), &learnt);
+                }
                 Arc::new(Learnt { settling, ..learnt })
             }
         };
@@ -225,6 +228,12 @@ impl Inner {
         self.down = down.map(|addr| (addr, was.get(&addr).copied().unwrap_or(now))).collect();
         neighbours
     }
+}
+
+/// What was said since it was asked for, and is no longer.
+fn withdrawn(before: Option<&Learnt>, now: &Learnt) -> BTreeSet<IpNet> {
+    let known = before.into_iter().flat_map(|before| before.routes.keys().chain(&before.withdrawn));
+    known.filter(|dst| !now.routes.contains_key(dst)).copied().collect()
 }
 
 /// Every address of the host's own by which it may have a neighbour.
@@ -320,12 +329,12 @@ pub(super) fn installed(
 }
 
 /// What BGP's neighbours may have said before this process began, and have yet to say again.
-pub(super) fn may_be_said_again(serving: &Serving, change: &Change) -> bool {
+pub(super) fn may_be_said_again(serving: &Serving, learnt: &Learnt, change: &Change) -> bool {
     let own = |dst: &IpNet| {
         serving.networks.values().flat_map(|here| &here.blocks).any(|block| block.contains(dst))
     };
     match change {
-        Change::Drop(Key::Route(dst)) => !own(dst),
+        Change::Drop(Key::Route(dst)) => learnt.may_come(dst) && !own(dst),
         Change::Drop(key) => matches!(key, Key::NextHop(..) | Key::Group(_)),
         _ => false,
     }
