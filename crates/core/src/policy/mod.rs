@@ -1,91 +1,10 @@
-//! What our nftables table says, as a closed list of shapes. The kernel crate knows how each is
-//! spelt in expressions; nothing else may appear in the table.
+//! What may pass. `rules`: what our own table says, network by network. The rest is Kubernetes'
+//! NetworkPolicy: `spec` is what users write, `cluster` what it speaks of, `firewall` what follows for
+//! the pods of one node.
 
-use std::fmt;
+pub mod cluster;
+pub mod firewall;
+mod rules;
+pub mod spec;
 
-use ipnet::IpNet;
-use serde::{Deserialize, Serialize};
-
-use crate::name::IfName;
-
-const ACCESS: &str = IfName::ACCESS;
-
-/// The whole table. Order within a chain is the order of evaluation.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Ruleset {
-    /// `prerouting` and `output`, hook priority raw: before connection tracking.
-    pub raw: Vec<Rule>,
-    /// `forward`, hook priority filter.
-    pub forward: Vec<Rule>,
-    /// `postrouting`, type nat, priority srcnat.
-    pub nat: Vec<Rule>,
-}
-
-/// One rule.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Rule {
-    /// Packets between these prefixes are not tracked: no NAT can ever concern them.
-    NoTrack { from: IpNet, to: IpNet },
-    /// Nor are packets to this UDP port: a tunnel's own, which nobody translates.
-    NoTrackPort { port: u16 },
-    /// Packets from and to these prefixes keep their source address; before tracking, they are
-    /// tracked whatever the rules behind say.
-    Keep { from: IpNet, to: IpNet },
-    /// Whatever else leaves `from` takes the address of the interface it leaves by, multicast
-    /// and broadcast too unless a rule before keeps them.
-    Masquerade { from: IpNet },
-    /// What comes in by a pod's pair of access under an address that does not lead back there is
-    /// not passed on.
-    Spoofed,
-    /// What comes in by one pair of access does not go out by another, between two addresses of
-    /// this prefix: not at all, or unless a Service led it there.
-    Apart { range: IpNet, unless_translated: bool },
-    /// Whatever comes in by a pair of access takes an address of the node.
-    MasqueradeAccess,
-}
-
-/// As `nft` writes it.
-impl fmt::Display for Rule {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let family = |net: &IpNet| if net.addr().is_ipv4() { "ip" } else { "ip6" };
-        match self {
-            Self::NoTrack { from, to } => {
-                write!(f, "{0} saddr {from} {0} daddr {to} notrack", family(from))
-            }
-            Self::NoTrackPort { port } => write!(f, "udp dport {port} notrack"),
-            Self::Keep { from, to } => {
-                write!(f, "{0} saddr {from} {0} daddr {to} return", family(from))
-            }
-            Self::Masquerade { from } => write!(f, "{} saddr {from} masquerade", family(from)),
-            Self::Spoofed => {
-                write!(f, "iifname \"{ACCESS}*\" fib saddr . iif oif missing drop")
-            }
-            Self::Apart { range, unless_translated } => {
-                let ip = family(range);
-                let unless = if *unless_translated { " ct status ! dnat" } else { "" };
-                write!(f, "iifname \"{ACCESS}*\" oifname \"{ACCESS}*\" ")?;
-                write!(f, "{ip} saddr {range} {ip} daddr {range}{unless} drop")
-            }
-            Self::MasqueradeAccess => write!(f, "iifname \"{ACCESS}*\" masquerade"),
-        }
-    }
-}
-impl fmt::Display for Ruleset {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let list = |f: &mut fmt::Formatter<'_>, name: &str, rules: &[Rule]| {
-            write!(f, "chain {name} {{ ")?;
-            rules.iter().try_for_each(|rule| write!(f, "{rule}; "))?;
-            f.write_str("}")
-        };
-        f.write_str("{ ")?;
-        list(f, "raw", &self.raw)?;
-        f.write_str(" ")?;
-        if !self.forward.is_empty() {
-            list(f, "forward", &self.forward)?;
-            f.write_str(" ")?;
-        }
-        list(f, "nat", &self.nat)?;
-        f.write_str(" }")
-    }
-}
+pub use rules::{Rule, Ruleset};
