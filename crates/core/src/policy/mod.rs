@@ -4,6 +4,7 @@
 
 pub mod cluster;
 pub mod firewall;
+pub mod own;
 mod rules;
 pub mod spec;
 
