@@ -1,10 +1,11 @@
 //! What may pass. `rules`: what our own table says, network by network. The rest is Kubernetes'
 //! NetworkPolicy: `spec` is what users write, `cluster` what it speaks of, `firewall` what follows for
-//! the pods of one node.
+//! the pods of one node, `verdict` what is meant, in its simplest form.
 
 pub mod cluster;
 pub mod firewall;
 mod rules;
 pub mod spec;
+pub mod verdict;
 
 pub use rules::{Rule, Ruleset};
