@@ -1,7 +1,10 @@
 //! What may pass. `rules`: what our own table says, network by network. The rest is Kubernetes'
 //! NetworkPolicy: `spec` is what users write, `cluster` what it speaks of, `firewall` what follows for
-//! the pods of one node, `verdict` what is meant, in its simplest form.
+//! the pods of one node, `verdict` what is meant, in its simplest form, by which
+//! tests judge the rest in `cases`.
 
+#[cfg(any(test, feature = "cases"))]
+pub mod cases;
 pub mod cluster;
 pub mod firewall;
 mod rules;
