@@ -236,6 +236,7 @@ fn peers(dice: &mut Dice) -> Vec<Peer> {
             ip_block: block.then(|| ip_block(dice)),
             namespace_selector: namespaces.then(|| selector(dice)),
             pod_selector: pods.then(|| selector(dice)),
+            unreadable: dice.one_in(30).then(|| "a peer of a later API".to_owned()),
         }
     })
 }
@@ -266,7 +267,8 @@ fn ports(dice: &mut Dice) -> Vec<Port> {
         // Below the beginning at times, or of a name or of nothing, as the API refuses.
         let odds = if matches!(port, Some(PortName::Number(_))) { 2 } else { 10 };
         let end_port = dice.one_in(odds).then(|| number(dice));
-        Port { protocol: dice.pick(&PROTOCOLS), port, end_port }
+        let unreadable = dice.one_in(30).then(|| "a port of a later API".to_owned());
+        Port { protocol: dice.pick(&PROTOCOLS), port, end_port, unreadable }
     })
 }
 

@@ -136,6 +136,9 @@ impl Cluster {
     }
 
     fn is_peer(&self, policy: &ObjectName, peer: &Peer, other: IpAddr) -> bool {
+        if peer.unreadable.is_some() {
+            return false;
+        }
         match (&peer.ip_block, &peer.namespace_selector, &peer.pod_selector) {
             (Some(block), None, None) => in_block(block, other),
             // "If this field is set then neither of the other fields can be": means nothing.
@@ -167,6 +170,7 @@ impl Cluster {
     /// A name is looked up at the pod that listens, in both directions.
     fn is_port(&self, port: &Port, destination: IpAddr, number: u16) -> bool {
         match (&port.port, port.end_port) {
+            _ if port.unreadable.is_some() => false,
             (None, None) => true,
             (Some(PortName::Number(only)), None) => number == *only,
             // Empty where the end is below the beginning.

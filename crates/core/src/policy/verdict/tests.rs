@@ -252,6 +252,10 @@ fn what_the_api_would_refuse_opens_nothing() {
     ];
     for rule in [
         r#"{"from": [{}]}"#,
+        r#"{"from": [{"ipBlock": {"cidr": "10.0.0.0"}}]}"#,
+        r#"{"from": [{"podSelector": {"matchExpressions": [{"key": "role", "operator": "Like"}]}}]}"#,
+        r#"{"ports": [{"protocol": "ICMP"}]}"#,
+        r#"{"ports": [{"port": 100000}]}"#,
         r#"{"from": [{"podSelector": {}, "ipBlock": {"cidr": "0.0.0.0/0"}}]}"#,
         r#"{"from": [{"namespaceSelector": {}, "ipBlock": {"cidr": "0.0.0.0/0"}}]}"#,
         r#"{"from": [{"ipBlock": {"cidr": "10.0.0.0/16", "except": ["10.9.0.0/24"]}}]}"#,
