@@ -17,3 +17,6 @@ pub mod verdict;
 
 pub use clause::{Impossible, Why, impossible};
 pub use rules::{Rule, Ruleset};
+
+#[cfg(test)]
+mod tests;
