@@ -17,7 +17,7 @@ use weft_core::policy::{
     own::{Door, Lists, Own},
     spec::{Direction, Protocol},
 };
-use weft_linux::{Policies, Wanted, Was};
+use weft_linux::{PolicyTable, Wanted, Was};
 
 /// As `10.0.0.0/8 tcp 80-90`; `all` is everybody.
 fn open(text: &str) -> Open {
@@ -97,7 +97,7 @@ fn example() -> Firewall {
 #[test]
 fn the_table_says_in_nft_what_we_mean() {
     node(|kernel| {
-        let mut policies = Policies::here(kernel).unwrap();
+        let mut policies = PolicyTable::here(kernel).unwrap();
         assert_eq!(policies.write(Wanted::Node(example())).unwrap(), Was::Otherwise);
         let text = sh("nft list table inet weft-policy");
         for line in [
@@ -134,7 +134,7 @@ fn the_table_says_in_nft_what_we_mean() {
 #[test]
 fn a_change_is_written_alone_and_leads_to_the_same() {
     node(|kernel| {
-        let mut policies = Policies::here(kernel).unwrap();
+        let mut policies = PolicyTable::here(kernel).unwrap();
         let small = firewall(&[(Ingress, "10.1.0.5", 1)], &[(1, &["10.1.0.9"])]);
         let cut = firewall(
             &[(Ingress, "10.1.0.5", 1), (Egress, "10.1.0.7", 4)],
@@ -157,7 +157,7 @@ fn a_change_is_written_alone_and_leads_to_the_same() {
 #[test]
 fn sabotage_is_seen_and_healed() {
     node(|kernel| {
-        let mut policies = Policies::here(kernel).unwrap();
+        let mut policies = PolicyTable::here(kernel).unwrap();
         policies.write(Wanted::Node(example())).unwrap();
         for sabotage in [
             "nft flush chain inet weft-policy forward",
@@ -201,7 +201,7 @@ fn sabotage_is_seen_and_healed() {
 #[test]
 fn in_a_pod_links_lead_to_lists() {
     node(|kernel| {
-        let mut policies = Policies::here(kernel).unwrap();
+        let mut policies = PolicyTable::here(kernel).unwrap();
         let lists = |name| Lists { v4: Some(ListName(name)), v6: Some(ListName(name)) };
         let door = Door {
             dev: "eth0".parse().unwrap(),
@@ -251,7 +251,7 @@ fn many(count: u32) -> BTreeSet<Open> {
 #[test]
 fn ten_thousand_entries_are_written_at_once_and_one_more_by_itself() {
     node(|kernel| {
-        let mut policies = Policies::here(kernel).unwrap();
+        let mut policies = PolicyTable::here(kernel).unwrap();
         let mut entries = many(10_000);
         let of = |entries: &BTreeSet<Open>| Firewall {
             lists: BTreeMap::from([(ListName(1), Arc::new(List { entries: entries.clone() }))]),

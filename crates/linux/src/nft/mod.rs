@@ -17,7 +17,7 @@ use weft_core::{
 
 pub(crate) use foreign::legacy_tables;
 pub use foreign::{Finding, Passing};
-pub use policy::{Policies, Wanted, Was};
+pub use policy::{PolicyTable, Wanted, Was};
 
 use crate::{
     socket,

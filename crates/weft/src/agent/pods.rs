@@ -20,6 +20,7 @@ use super::{
     Agent, NetworkHere, POISONED, Serving, access, children, dhcp, fault,
     lease::{Lease, Turn, lease, network, not_served, serving, wait},
     links::{bring_up, complete, detach, inside},
+    policy,
     serve::Caller,
     switch,
     wake::Reasons,
@@ -73,6 +74,7 @@ fn add(
     if let Some(known) = settle(agent, &id, cookie)? {
         return repeat(agent, call, &known, &there);
     }
+    policy::known(agent, call.pod.as_ref())?;
     let (name, serving) = network(agent, call)?;
     let parent = match serving.networks.get(&name) {
         Some(here) => {
@@ -94,11 +96,14 @@ fn add(
     let born = Birth { agent, id: &id, done: false };
     let served = here.served(&name);
     let ground = served.ground(&agent.node, &serving.host);
+    policy::admit(agent, &attachment)?;
+    fault::point("add.after-policies");
     let link = bring_up(agent, &attachment, &ground, (&netns, &there))?;
     let mut made = (attachment, link);
     if here.network.by_dhcp() {
         let of = (&made.0, &here.network);
         let leased = dhcp::obtain(agent, &mut gate, of, (call, caller), &there)?;
+        policy::admit(agent, &leased)?;
         let link = complete(agent, &leased, &there)?;
         made = (leased, link);
     }

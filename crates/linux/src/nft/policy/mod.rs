@@ -34,7 +34,7 @@ use seen::Seen;
 use table::Table;
 
 /// The table of one namespace.
-pub struct Policies {
+pub struct PolicyTable {
     socket: socket::Link,
     /// What was last written, and nobody has touched since.
     known: Option<Wanted>,
@@ -61,7 +61,7 @@ pub enum Was {
     Otherwise,
 }
 
-impl Policies {
+impl PolicyTable {
     /// Of the node, whose own writing wakes nobody.
     pub fn here(kernel: &Kernel) -> Result<Self, Error> {
         let policies = Self::of(&kernel.netns)?;
@@ -79,6 +79,11 @@ impl Policies {
     pub fn inside() -> Result<Self, Error> {
         let socket = socket::Link::open(protocols::NETLINK_NETFILTER).map_err(Error::Open)?;
         Ok(Self { socket, known: None })
+    }
+
+    /// What another of this type has written, and nobody has touched since.
+    pub fn trust(&mut self, known: Wanted) {
+        self.known = Some(known);
     }
 
     /// Somebody else may have written: the next time it is looked at what is there.
