@@ -36,6 +36,8 @@ pub(super) struct Chosen {
 pub(super) enum Scope {
     Namespace(Arc<str>),
     Matching(Selector),
+    /// Every one, known by name alone or not.
+    Any,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -203,16 +205,15 @@ fn by(port: &Port) -> Result<By, Why> {
 }
 
 impl By {
-    /// The ports that it means at this destination.
-    pub(super) fn at(&self, ports: &[NamedPort]) -> Vec<Option<Ports>> {
-        match self {
-            Self::Everything => vec![None],
-            Self::Ports(ports) => vec![Some(*ports)],
-            Self::Named(protocol, name) => ports
-                .iter()
-                .filter(|port| port.protocol == *protocol && *port.name == **name)
-                .map(|port| Some(Ports { protocol: *protocol, first: port.port, last: port.port }))
-                .collect(),
+    /// The ports that it means at a destination with these names. None: everything.
+    pub(super) fn each(&self, names: &[NamedPort], mut tell: impl FnMut(Option<Ports>)) {
+        let (protocol, name) = match self {
+            Self::Everything => return tell(None),
+            Self::Ports(ports) => return tell(Some(*ports)),
+            Self::Named(protocol, name) => (*protocol, name),
+        };
+        for port in names.iter().filter(|p| p.protocol == protocol && *p.name == **name) {
+            tell(Some(Ports { protocol, first: port.port, last: port.port }));
         }
     }
 }

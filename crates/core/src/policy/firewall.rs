@@ -25,7 +25,7 @@ pub struct Firewall {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ListName(pub u64);
 
-/// Whatever matches an entry is open. No two entries have a packet in common.
+/// Whatever matches an entry is open. No two entries with ports have a packet in common, and no two without.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct List {
     pub entries: BTreeSet<Open>,

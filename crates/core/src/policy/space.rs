@@ -148,6 +148,12 @@ impl Ground {
         any.chain(some)
     }
 
+    /// Whether this is open to the address, whoever has it.
+    pub(super) fn holds(&self, addr: IpAddr, ports: Option<Ports>) -> bool {
+        let near = |ports: Ports| self.near(ports).any(|(_, space)| space.contains(addr));
+        self.any.contains(addr) || ports.is_some_and(near)
+    }
+
     /// What `ports` add for one address to what is open to it anyway: merged, without overlap.
     pub(super) fn beside(&self, addr: IpAddr, ports: &[Option<Ports>]) -> Vec<Open> {
         if ports.is_empty() || self.any.contains(addr) {

@@ -40,7 +40,7 @@ pub struct EgressRule {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", from = "wire::Entry<wire::Peer>")]
+#[serde(rename_all = "camelCase", from = "wire::Read<wire::PeerEntry>")]
 pub struct Peer {
     pub pod_selector: Option<Selector>,
     pub namespace_selector: Option<Selector>,
@@ -58,7 +58,7 @@ pub struct IpBlock {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", from = "wire::Entry<wire::Port>")]
+#[serde(rename_all = "camelCase", from = "wire::Read<wire::PortEntry>")]
 pub struct Port {
     pub protocol: Protocol,
     /// None: every port of the protocol.

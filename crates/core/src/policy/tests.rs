@@ -135,7 +135,9 @@ fn meet(a: &Open, b: &Open) -> bool {
     };
     let ports = match (a.ports, b.ports) {
         (Some(a), Some(b)) => a.protocol == b.protocol && a.first <= b.last && b.first <= a.last,
-        _ => true,
+        (None, None) => true,
+        // Of another kind, which is looked up by itself.
+        _ => false,
     };
     peers && ports
 }
