@@ -23,11 +23,35 @@ pub const OPERATION_MAX: Duration = Duration::from_secs(5);
 pub enum StoreConfig {
     File(FileConfig),
     Etcd(EtcdConfig),
+    Kubernetes(KubernetesConfig),
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct FileConfig {
     pub dir: PathBuf,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct KubernetesConfig {
+    /// None: the service account of the pod that this runs in.
+    #[serde(default)]
+    pub kubeconfig: Option<PathBuf>,
+    #[serde(default)]
+    pub pod_cidrs: PodCidrs,
+}
+
+/// What the blocks that the controller manager gives each Node (`podCIDRs`) are to us.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PodCidrs {
+    /// This node's blocks of the default network, if they lie in its ranges and Nodes have any.
+    #[default]
+    Auto,
+    /// This node's blocks, and nothing else is.
+    Required,
+    /// Nothing.
+    Ignored,
 }
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -122,11 +146,8 @@ pub enum StoreError {
     Key(String),
     #[error("{what} at etcd {endpoints}: {error}")]
     Etcd { what: String, endpoints: String, error: String },
-    #[error(
-        "this build has no store `etcd`: use a release, or build with `--features etcd` \
-         (needs protobuf-compiler and libprotobuf-dev)"
-    )]
-    NotBuilt,
+    #[error("this build has no store `{0}`: use a release, or build with `--features {0}`{1}")]
+    NotBuilt(&'static str, &'static str),
 }
 
 #[derive(Clone)]
@@ -160,7 +181,10 @@ impl Store {
                 etcd::EtcdStore::open(config).await.map(|store| Self::Etcd(Box::new(store)))
             }
             #[cfg(not(feature = "etcd"))]
-            StoreConfig::Etcd(_) => Err(StoreError::NotBuilt),
+            StoreConfig::Etcd(_) => {
+                Err(StoreError::NotBuilt("etcd", " (needs protobuf-compiler and libprotobuf-dev)"))
+            }
+            StoreConfig::Kubernetes(_) => Err(StoreError::NotBuilt("kubernetes", "")),
         }
     }
 
