@@ -40,11 +40,14 @@ pub struct KubeError {
     pub why: String,
     /// The server's own status (HTTP), where it answered.
     pub code: Option<u16>,
+    /// It is about one object.
+    pub object: bool,
 }
 
 impl KubeError {
-    pub fn is_missing(&self) -> bool {
-        self.code == Some(404)
+    /// There is no such object; the server knows its kind.
+    pub fn is_missing_object(&self) -> bool {
+        self.code == Some(404) && self.object
     }
     pub fn is_conflict(&self) -> bool {
         self.code == Some(409)
@@ -102,12 +105,8 @@ impl ApiServer {
         if code == Some(401) {
             self.0.refused.store(true, Ordering::Relaxed);
         }
-        KubeError {
-            what: what.to_owned(),
-            server: self.0.url.clone(),
-            why: say(error, self.0.kubeconfig.as_deref()),
-            code,
-        }
+        let why = say(error, self.0.kubeconfig.as_deref());
+        KubeError { code, object: of_object(error), ..self.refusal(what, why) }
     }
 
     /// Has it done within `OPERATION_MAX`, again where the server could not just now. It may be done
@@ -127,7 +126,7 @@ impl ApiServer {
             let error = match timeout(left, work(self.client().await)).await {
                 Ok(Ok(done)) => return Ok(done),
                 Ok(Err(error)) => error,
-                Err(_) => return Err(self.silent(what)),
+                Err(_) => return Err(self.silent(what, OPERATION_MAX)),
             };
             let wait = jitter(pause);
             if !passes(&error) || Instant::now() + wait >= end {
@@ -138,13 +137,14 @@ impl ApiServer {
         }
     }
 
-    fn silent(&self, what: &str) -> KubeError {
-        KubeError {
-            what: what.to_owned(),
-            server: self.0.url.clone(),
-            why: format!("no answer within {} s", OPERATION_MAX.as_secs()),
-            code: None,
-        }
+    pub(super) fn silent(&self, what: &str, most: Duration) -> KubeError {
+        self.refusal(what, format!("no answer within {} s", most.as_secs()))
+    }
+
+    /// What is wrong by our own judgement.
+    pub fn refusal(&self, what: &str, why: String) -> KubeError {
+        let (what, server) = (what.to_owned(), self.0.url.clone());
+        KubeError { what, server, why, code: None, object: false }
     }
 }
 
@@ -187,7 +187,7 @@ fn unread(kubeconfig: Option<&Path>, error: &(dyn std::error::Error + 'static)) 
         ),
     };
     let why = format!("{}: {advice}", with_cause(error));
-    KubeError { what, server: "(not known yet)".into(), why, code: None }
+    KubeError { what, server: "(not known yet)".into(), why, code: None, object: false }
 }
 
 /// The server's own status, where it answered.
@@ -195,6 +195,14 @@ fn code(error: &Error) -> Option<u16> {
     match error {
         Error::Api(status) => Some(status.code),
         _ => None,
+    }
+}
+
+/// The server names the object that it speaks of.
+fn of_object(error: &Error) -> bool {
+    match error {
+        Error::Api(status) => status.details.as_ref().is_some_and(|of| !of.name.is_empty()),
+        _ => false,
     }
 }
 
@@ -231,7 +239,7 @@ pub fn say(error: &Error, kubeconfig: Option<&Path>) -> String {
             "{} (403 Forbidden): give weft's role this right; the manifest of this version has it",
             status.message
         ),
-        404 if status.details.as_ref().is_none_or(|of| of.name.is_empty()) => {
+        404 if !of_object(error) => {
             "the server has no such resource (404): install weft's resource definitions, \
              `weft crds | kubectl apply -f -`"
                 .into()

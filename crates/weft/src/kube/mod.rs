@@ -2,5 +2,6 @@
 //! asked. Nothing here decides.
 
 pub mod client;
+pub mod follow;
 
 pub use client::{ApiServer, KubeError};

@@ -4,6 +4,8 @@
 #[cfg(feature = "etcd")]
 pub mod etcd;
 pub mod file;
+#[cfg(feature = "kubernetes")]
+pub mod kubernetes;
 #[cfg(test)]
 pub mod model;
 
@@ -146,6 +148,11 @@ pub enum StoreError {
     Key(String),
     #[error("{what} at etcd {endpoints}: {error}")]
     Etcd { what: String, endpoints: String, error: String },
+    #[cfg(feature = "kubernetes")]
+    #[error(transparent)]
+    Kubernetes(#[from] crate::kube::KubeError),
+    #[error("key {key:?} can't be written: {why}")]
+    Value { key: String, why: String },
     #[error("this build has no store `{0}`: use a release, or build with `--features {0}`{1}")]
     NotBuilt(&'static str, &'static str),
 }
@@ -155,6 +162,8 @@ pub enum Store {
     File(file::FileStore),
     #[cfg(feature = "etcd")]
     Etcd(Box<etcd::EtcdStore>),
+    #[cfg(feature = "kubernetes")]
+    Kubernetes(kubernetes::KubernetesStore),
     #[cfg(test)]
     Model(model::ModelStore),
 }
@@ -165,6 +174,8 @@ macro_rules! each {
             Self::File($store) => $call,
             #[cfg(feature = "etcd")]
             Self::Etcd($store) => $call,
+            #[cfg(feature = "kubernetes")]
+            Self::Kubernetes($store) => $call,
             #[cfg(test)]
             Self::Model($store) => $call,
         }
@@ -172,7 +183,7 @@ macro_rules! each {
 }
 
 impl Store {
-    #[cfg_attr(not(feature = "etcd"), allow(clippy::unused_async))]
+    #[cfg_attr(not(any(feature = "etcd", feature = "kubernetes")), allow(clippy::unused_async))]
     pub async fn open(config: &StoreConfig) -> Result<Self, StoreError> {
         match config {
             StoreConfig::File(config) => Ok(Self::File(file::FileStore::open(&config.dir))),
@@ -184,6 +195,11 @@ impl Store {
             StoreConfig::Etcd(_) => {
                 Err(StoreError::NotBuilt("etcd", " (needs protobuf-compiler and libprotobuf-dev)"))
             }
+            #[cfg(feature = "kubernetes")]
+            StoreConfig::Kubernetes(config) => {
+                kubernetes::KubernetesStore::open(config).await.map(Self::Kubernetes)
+            }
+            #[cfg(not(feature = "kubernetes"))]
             StoreConfig::Kubernetes(_) => Err(StoreError::NotBuilt("kubernetes", "")),
         }
     }
