@@ -73,7 +73,7 @@ impl Chart {
         for (path, text) in &self.files {
             let text = if path.starts_with("crds/") {
                 text.clone()
-            } else if path.starts_with("templates/") && path.ends_with(".yaml") {
+            } else if path.starts_with("templates/") {
                 render::render(text, &scope).with_context(|| path.clone())?
             } else {
                 continue;
@@ -147,7 +147,10 @@ impl Task {
 /// What is wrong with the manifests in the tree.
 pub fn stale() -> anyhow::Result<Option<String>> {
     let chart = Chart::read(&root().join(DIR))?;
-    ensure!(chart.version()? == env!("CARGO_PKG_VERSION"), "the chart has another version than weft");
+    ensure!(
+        chart.version()? == env!("CARGO_PKG_VERSION"),
+        "the chart has another version than weft"
+    );
     let differs = |(name, text): &(&str, String)| {
         fs::read_to_string(root().join("deploy").join(name)).ok().as_ref() != Some(text)
     };

@@ -57,7 +57,14 @@ fn the_chart_is_one_daemon_set_with_its_account_and_configuration() {
     kinds.dedup();
     assert_eq!(
         kinds,
-        ["CustomResourceDefinition", "ServiceAccount", "ClusterRole", "ClusterRoleBinding", "ConfigMap", "DaemonSet"]
+        [
+            "CustomResourceDefinition",
+            "ServiceAccount",
+            "ClusterRole",
+            "ClusterRoleBinding",
+            "ConfigMap",
+            "DaemonSet"
+        ]
     );
     let pod = &of_kind(&all, "DaemonSet")["spec"]["template"]["spec"];
     assert_eq!((&pod["hostNetwork"], &pod["hostPID"]), (&json!(true), &json!(true)));

@@ -49,9 +49,12 @@ impl Dist {
 
     fn agent(&self) -> anyhow::Result<std::path::PathBuf> {
         let mut build = cargo();
-        build
-            .args(["build", "--package", "weft", "--features", "etcd,kubernetes"])
-            .args(["--target", MUSL, "--profile", &self.profile]);
+        build.args(["build", "--package", "weft", "--features", "etcd,kubernetes"]).args([
+            "--target",
+            MUSL,
+            "--profile",
+            &self.profile,
+        ]);
         step("build the agent (static, for musl, with every store)", &mut build)?;
         let dir = if self.profile == "dev" { "debug" } else { &self.profile };
         Ok(target().join(MUSL).join(dir).join("weft"))
