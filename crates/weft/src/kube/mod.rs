@@ -2,6 +2,7 @@
 //! asked. Nothing here decides.
 
 pub mod client;
+pub mod crd;
 pub mod follow;
 
 pub use client::{ApiServer, KubeError};
