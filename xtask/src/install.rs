@@ -7,7 +7,7 @@ use anyhow::{Context, bail};
 use crate::run::{MUSL, cargo, step};
 
 /// Debian's packages, each with a file that tells whether it is there.
-const PACKAGES: [(&str, &str); 18] = [
+const PACKAGES: [(&str, &str); 19] = [
     ("protobuf-compiler", "/usr/bin/protoc"),
     ("libprotobuf-dev", "/usr/include/google/protobuf/descriptor.proto"),
     ("etcd-server", "/usr/bin/etcd"),
@@ -26,16 +26,31 @@ const PACKAGES: [(&str, &str); 18] = [
     ("busybox-static", "/bin/busybox"),
     ("kmod", "/sbin/depmod"),
     ("xz-utils", "/usr/bin/xz"),
+    ("musl-tools", "/usr/bin/musl-gcc"),
 ];
 const NEXTEST: &str = "0.9.143";
 
-pub fn all() -> anyhow::Result<()> {
-    packages()?;
+/// What building the release takes.
+const BUILD: [&str; 3] = ["protobuf-compiler", "libprotobuf-dev", "musl-tools"];
+
+/// What a static build needs.
+pub fn musl() -> anyhow::Result<()> {
+    packages(|package| BUILD.contains(&package))?;
+    target()
+}
+
+fn target() -> anyhow::Result<()> {
     let mut rustup = Command::new("rustup");
     // Where the toolchain did not come by rustup, the build says what is missing.
     if rustup.arg("--version").output().is_ok() {
         step("the toolchain's musl target", Command::new("rustup").args(["target", "add", MUSL]))?;
     }
+    Ok(())
+}
+
+pub fn all() -> anyhow::Result<()> {
+    packages(|_| true)?;
+    target()?;
     let nextest = cargo().args(["nextest", "--version"]).output();
     if !nextest.is_ok_and(|out| out.status.success()) {
         let install = ["install", "cargo-nextest", "--locked", "--version", NEXTEST];
@@ -44,10 +59,10 @@ pub fn all() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn packages() -> anyhow::Result<()> {
+fn packages(wanted: impl Fn(&str) -> bool) -> anyhow::Result<()> {
     let missing: Vec<&str> = PACKAGES
         .iter()
-        .filter(|(_, file)| !Path::new(file).exists())
+        .filter(|(package, file)| wanted(package) && !Path::new(file).exists())
         .map(|(package, _)| *package)
         .collect();
     if missing.is_empty() {

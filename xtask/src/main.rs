@@ -1,6 +1,8 @@
 //! The one tool for developers: `cargo xtask --help`.
 
 mod bench;
+mod chart;
+mod dist;
 mod install;
 mod models;
 mod run;
@@ -25,6 +27,10 @@ enum Task {
     Bench(Bench),
     /// Build the plugin as it is released: static, small
     Plugin,
+    /// Build what a release consists of: programs, container image, Helm chart, manifests
+    Dist(dist::Dist),
+    /// The manifests for `kubectl apply`, rendered from the Helm chart
+    Chart(chart::Task),
     /// The table of models, what the article says of each and the test that shows it, with its negative
     Models(models::Models),
     /// Run a line of shell as root in a virtual machine with Debian's kernel and this machine's files
@@ -69,6 +75,8 @@ fn main() -> ExitCode {
         Task::Bench(Bench::Cluster(asked)) => bench::cluster(&asked),
         Task::Models(models) => models.run(),
         Task::Vm { script } => vm_says(&script),
+        Task::Dist(dist) => dist.run(),
+        Task::Chart(task) => task.run(),
         Task::Plugin => run::plugin().map(|path| println!("{}", path.display())),
     };
     match done {

@@ -41,6 +41,7 @@ pub fn all() -> anyhow::Result<()> {
     let mut faults = files()?;
     faults.extend(readme()?);
     faults.extend(crate::models::stale()?);
+    faults.extend(crate::chart::stale()?);
     let graph = metadata()?;
     faults.extend(walls(&graph)?);
     faults.extend(licences(&graph));

@@ -165,7 +165,8 @@ impl Mouth {
 /// Has the calling thread run before others: in real time if that is allowed, else by a better
 /// nice value, else as it is.
 pub fn urgent() {
-    let parameters = libc::sched_param { sched_priority: 1 };
+    // What the kernel calls `sched_param`; the C libraries' differ.
+    let parameters: libc::c_int = 1;
     let policy = libc::SCHED_RR | libc::SCHED_RESET_ON_FORK;
     // SAFETY: the calling thread (0) is meant, and the kernel only reads `parameters` during the call.
     // By its number, since musl refuses the function of this name.

@@ -14,9 +14,10 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use weft_core::{
     name::{IfName, NetworkName, NodeName},
-    network::unknown_fields,
+    network::{Network, unknown_fields},
 };
 
+use super::install::Install;
 use crate::store::StoreConfig;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -39,6 +40,10 @@ pub struct Config {
     pub peers: Vec<NodeName>,
     #[serde(default)]
     pub policies: Option<PathBuf>,
+    #[serde(default)]
+    pub networks: BTreeMap<NetworkName, Network>,
+    #[serde(default)]
+    pub install: Option<Install>,
     #[serde(default)]
     pub metrics: Option<SocketAddr>,
     #[serde(default = "probe_again")]
@@ -104,6 +109,22 @@ peers: []
 # every pod is open.
 # policies: /etc/weft/policies
 
+# Networks that are made while the cluster has none at all (`weft models` tells of their fields).
+networks: {}
+  # default: {attach: veth, join: auto, ranges: [10.244.0.0/16], default: true}
+
+# Installs the plugin and a CNI configuration on this node once pods can be served, and keeps both
+# there. Default: nothing is installed. All fields may be left out.
+install:
+  binDir: /opt/cni/bin
+  confDir: /etc/cni/net.d
+  # A runtime takes the first by name.
+  confName: 05-weft.conflist
+  # Configuration of other networks: `leave`, or `aside` (renamed; put back at uninstall).
+  others: leave
+  # Where the plugin's program is. Default: weft-cni beside the agent's own program.
+  # plugin: /usr/bin/weft-cni
+
 # Where to serve Prometheus metrics (/metrics) and health (/healthz, /readyz). Default: nowhere
 # but on the control socket.
 metrics: 127.0.0.1:9473
@@ -116,7 +137,7 @@ probeAgainSeconds: 60
 fn probe_again() -> NonZeroU16 {
     const { NonZeroU16::new(60).expect("60 is not 0") }
 }
-fn run_dir() -> PathBuf {
+pub(super) fn run_dir() -> PathBuf {
     "/run/weft".into()
 }
 fn cache_dir() -> PathBuf {
@@ -132,9 +153,20 @@ impl Config {
                 path.display()
             )
         })?;
-        from_yaml(&text).with_context(|| {
+        from_yaml(&text).and_then(Self::checked).with_context(|| {
             format!("configuration {}: see `weft config` for every field", path.display())
         })
+    }
+
+    fn checked(self) -> anyhow::Result<Self> {
+        for (name, network) in &self.networks {
+            network.check(name)?;
+            for (other, beside) in self.networks.range(..name) {
+                network.check_beside(name, other, beside)?;
+            }
+        }
+        self.install.as_ref().map_or(Ok(()), Install::check)?;
+        Ok(self)
     }
 
     pub fn probe_again(&self) -> Duration {

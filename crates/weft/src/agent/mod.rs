@@ -18,8 +18,10 @@ mod daemons;
 mod dhcp;
 mod fault;
 mod findings;
+mod first;
 mod fixed;
 mod hear;
+mod install;
 mod lease;
 mod ledger;
 mod links;
@@ -69,7 +71,7 @@ pub use dhcp::left;
 pub use fixed::{Freed, free as free_fixed};
 pub use links::missing_inside;
 pub use serve::listen;
-pub use uninstall::uninstall;
+pub use uninstall::{is_uninstalled, uninstall};
 
 use crate::store::Store;
 
@@ -114,6 +116,8 @@ pub struct Agent {
     switches: switch::Switches,
     /// Where anybody says anything of policies.
     pub policies: Option<policy::Policies>,
+    /// What stands between the node's runtime and weft.
+    uninstalled: Mutex<Option<String>>,
     runtime: tokio::runtime::Handle,
     pub counters: Counters,
 }
@@ -249,6 +253,7 @@ impl Agent {
             leases: dhcp::Leases::new(begin.channels.keeper),
             strangers: begin.channels.strangers,
             switches: switch::Switches::default(),
+            uninstalled: Mutex::default(),
             busy: Mutex::default(),
             hearings: Mutex::default(),
             runtime,
@@ -319,6 +324,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     runtime.spawn(watch::run(agent.clone()));
     runtime.spawn(publish::run(agent.clone()));
     runtime.spawn(claims::run(agent.clone()));
+    runtime.spawn(first::run(agent.clone()));
     node::spawn(&agent)?;
     reap::spawn(&agent)?;
     hear::spawn(&agent)?;
@@ -328,6 +334,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     dhcp::spawn(&agent, told)?;
     policy::spawn(&agent)?;
     serve::spawn(&agent)?;
+    install::spawn(&agent)?;
     crate::control::spawn(&agent, &runtime)?;
     runtime.block_on(ended());
     agent.bgp.leave();
@@ -336,6 +343,13 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     let _ = fs::remove_file(agent.config.control_socket());
     // Threads that wait on the kernel have no other end.
     std::process::exit(0)
+}
+
+/// Blocks until somebody ends the process, in order.
+pub fn wait_for_signal() -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.context("wait for signals")?.block_on(ended());
+    Ok(())
 }
 
 async fn ended() {

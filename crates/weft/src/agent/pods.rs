@@ -434,13 +434,18 @@ fn gc(agent: &Agent, call: &Call) -> Result<(), CniError> {
 }
 
 fn status(agent: &Agent, call: &Call) -> Result<(), CniError> {
+    able(agent, call.network.as_ref())
+}
+
+/// Can an ADD be served, to this network or to the default one?
+pub(super) fn able(agent: &Agent, network: Option<&NetworkName>) -> Result<(), CniError> {
     let serving = agent.serving();
     let shown = agent.shown();
     let unable = |what: String| CniError::new(Code::Unavailable, "weft can't serve ADD", what);
     if serving.rounds == 0 {
         return Err(unable("the agent has just started".into()));
     }
-    let name = call.network.as_ref().or_else(|| shown.view.default_network());
+    let name = network.or_else(|| shown.view.default_network());
     let Some(here) = name.and_then(|name| serving.networks.get(name)) else {
         let away =
             shown.away.clone().unwrap_or_else(|| "make one with `weft network apply`".into());

@@ -68,8 +68,20 @@ enum Command {
     /// Print the definitions of weft's resources in Kubernetes (`weft crds | kubectl apply -f -`)
     #[cfg(feature = "kubernetes")]
     Crds,
-    /// Take everything of weft's out of this node's kernel and put sysctls back (agent stopped)
-    Uninstall(AgentFile),
+    /// Take everything of weft's off this node and put back what it found (agent stopped)
+    Uninstall(Uninstall),
+}
+
+#[derive(Args)]
+struct Uninstall {
+    #[command(flatten)]
+    file: AgentFile,
+    /// Only say whether it is done (exit code 2 if not)
+    #[arg(long, conflicts_with = "stay")]
+    check: bool,
+    /// Do it and then wait to be ended, as a DaemonSet's pod does
+    #[arg(long)]
+    stay: bool,
 }
 
 #[derive(Args)]
@@ -77,6 +89,19 @@ struct AgentFile {
     /// The configuration file (YAML)
     #[arg(long, default_value = "/etc/weft/agent.yaml")]
     config: PathBuf,
+    /// This node's name, instead of the configuration's
+    #[arg(long, env = "WEFT_NODE")]
+    node: Option<NodeName>,
+}
+
+impl AgentFile {
+    fn read(&self) -> anyhow::Result<Config> {
+        let mut config = Config::read(&self.config)?;
+        if self.node.is_some() {
+            config.node.clone_from(&self.node);
+        }
+        Ok(config)
+    }
 }
 
 #[derive(Args)]
@@ -167,9 +192,9 @@ pub fn main() -> ExitCode {
 fn run(command: Command) -> anyhow::Result<u8> {
     match command {
         Command::Lab(lab) => return lab::run(lab),
-        Command::Agent(AgentFile { config }) => {
+        Command::Agent(file) => {
             log();
-            agent::run(Config::read(&config)?)?;
+            agent::run(file.read()?)?;
         }
         Command::Models { model } => put(&models::page(model.as_deref())?)?,
         Command::Config => put(config::REFERENCE)?,
@@ -210,7 +235,22 @@ fn run(command: Command) -> anyhow::Result<u8> {
                 done["freed"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
             println!("node {name} forgotten; freed {}", freed.join(", "));
         }
-        Command::Uninstall(AgentFile { config }) => agent::uninstall(&Config::read(&config)?)?,
+        Command::Uninstall(asked) => return uninstall(&asked),
+    }
+    Ok(0)
+}
+
+fn uninstall(asked: &Uninstall) -> anyhow::Result<u8> {
+    let config = asked.file.read()?;
+    if asked.check {
+        let done = agent::is_uninstalled(&config)?;
+        println!("{}", if done { "nothing of weft's is left" } else { "not uninstalled" });
+        return Ok(if done { 0 } else { SOMETHING_TO_DO });
+    }
+    agent::uninstall(&config)?;
+    if asked.stay {
+        println!("nothing of weft's is left on this node; waiting to be ended");
+        agent::wait_for_signal()?;
     }
     Ok(0)
 }

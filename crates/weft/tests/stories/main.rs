@@ -13,6 +13,7 @@ mod cni;
 mod dhcp;
 mod domains;
 mod input;
+mod install;
 mod ipvlan;
 mod kill;
 mod lan;
