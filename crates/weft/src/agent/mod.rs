@@ -28,6 +28,7 @@ mod links;
 mod node;
 mod pods;
 pub mod policy;
+mod ports;
 mod publish;
 mod reap;
 mod serve;

@@ -251,8 +251,11 @@ fn counting(netns: &Netns) -> Arc<AtomicUsize> {
 fn denied_from_the_first_instruction(attach: &str, join: &str) {
     let model = format!("{attach} × {join}");
     let (site, objects) = world(attach, join);
-    objects.policy("none", &json!({"podSelector": {"matchLabels": {"app": "early"}},
-        "policyTypes": ["Ingress", "Egress"]}));
+    objects.policy(
+        "none",
+        &json!({"podSelector": {"matchLabels": {"app": "early"}},
+        "policyTypes": ["Ingress", "Egress"]}),
+    );
     let other = |node: usize, name: &str| {
         objects.pod(&site.nodes[node], name, &[]);
         let pod = site.nodes[node].add_pod(name, "net").unwrap();
@@ -338,7 +341,8 @@ fn a_pod_that_the_cluster_does_not_know_is_refused() {
     assert!(answer["details"].as_str().unwrap().contains("lab/odd"), "{answer}");
     // It is waited for.
     let late = thread::scope(|scope| {
-        let call = scope.spawn(|| node.cni("ADD", "odd", &path, &node.cni_config("net"), &args).unwrap());
+        let call =
+            scope.spawn(|| node.cni("ADD", "odd", &path, &node.cni_config("net"), &args).unwrap());
         thread::sleep(Duration::from_millis(100));
         objects.pod(node, "odd", &[]);
         call.join().unwrap()
