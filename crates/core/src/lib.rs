@@ -19,5 +19,6 @@ pub mod network;
 pub mod paths;
 pub mod plan;
 pub mod policy;
+pub mod selection;
 pub mod state;
 pub mod view;
