@@ -8,6 +8,7 @@ mod access;
 mod announce;
 mod bgp;
 mod cache;
+mod check;
 mod children;
 mod chunks;
 #[cfg(test)]
@@ -20,6 +21,7 @@ mod fault;
 mod findings;
 mod first;
 mod fixed;
+mod further;
 mod hear;
 mod install;
 mod lease;
@@ -109,6 +111,8 @@ pub struct Agent {
     leases: dhcp::Leases,
     /// Attachments that a call is about; a second call for one waits.
     busy: Mutex<BTreeSet<AttachmentId>>,
+    /// Attachments of ADDs under way that are whole, while another of the same ADD is not.
+    whole: Mutex<BTreeSet<AttachmentId>>,
     /// Of networks that are joined in a multicast group: who was heard there.
     hearings: Mutex<BTreeMap<NetworkName, hear::Hearing>>,
     /// Whoever else has addresses on networks that pods share with him.
@@ -256,6 +260,7 @@ impl Agent {
             switches: switch::Switches::default(),
             uninstalled: Mutex::default(),
             busy: Mutex::default(),
+            whole: Mutex::default(),
             hearings: Mutex::default(),
             runtime,
             counters: Counters::default(),
