@@ -134,7 +134,7 @@ fn policed(netns: &Netns) -> bool {
     tables(netns).contains("weft-policy")
 }
 
-fn policies_hold(attach: &str, join: &str) {
+pub fn policies_hold(attach: &str, join: &str) {
     let model = format!("{attach} × {join}");
     let (site, objects) = world(attach, join);
     let pods = add_pods(&site, &objects);
@@ -194,16 +194,6 @@ fn policies_hold_with_macvlan() {
     policies_hold("macvlan/bridge", "underlay");
 }
 
-#[test]
-fn policies_hold_with_ipvlan() {
-    policies_hold("ipvlan/l2/bridge", "underlay");
-}
-
-#[test]
-fn policies_hold_with_routed_ipvlan() {
-    policies_hold("ipvlan/l3/bridge", "host-gw");
-}
-
 /// Whoever sends without pause from before there is a link, until told to end.
 struct Eager {
     ends: Arc<AtomicBool>,
@@ -248,11 +238,14 @@ fn counting(netns: &Netns) -> Arc<AtomicUsize> {
 }
 
 /// A pod that sends in its first instruction is denied, and so is what is sent to it.
-fn denied_from_the_first_instruction(attach: &str, join: &str) {
+pub fn denied_from_the_first_instruction(attach: &str, join: &str) {
     let model = format!("{attach} × {join}");
     let (site, objects) = world(attach, join);
-    objects.policy("none", &json!({"podSelector": {"matchLabels": {"app": "early"}},
-        "policyTypes": ["Ingress", "Egress"]}));
+    objects.policy(
+        "none",
+        &json!({"podSelector": {"matchLabels": {"app": "early"}},
+        "policyTypes": ["Ingress", "Egress"]}),
+    );
     let other = |node: usize, name: &str| {
         objects.pod(&site.nodes[node], name, &[]);
         let pod = site.nodes[node].add_pod(name, "net").unwrap();
@@ -323,11 +316,6 @@ fn a_macvlan_pod_is_denied_from_its_first_instruction() {
 }
 
 #[test]
-fn an_ipvlan_pod_is_denied_from_its_first_instruction() {
-    denied_from_the_first_instruction("ipvlan/l2/bridge", "underlay");
-}
-
-#[test]
 fn a_pod_that_the_cluster_does_not_know_is_refused() {
     let (site, objects) = world("veth", "vxlan");
     let (_, path) = namespace("odd");
@@ -338,7 +326,8 @@ fn a_pod_that_the_cluster_does_not_know_is_refused() {
     assert!(answer["details"].as_str().unwrap().contains("lab/odd"), "{answer}");
     // It is waited for.
     let late = thread::scope(|scope| {
-        let call = scope.spawn(|| node.cni("ADD", "odd", &path, &node.cni_config("net"), &args).unwrap());
+        let call =
+            scope.spawn(|| node.cni("ADD", "odd", &path, &node.cni_config("net"), &args).unwrap());
         thread::sleep(Duration::from_millis(100));
         objects.pod(node, "odd", &[]);
         call.join().unwrap()
