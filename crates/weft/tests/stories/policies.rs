@@ -134,7 +134,7 @@ fn policed(netns: &Netns) -> bool {
     tables(netns).contains("weft-policy")
 }
 
-fn policies_hold(attach: &str, join: &str) {
+pub fn policies_hold(attach: &str, join: &str) {
     let model = format!("{attach} × {join}");
     let (site, objects) = world(attach, join);
     let pods = add_pods(&site, &objects);
@@ -194,16 +194,6 @@ fn policies_hold_with_macvlan() {
     policies_hold("macvlan/bridge", "underlay");
 }
 
-#[test]
-fn policies_hold_with_ipvlan() {
-    policies_hold("ipvlan/l2/bridge", "underlay");
-}
-
-#[test]
-fn policies_hold_with_routed_ipvlan() {
-    policies_hold("ipvlan/l3/bridge", "host-gw");
-}
-
 /// Whoever sends without pause from before there is a link, until told to end.
 struct Eager {
     ends: Arc<AtomicBool>,
@@ -248,7 +238,7 @@ fn counting(netns: &Netns) -> Arc<AtomicUsize> {
 }
 
 /// A pod that sends in its first instruction is denied, and so is what is sent to it.
-fn denied_from_the_first_instruction(attach: &str, join: &str) {
+pub fn denied_from_the_first_instruction(attach: &str, join: &str) {
     let model = format!("{attach} × {join}");
     let (site, objects) = world(attach, join);
     objects.policy(
@@ -323,11 +313,6 @@ fn a_domain_pod_is_denied_from_its_first_instruction() {
 #[test]
 fn a_macvlan_pod_is_denied_from_its_first_instruction() {
     denied_from_the_first_instruction("macvlan/bridge", "underlay");
-}
-
-#[test]
-fn an_ipvlan_pod_is_denied_from_its_first_instruction() {
-    denied_from_the_first_instruction("ipvlan/l2/bridge", "underlay");
 }
 
 #[test]
