@@ -27,6 +27,7 @@ mod ledger;
 mod links;
 mod node;
 mod pods;
+pub mod policy;
 mod publish;
 mod reap;
 mod serve;
@@ -115,6 +116,8 @@ pub struct Agent {
     strangers: strangers::Bell,
     /// How many MAC addresses physical switches admit.
     switches: switch::Switches,
+    /// Where anybody says anything of policies.
+    pub policies: Option<policy::Policies>,
     runtime: tokio::runtime::Handle,
     pub counters: Counters,
 }
@@ -227,6 +230,7 @@ const POISONED: &str = "a thread that panics aborts the agent, so no lock is eve
 impl Agent {
     fn new(begin: Begin, runtime: tokio::runtime::Handle) -> Self {
         Self {
+            policies: policy::Policies::new(&begin.config, &begin.node),
             node: begin.node,
             boot: begin.boot,
             cookie: weft_linux::cookie_here().ok(),
@@ -327,6 +331,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     strangers::spawn(&agent, rung)?;
     switch::spawn(&agent)?;
     dhcp::spawn(&agent, told)?;
+    policy::spawn(&agent)?;
     serve::spawn(&agent)?;
     crate::control::spawn(&agent, &runtime)?;
     runtime.block_on(ended());

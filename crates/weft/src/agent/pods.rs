@@ -25,6 +25,7 @@ use super::{
     further::{self, Births},
     lease::{Lease, Turn, lease, network, not_served, serving},
     links::{bring_up, complete, detach, inside},
+    policy,
     serve::Caller,
     switch,
     wake::Reasons,
@@ -78,6 +79,7 @@ fn add(
     if let Some(known) = settle(agent, &id, cookie)? {
         return repeat(agent, call, &known, &there);
     }
+    policy::known(agent, call.pod.as_ref())?;
     let calls = further::asked(call, &id)?;
     let _turns = further::clear(agent, &calls[1..])?;
     let ready = |call| ready(agent, call, &netns).map_err(|error| further::named(call, error));
@@ -155,11 +157,14 @@ fn attach<'a>(
     fault::point("add.after-open");
     let served = here.served(&name);
     let ground = served.ground(&agent.node, &serving.host);
+    policy::admit(agent, &pod)?;
+    fault::point("add.after-policies");
     let link = bring_up(agent, &pod, &ground, (netns, there))?;
     let mut made = Made { pod, link, first };
     if here.network.by_dhcp() {
         let of = (&made.pod, &here.network);
         let leased = dhcp::obtain(agent, gate, of, (call, caller), there)?;
+        policy::admit(agent, &leased)?;
         made.link = complete(agent, &leased, there)?;
         made.pod = leased;
     }
