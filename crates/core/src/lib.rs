@@ -21,5 +21,6 @@ pub mod plan;
 pub mod policy;
 #[cfg(feature = "schema")]
 mod schema;
+pub mod selection;
 pub mod state;
 pub mod view;

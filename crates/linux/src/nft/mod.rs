@@ -4,6 +4,7 @@
 mod access;
 mod apart;
 mod foreign;
+mod policy;
 mod shape;
 
 use std::{io, sync::Mutex};
@@ -16,6 +17,7 @@ use weft_core::{
 
 pub(crate) use foreign::legacy_tables;
 pub use foreign::{Finding, Passing};
+pub use policy::{PolicyTable, Wanted, Was};
 
 use crate::{
     socket,
@@ -144,22 +146,7 @@ impl Nft {
     }
 
     fn transact(&self, write: impl FnOnce(&mut Batch)) -> Result<(), Error> {
-        let mut socket = self.socket.lock().expect(POISONED);
-        let mut batch = socket.batch();
-        // `struct nfgenmsg`: the subsystem in network order.
-        let whole = [UNSPEC, 0, 0, SUBSYSTEM.to_be_bytes()[1]];
-        batch.begin(BATCH_BEGIN, 0, &whole).end();
-        write(&mut batch);
-        batch.acknowledge_last();
-        let last = batch.last_seq();
-        batch.begin(BATCH_END, 0, &whole).end();
-        let failed = |error, text| Error::Write { table: mark::TABLE, error, text };
-        let answers =
-            socket.transact(&batch, last).map_err(|error| failed(error, String::new()))?;
-        match answers.into_iter().next() {
-            None => Ok(()),
-            Some(answer) => Err(failed(io::Error::from_raw_os_error(answer.errno), answer.text)),
-        }
+        transact(&mut self.socket.lock().expect(POISONED), mark::TABLE, write)
     }
 
     pub(crate) fn observe(&self) -> Result<Seen, Error> {
@@ -190,6 +177,28 @@ impl Nft {
             },
         );
         Ok(seen(&chains, &rules.map_err(read("rules"))?))
+    }
+}
+
+/// One transaction, done whole or not at all.
+fn transact(
+    socket: &mut socket::Link,
+    table: &'static str,
+    write: impl FnOnce(&mut Batch),
+) -> Result<(), Error> {
+    let mut batch = socket.batch();
+    // `struct nfgenmsg`: the subsystem in network order.
+    let whole = [UNSPEC, 0, 0, SUBSYSTEM.to_be_bytes()[1]];
+    batch.begin(BATCH_BEGIN, 0, &whole).end();
+    write(&mut batch);
+    batch.acknowledge_last();
+    let last = batch.last_seq();
+    batch.begin(BATCH_END, 0, &whole).end();
+    let failed = |error, text| Error::Write { table, error, text };
+    let answers = socket.transact(&batch, last).map_err(|error| failed(error, String::new()))?;
+    match answers.into_iter().next() {
+        None => Ok(()),
+        Some(answer) => Err(failed(io::Error::from_raw_os_error(answer.errno), answer.text)),
     }
 }
 

@@ -38,6 +38,8 @@ pub struct Config {
     #[serde(default)]
     pub peers: Vec<NodeName>,
     #[serde(default)]
+    pub policies: Option<PathBuf>,
+    #[serde(default)]
     pub metrics: Option<SocketAddr>,
     #[serde(default = "probe_again")]
     pub probe_again_seconds: NonZeroU16,
@@ -96,6 +98,11 @@ blocks: {}
 
 # Nodes that must be heard in multicast groups, though no store may list them.
 peers: []
+
+# A directory of NetworkPolicies, and of the Namespaces and Pods that they speak of, each as Kubernetes
+# writes it: for clusters without it. Only pods that are in it are attached then. Default: none, and
+# every pod is open.
+# policies: /etc/weft/policies
 
 # Where to serve Prometheus metrics (/metrics) and health (/healthz, /readyz). Default: nowhere
 # but on the control socket.

@@ -8,6 +8,7 @@ mod access;
 mod announce;
 mod bgp;
 mod cache;
+mod check;
 mod children;
 mod chunks;
 #[cfg(test)]
@@ -19,12 +20,14 @@ mod dhcp;
 mod fault;
 mod findings;
 mod fixed;
+mod further;
 mod hear;
 mod lease;
 mod ledger;
 mod links;
 mod node;
 mod pods;
+pub mod policy;
 mod publish;
 mod reap;
 mod serve;
@@ -105,12 +108,16 @@ pub struct Agent {
     leases: dhcp::Leases,
     /// Attachments that a call is about; a second call for one waits.
     busy: Mutex<BTreeSet<AttachmentId>>,
+    /// Attachments of ADDs under way that are whole, while another of the same ADD is not.
+    whole: Mutex<BTreeSet<AttachmentId>>,
     /// Of networks that are joined in a multicast group: who was heard there.
     hearings: Mutex<BTreeMap<NetworkName, hear::Hearing>>,
     /// Whoever else has addresses on networks that pods share with him.
     strangers: strangers::Bell,
     /// How many MAC addresses physical switches admit.
     switches: switch::Switches,
+    /// Where anybody says anything of policies.
+    pub policies: Option<policy::Policies>,
     runtime: tokio::runtime::Handle,
     pub counters: Counters,
 }
@@ -223,6 +230,7 @@ const POISONED: &str = "a thread that panics aborts the agent, so no lock is eve
 impl Agent {
     fn new(begin: Begin, runtime: tokio::runtime::Handle) -> Self {
         Self {
+            policies: policy::Policies::new(&begin.config, &begin.node),
             node: begin.node,
             boot: begin.boot,
             cookie: weft_linux::cookie_here().ok(),
@@ -246,6 +254,7 @@ impl Agent {
             strangers: begin.channels.strangers,
             switches: switch::Switches::default(),
             busy: Mutex::default(),
+            whole: Mutex::default(),
             hearings: Mutex::default(),
             runtime,
             counters: Counters::default(),
@@ -322,6 +331,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     strangers::spawn(&agent, rung)?;
     switch::spawn(&agent)?;
     dhcp::spawn(&agent, told)?;
+    policy::spawn(&agent)?;
     serve::spawn(&agent)?;
     crate::control::spawn(&agent, &runtime)?;
     runtime.block_on(ended());
