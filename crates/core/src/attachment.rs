@@ -11,6 +11,7 @@ use crate::{
     attach::{Attach, access},
     dhcp::Lease,
     name::{IfName, Mac, NetworkName, fnv1a},
+    ports::PortMapping,
 };
 
 /// What names an attachment for the runtime that asked for it (CNI spec, section 2).
@@ -51,6 +52,9 @@ pub struct Attachment {
     pub lease: Option<Lease>,
     /// Its routes cover everything, not only the network's ranges.
     pub default_route: bool,
+    /// Ports of the node that lead to it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<PortMapping>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod: Option<PodName>,
     /// Fields of a newer version, kept when this one rewrites the record.
@@ -121,6 +125,11 @@ impl Attachment {
             return everything.parse().into_iter().collect();
         }
         ranges.iter().filter(|range| range.addr().is_ipv4() == addr.is_ipv4()).copied().collect()
+    }
+
+    /// True if ports of the node lead to it.
+    pub fn is_mapped(&self) -> bool {
+        !self.ports.is_empty() && self.phase != Phase::Doomed
     }
 
     /// As people call it: the pod's name where the runtime told it, else the container.

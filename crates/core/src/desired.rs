@@ -11,6 +11,7 @@ use crate::{
     attach::{
         Footing, Ground, Meet, Parent, Standing,
         access::{self, Access},
+        bridge,
     },
     attachment::{Attachment, Phase},
     join::Receive,
@@ -122,8 +123,9 @@ pub fn node<'a>(
         }
     }
     state.extend(host.learnt.objects());
-    state.extend(sysctls(host, served));
-    let ruleset = ruleset(host, served);
+    let translated = host.foreign_nat || pods.clone().any(|pod| pod.is_mapped());
+    state.extend(sysctls(host, served, translated));
+    let ruleset = ruleset(host, served, translated);
     if ruleset != Ruleset::default() {
         state.put(Object::Table { ruleset });
     }
@@ -139,7 +141,11 @@ fn holds(pod: &Attachment) -> bool {
 /// True if a reply between two pods of one bridge may have to be translated back on its way, which
 /// the bridge alone would not do.
 pub fn bridged_behind_services(host: &Host, served: &[Served<'_>]) -> bool {
-    host.foreign_nat && routed(served).any(|net| net.network.attach.kind().reached_past_routes())
+    host.foreign_nat && bridges(served).next().is_some()
+}
+
+fn bridges<'a>(served: &'a [Served<'a>]) -> impl Iterator<Item = &'a Served<'a>> {
+    routed(served).filter(|net| net.network.attach.kind().reached_past_routes())
 }
 
 /// Networks whose packets pass the node's routing: not those that are the physical one, nor those
@@ -159,7 +165,7 @@ fn accessible<'a>(served: &'a [Served<'a>]) -> impl Iterator<Item = &'a Served<'
     served.iter().filter(|net| net.access.is_some())
 }
 
-fn sysctls(host: &Host, served: &[Served<'_>]) -> Vec<Object> {
+fn sysctls(host: &Host, served: &[Served<'_>], translated: bool) -> Vec<Object> {
     let has = |ipv4: bool| {
         let passing = routed(served).chain(accessible(served));
         let mut ranges = passing.flat_map(|net| &net.network.ranges);
@@ -174,7 +180,7 @@ fn sysctls(host: &Host, served: &[Served<'_>]) -> Vec<Object> {
         sysctls.push(set(Knob::Forward6, 1));
         sysctls.extend(host.ra_devices.iter().map(|dev| set(Knob::AcceptRa(dev.clone()), 2)));
     }
-    if host.bridge_calls && bridged_behind_services(host, served) {
+    if host.bridge_calls && translated && bridges(served).next().is_some() {
         sysctls.extend(has(true).then(|| set(Knob::BridgeCall4, 1)));
         sysctls.extend(has(false).then(|| set(Knob::BridgeCall6, 1)));
     }
@@ -184,14 +190,19 @@ fn sysctls(host: &Host, served: &[Served<'_>]) -> Vec<Object> {
     sysctls
 }
 
-fn ruleset(host: &Host, served: &[Served<'_>]) -> Ruleset {
+fn ruleset(host: &Host, served: &[Served<'_>], translated: bool) -> Ruleset {
     let mut ruleset = Ruleset::default();
     // As soon as anything is translated, the kernel tracks the tunnels' own packets too.
     let access = accessible(served).next().is_some();
-    if host.foreign_nat || access || served.iter().any(|net| net.network.masquerades()) {
+    if translated || access || served.iter().any(|net| net.network.masquerades()) {
         let ports = served.iter().flat_map(|net| &net.stage.hold).filter_map(Receive::port);
         let ports: BTreeSet<u16> = ports.collect();
         ruleset.raw.extend(ports.into_iter().map(|port| Rule::NoTrackPort { port }));
+    }
+    if translated && !host.bridge_calls {
+        // Its answer would pass the bridge alone, and not be translated back.
+        let back = bridges(served).map(|net| bridge::device(net.name));
+        ruleset.nat.extend(back.map(|dev| Rule::MasqueradeBack { dev }));
     }
     for net in served.iter().filter(|net| net.network.join.shared().is_none()) {
         let untracked = match net.network.untracked {
@@ -199,7 +210,7 @@ fn ruleset(host: &Host, served: &[Served<'_>]) -> Ruleset {
             _ if !net.network.host_access => true,
             Untracked::Always => true,
             Untracked::Never => false,
-            Untracked::Auto => !host.foreign_nat,
+            Untracked::Auto => !translated,
         };
         for range in &net.network.ranges {
             if untracked && access {

@@ -19,6 +19,7 @@ pub mod network;
 pub mod paths;
 pub mod plan;
 pub mod policy;
+pub mod ports;
 #[cfg(feature = "schema")]
 mod schema;
 pub mod state;

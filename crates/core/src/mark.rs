@@ -12,5 +12,7 @@ pub const METRIC: u32 = 119;
 pub const ACCESS_METRIC: u32 = METRIC + 1;
 /// Our nftables tables, families inet and netdev.
 pub const TABLE: &str = "weft";
+/// That of the ports that lead to pods, family inet.
+pub const PORTS: &str = "weft-ports";
 /// Nexthop objects of ours have this in the top byte of their number.
 pub const NEXTHOP_BASE: u32 = 0x7700_0000;

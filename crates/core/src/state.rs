@@ -5,7 +5,11 @@
 
 mod group;
 
-use std::{collections::BTreeMap, fmt, net::IpAddr};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::{IpAddr, SocketAddr},
+};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -16,6 +20,7 @@ use crate::{
     attach::{VlanId, ipvlan, macvlan::Mode},
     name::{IfName, Mac, Mtu, Vni},
     policy::Ruleset,
+    ports::{Client, Door},
 };
 
 /// The name of an object. Variants stand in dependency order: an object refers only to kinds
@@ -47,6 +52,10 @@ pub enum Key {
     Route(IpNet),
     /// A route to what lies by the pod's node, beside another link's to the same.
     Access(IpNet),
+    /// Connections to an address by a mapped port that take an address of the node.
+    Hidden(IpAddr, Client),
+    /// A port of the node's that leads to a pod.
+    Port(Door),
 }
 
 /// A member is an address whose prefix has a route of its own (`noprefixroute`). An anycast one is
@@ -70,6 +79,8 @@ pub enum Object {
     NextHop { dev: IfName, via: IpAddr },
     Group { hops: Group },
     Route(Route),
+    Hidden { addr: IpAddr, from: Client },
+    Port { door: Door, to: SocketAddr },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -169,6 +180,7 @@ impl Hop {
 pub enum Knob {
     AcceptRa(IfName),
     RpFilter(IfName),
+    RouteLocalnet(IfName),
     ProxyNdp(IfName),
     ProxyDelay4(IfName),
     ProxyDelay6(IfName),
@@ -185,6 +197,7 @@ impl Knob {
         match self {
             Self::AcceptRa(dev) => format!("net/ipv6/conf/{dev}/accept_ra"),
             Self::RpFilter(dev) => format!("net/ipv4/conf/{dev}/rp_filter"),
+            Self::RouteLocalnet(dev) => format!("net/ipv4/conf/{dev}/route_localnet"),
             Self::ProxyNdp(dev) => format!("net/ipv6/conf/{dev}/proxy_ndp"),
             Self::ProxyDelay4(dev) => format!("net/ipv4/neigh/{dev}/proxy_delay"),
             Self::ProxyDelay6(dev) => format!("net/ipv6/neigh/{dev}/proxy_delay"),
@@ -200,6 +213,7 @@ impl Knob {
         match self {
             Self::AcceptRa(dev)
             | Self::RpFilter(dev)
+            | Self::RouteLocalnet(dev)
             | Self::ProxyNdp(dev)
             | Self::ProxyDelay4(dev)
             | Self::ProxyDelay6(dev) => Some(dev),
@@ -228,6 +242,8 @@ impl Object {
             Self::Group { hops } => Key::Group(hops),
             Self::Route(Route { dst, to: Hop::GatewayFrom(..), .. }) => Key::Access(dst),
             Self::Route(route) => Key::Route(route.dst),
+            Self::Hidden { addr, from } => Key::Hidden(addr, from),
+            Self::Port { door, .. } => Key::Port(door),
         }
     }
 
@@ -249,6 +265,8 @@ impl Object {
             Self::Sysctl { knob, .. } => knob.dev(),
             // It stands on a link of the host's, and is to outlive it.
             Self::Table { .. } | Self::Apart { .. } | Self::Group { .. } => None,
+            // They ask for addresses alone.
+            Self::Hidden { .. } | Self::Port { .. } => None,
         }
     }
 
@@ -265,6 +283,8 @@ impl Object {
             Self::NextHop { .. } => 7,
             Self::Group { .. } => 8,
             Self::Route(_) => 9,
+            Self::Hidden { .. } => 10,
+            Self::Port { .. } => 11,
         }
     }
 
@@ -398,6 +418,8 @@ impl fmt::Display for Object {
             Self::NextHop { dev, via } => write!(f, "nexthop via {via} dev {dev}"),
             Self::Group { hops } => write!(f, "nexthop group {hops}"),
             Self::Route(route) => route.fmt(f),
+            Self::Hidden { .. } => write!(f, "{}", self.key()),
+            Self::Port { door, to } => write!(f, "{door} dnat to {to}"),
         }
     }
 }
@@ -465,6 +487,11 @@ impl fmt::Display for Key {
             Self::Group(hops) => write!(f, "nexthop group {hops}"),
             Self::Route(dst) => write!(f, "route {dst}"),
             Self::Access(dst) => write!(f, "route {dst} by the node"),
+            Self::Hidden(addr, Client::Itself) => write!(f, "saddr {addr} daddr {addr} masquerade"),
+            Self::Hidden(addr, Client::Anybody) => {
+                write!(f, "daddr {addr} ct status dnat masquerade")
+            }
+            Self::Port(door) => write!(f, "{door} dnat"),
         }
     }
 }

@@ -204,6 +204,7 @@ impl Kernel {
         }
         if let Some(nft) = &self.nft {
             observed.ours.extend(nft.apart()?);
+            observed.ours.extend(nft.ports()?);
             match nft.observe()? {
                 nft::Seen::Absent => {}
                 nft::Seen::Ours(ruleset) => observed.ours.put(Object::Table { ruleset }),

@@ -108,6 +108,14 @@ impl<'a> Writer<'a> {
                 self.flush();
                 return self.nft()?.set_apart(dev, *mac).map_err(io::Error::other);
             }
+            Object::Port { door, to } => {
+                self.flush();
+                return self.nft()?.map_port(door, *to).map_err(io::Error::other);
+            }
+            Object::Hidden { addr, from } => {
+                self.flush();
+                return self.nft()?.hide(*addr, *from).map_err(io::Error::other);
+            }
             Object::Addr { dev, addr } => self.put_addr(dev, addr, Hold::Plain)?,
             Object::Member { dev, addr } => self.put_addr(dev, addr, Hold::Member)?,
             Object::Anycast { dev, addr } => self.put_addr(dev, addr, Hold::Anycast)?,
@@ -233,6 +241,14 @@ impl<'a> Writer<'a> {
             Key::Apart(dev, mac) => {
                 self.flush();
                 return self.nft()?.join_again(dev, *mac).map_err(io::Error::other);
+            }
+            Key::Port(door) => {
+                self.flush();
+                return self.nft()?.unmap_port(door).map_err(io::Error::other);
+            }
+            Key::Hidden(addr, from) => {
+                self.flush();
+                return self.nft()?.show(*addr, *from).map_err(io::Error::other);
             }
             Key::Addr(dev, addr) => {
                 if let Ok(index) = self.index(dev) {

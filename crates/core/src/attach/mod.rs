@@ -20,6 +20,7 @@ use crate::{
     kind::kind_or_map,
     name::{IfName, Mac, Mtu, NetworkName, NodeName},
     paths::Nic,
+    ports,
     state::{Hop, Link, Object, Route, State},
 };
 
@@ -222,6 +223,8 @@ impl Attach {
     pub fn outside(&self, pod: &Attachment, on: &Ground<'_>) -> State {
         let mut state = self.guarded(pod, on);
         state.merge(access::outside(pod, on));
+        let ports = ports::outside(pod, &state);
+        state.merge(ports);
         state
     }
 

@@ -10,6 +10,7 @@ use super::{AddResult, CniError, Code, VERSIONS, Version, config::Config, enviro
 use crate::{
     attachment::{AttachmentId, PodName},
     name::{Mac, NetworkName},
+    ports::PortMapping,
 };
 
 /// One call as the plugin met it, unread.
@@ -54,6 +55,8 @@ pub struct Call {
     /// Asked for; at most one of a family.
     pub ips: Vec<IpAddr>,
     pub mac: Option<Mac>,
+    /// Ports of the node that are to lead to the pod.
+    pub ports: Vec<PortMapping>,
     /// What the plugins before us in the chain made; for CHECK, what ADD answered in the end.
     pub prev: Option<AddResult>,
     pub dns: Value,
@@ -123,6 +126,7 @@ impl Request {
             pod: None,
             ips: Vec::new(),
             mac: None,
+            ports: Vec::new(),
             prev: None,
             dns: Value::Null,
             valid: Vec::new(),
@@ -168,6 +172,7 @@ impl Request {
         // What the configuration asks for goes before CNI_ARGS, which is deprecated.
         call.ips = config.ips()?.unwrap_or(args.ips);
         call.mac = config.mac()?.or(args.mac);
+        call.ports = config.ports()?;
         for ipv4 in [true, false] {
             if call.ips.iter().filter(|ip| ip.is_ipv4() == ipv4).count() > 1 {
                 let asked: Vec<_> = call.ips.iter().map(ToString::to_string).collect();

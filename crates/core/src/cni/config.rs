@@ -9,10 +9,16 @@ use super::{
     AddResult, CniError, Code,
     environment::{WORD, is_word},
 };
-use crate::name::{BadName, Mac, NetworkName};
+use crate::{
+    name::{BadName, Mac, NetworkName},
+    policy::spec::Protocol,
+    ports::PortMapping,
+};
 
 /// What is weft's own, beside the spec's keys.
 const OURS: [&str; 3] = ["network", "socket", "agentWait"];
+/// Capabilities that are acted on (CONVENTIONS.md, "Dynamic plugin specific fields").
+const CAPABILITIES: [&str; 3] = ["ips", "mac", "portMappings"];
 /// The spec's keys that need no word: acted on, or meant for the runtime.
 const STANDARD: [&str; 13] = [
     "args",
@@ -100,6 +106,7 @@ impl Config {
             }
             warnings.push(format!("`{key}` in the configuration is not read by weft-cni"));
         }
+        warnings.extend(self.unread_capabilities());
         Ok(warnings)
     }
 
@@ -169,6 +176,32 @@ impl Config {
         }
     }
 
+    /// The capability `portMappings`: what has no port of the node's asks for nothing.
+    pub(super) fn ports(&self) -> Result<Vec<PortMapping>, CniError> {
+        let Some(value) = self.runtime_config("portMappings")? else { return Ok(Vec::new()) };
+        let bad = |what: String| invalid(format!("`runtimeConfig.portMappings`: {what}"));
+        let list = value.as_array().ok_or_else(|| bad(format!("{value} is not a list")))?;
+        let mut ports: Vec<PortMapping> = Vec::new();
+        for given in list {
+            let Some(port) = port(given).map_err(bad)? else { continue };
+            if let Some(other) = ports.iter().find(|other| other.meets(&port)) {
+                if *other == port {
+                    continue;
+                }
+                return Err(bad(format!("{port} and {other} are asked for by one pod")));
+            }
+            ports.push(port);
+        }
+        Ok(ports)
+    }
+
+    /// Capabilities that a runtime passes and nobody reads.
+    fn unread_capabilities(&self) -> Vec<String> {
+        let Some(Value::Object(all)) = self.get("runtimeConfig") else { return Vec::new() };
+        let unread = all.keys().filter(|key| !CAPABILITIES.contains(&key.as_str()));
+        unread.map(|key| format!("`runtimeConfig.{key}` is not read by weft-cni")).collect()
+    }
+
     fn runtime_config(&self, capability: &str) -> Result<Option<&Value>, CniError> {
         match self.get("runtimeConfig") {
             None => Ok(None),
@@ -197,6 +230,39 @@ impl Config {
         };
         let bad = |given| invalid(format!("`{KEY}`: {given} lacks containerID or ifname"));
         list.iter().map(|given| entry(given).ok_or_else(|| bad(given))).collect()
+    }
+}
+
+/// One of the capability `portMappings`. Go's empty values are nothing.
+fn port(given: &Value) -> Result<Option<PortMapping>, String> {
+    let number = |key: &str| match &given[key] {
+        Value::Null => Ok(0),
+        value => value.as_u64().and_then(|port| u16::try_from(port).ok()).ok_or_else(|| {
+            format!("`{key}` {value} of {given} is no port, which is a number up to 65535")
+        }),
+    };
+    if !given.is_object() {
+        return Err(format!("{given} is no object"));
+    }
+    let (host_port, container_port) = (number("hostPort")?, number("containerPort")?);
+    let text = |key: &str| match &given[key] {
+        Value::Null => Ok(""),
+        value => value.as_str().ok_or_else(|| format!("`{key}` {value} is not a string")),
+    };
+    let protocol = match text("protocol")?.to_ascii_lowercase().as_str() {
+        "" | "tcp" => Protocol::Tcp,
+        "udp" => Protocol::Udp,
+        "sctp" => Protocol::Sctp,
+        other => return Err(format!("`protocol` {other:?}: one of tcp, udp, sctp")),
+    };
+    let host_ip = match text("hostIP")? {
+        "" => None,
+        text => Some(text.parse().map_err(|_| format!("`hostIP` {text:?} is not an address"))?),
+    };
+    match (host_port, container_port) {
+        (0, _) => Ok(None),
+        (_, 0) => Err(format!("{given} names no `containerPort`")),
+        _ => Ok(Some(PortMapping { host_port, container_port, protocol, host_ip })),
     }
 }
 

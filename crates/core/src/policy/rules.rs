@@ -43,6 +43,9 @@ pub enum Rule {
     Apart { range: IpNet, unless_translated: bool },
     /// Whatever comes in by a pair of access takes an address of the node.
     MasqueradeAccess,
+    /// What came in by this bridge, and goes out by it again to where a Service led it, takes an
+    /// address of the node.
+    MasqueradeBack { dev: IfName },
 }
 
 /// As `nft` writes it.
@@ -68,6 +71,9 @@ impl fmt::Display for Rule {
                 write!(f, "{ip} saddr {range} {ip} daddr {range}{unless} drop")
             }
             Self::MasqueradeAccess => write!(f, "iifname \"{ACCESS}*\" masquerade"),
+            Self::MasqueradeBack { dev } => {
+                write!(f, "iifname \"{dev}\" oifname \"{dev}\" ct status dnat masquerade")
+            }
         }
     }
 }

@@ -1,15 +1,16 @@
-//! Rules about pods' pairs of access, which are known by how the names of their host's ends begin.
+//! Rules about links: pods' pairs of access, which are known by how the names of their host's ends
+//! begin, and bridges.
 
 use weft_core::{name::IfName, policy::Rule};
 
 use super::shape::{
-    self, CMP_DATA, CMP_EQ, CMP_OP, DROP, META_DREG, META_KEY, REG_1, Reading, compare, expression,
-    number, value, verdict,
+    self, CMP_DATA, CMP_EQ, CMP_NEQ, CMP_OP, CMP_SREG, DATA_VALUE, DROP, META_DREG, META_KEY,
+    REG_1, Reading, compare, expression, number, value, verdict,
 };
-use crate::wire::Batch;
+use crate::wire::{self, Batch};
 
-const META_IIFNAME: u32 = 6;
-const META_OIFNAME: u32 = 7;
+pub(super) const META_IIFNAME: u32 = 6;
+pub(super) const META_OIFNAME: u32 = 7;
 const FIB_DREG: u16 = 1;
 const FIB_RESULT: u16 = 2;
 const FIB_FLAGS: u16 = 3;
@@ -44,11 +45,25 @@ pub(super) fn between(batch: &mut Batch) {
 }
 
 pub(super) fn unless_translated(batch: &mut Batch) {
+    translation(batch);
+    compare(batch, &[0; 4]);
+}
+
+/// Asks for the bit of a connection whose destination was translated.
+fn translation(batch: &mut Batch) {
     expression(batch, "ct", |batch| {
         batch.attr_be32(CT_KEY, CT_STATUS).attr_be32(CT_DREG, REG_1);
     });
     shape::bitwise(batch, &DST_NAT.to_ne_bytes());
-    compare(batch, &[0; 4]);
+}
+
+pub(super) fn if_translated(batch: &mut Batch) {
+    translation(batch);
+    expression(batch, "cmp", |batch| {
+        batch.attr_be32(CMP_SREG, REG_1).attr_be32(CMP_OP, CMP_NEQ).nest(CMP_DATA, |batch| {
+            batch.attr(DATA_VALUE, &[0; 4]);
+        });
+    });
 }
 
 pub(super) fn masquerade(batch: &mut Batch) {
@@ -56,14 +71,68 @@ pub(super) fn masquerade(batch: &mut Batch) {
     expression(batch, "masq", |_| {});
 }
 
+pub(super) fn masquerade_back(batch: &mut Batch, dev: &IfName) {
+    for key in [META_IIFNAME, META_OIFNAME] {
+        named(batch, key, &whole_name(dev));
+    }
+    if_translated(batch);
+    expression(batch, "masq", |_| {});
+}
+
+/// A name as the kernel compares it, to its end.
+fn whole_name(dev: &IfName) -> [u8; 16] {
+    let mut name = [0; 16];
+    name[..dev.as_str().len()].copy_from_slice(dev.as_str().as_bytes());
+    name
+}
+
 fn link(batch: &mut Batch, key: u32) {
+    named(batch, key, IfName::ACCESS.as_bytes());
+}
+
+/// Asks for a link's name, or for how it begins.
+pub(super) fn named(batch: &mut Batch, key: u32, name: &[u8]) {
     expression(batch, "meta", |batch| {
         batch.attr_be32(META_KEY, key).attr_be32(META_DREG, REG_1);
     });
-    compare(batch, IfName::ACCESS.as_bytes());
+    compare(batch, name);
 }
 
 pub(super) fn decode(parts: &[Part<'_>]) -> Option<Rule> {
+    back(parts).or_else(|| by_access(parts))
+}
+
+fn back(parts: &[Part<'_>]) -> Option<Rule> {
+    let [(_, _), (_, name), (_, _), (_, _), (ct, key), (bits, mask), (cmp, none), (masq, data)] =
+        parts
+    else {
+        return None;
+    };
+    let name = value(name, CMP_DATA)?;
+    let dev: IfName = wire::text(name).parse().ok()?;
+    let links = behind_name(parts, META_IIFNAME, &whole_name(&dev))
+        .and_then(|rest| behind_name(rest, META_OIFNAME, &whole_name(&dev)));
+    let whole = links.is_some()
+        && is_translation(ct, key, bits, mask)?
+        && cmp == "cmp"
+        && number(none, CMP_OP)? == CMP_NEQ
+        && value(none, CMP_DATA)? == [0; 4]
+        && masq == "masq"
+        && data.is_empty();
+    whole.then_some(Rule::MasqueradeBack { dev })
+}
+
+fn is_translation(ct: &str, key: &[u8], bits: &str, mask: &[u8]) -> Option<bool> {
+    Some(
+        ct == "ct"
+            && number(key, CT_KEY)? == CT_STATUS
+            && bits == "bitwise"
+            && value(mask, shape::BITWISE_MASK)? == DST_NAT.to_ne_bytes()
+            && value(mask, shape::BITWISE_XOR)? == [0; 4],
+    )
+}
+
+fn by_access(parts: &[Part<'_>]) -> Option<Rule> {
     let rest = behind_link(parts, META_IIFNAME)?;
     match rest {
         [(masq, data)] => (masq == "masq" && data.is_empty()).then_some(Rule::MasqueradeAccess),
@@ -83,11 +152,7 @@ fn apart(parts: &[Part<'_>]) -> Option<Rule> {
     let (_, asked) = parts.split_last().filter(|(last, _)| drops(last))?;
     let (addresses, unless_translated) = match asked {
         [addresses @ .., (ct, key), (bits, mask), none] if ct == "ct" => {
-            let dnat = number(key, CT_KEY)? == CT_STATUS
-                && bits == "bitwise"
-                && value(mask, shape::BITWISE_MASK)? == DST_NAT.to_ne_bytes()
-                && value(mask, shape::BITWISE_XOR)? == [0; 4]
-                && is_zero(none);
+            let dnat = is_translation(ct, key, bits, mask)? && is_zero(none);
             dnat.then_some((addresses, true))?
         }
         addresses => (addresses, false),
@@ -100,12 +165,16 @@ fn apart(parts: &[Part<'_>]) -> Option<Rule> {
 
 /// What stands behind the question for a pair's name.
 fn behind_link<'a, 'b>(parts: &'a [Part<'b>], key: u32) -> Option<&'a [Part<'b>]> {
+    behind_name(parts, key, IfName::ACCESS.as_bytes())
+}
+
+fn behind_name<'a, 'b>(parts: &'a [Part<'b>], key: u32, of: &[u8]) -> Option<&'a [Part<'b>]> {
     let [(meta, asked), (cmp, name), rest @ ..] = parts else { return None };
     let whole = meta == "meta"
         && number(asked, META_KEY)? == key
         && cmp == "cmp"
         && number(name, CMP_OP)? == CMP_EQ
-        && value(name, CMP_DATA)? == IfName::ACCESS.as_bytes();
+        && value(name, CMP_DATA)? == of;
     whole.then_some(rest)
 }
 

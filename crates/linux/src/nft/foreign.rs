@@ -205,7 +205,8 @@ fn foreign_chains(socket: &mut socket::Link) -> Result<Vec<Base>, Error> {
     let mut chains = chains(socket).map_err(read("chains"))?;
     chains.retain(|chain| {
         let table = (chain.family, &chain.table);
-        let ours = [INET, NETDEV].contains(&chain.family) && chain.table == mark::TABLE;
+        let own = [mark::TABLE, mark::PORTS].contains(&chain.table.as_str());
+        let ours = [INET, NETDEV].contains(&chain.family) && own;
         !ours && !dormant.iter().any(|dormant| table == (dormant.family, &dormant.name))
     });
     Ok(chains)

@@ -2,8 +2,10 @@
 //! what other tables do that concerns pods. The shapes of rules are a closed list, in core.
 
 mod access;
+mod alike;
 mod apart;
 mod foreign;
+mod ports;
 mod shape;
 
 use std::{io, sync::Mutex};
@@ -87,6 +89,8 @@ pub(crate) struct Nft {
     port: u32,
     /// Held while a set is changed: whoever empties the last takes the table away.
     apart: Mutex<()>,
+    /// The same, of the ports that lead to pods.
+    elements: Mutex<()>,
 }
 
 /// A chain of ours, by what it does.
@@ -107,7 +111,9 @@ const NAT: Chain = Chain { name: "source-nat", kind: "nat", hook: POSTROUTING, p
 impl Nft {
     pub(crate) fn open() -> Result<Self, Error> {
         let socket = socket::Link::open(protocols::NETLINK_NETFILTER).map_err(Error::Open)?;
-        Ok(Self { port: socket.port, socket: Mutex::new(socket), apart: Mutex::new(()) })
+        let port = socket.port;
+        let (apart, elements) = (Mutex::new(()), Mutex::new(()));
+        Ok(Self { port, socket: Mutex::new(socket), apart, elements })
     }
 
     pub(crate) fn port(&self) -> u32 {
@@ -144,6 +150,10 @@ impl Nft {
     }
 
     fn transact(&self, write: impl FnOnce(&mut Batch)) -> Result<(), Error> {
+        self.write(mark::TABLE, write)
+    }
+
+    fn write(&self, table: &'static str, write: impl FnOnce(&mut Batch)) -> Result<(), Error> {
         let mut socket = self.socket.lock().expect(POISONED);
         let mut batch = socket.batch();
         // `struct nfgenmsg`: the subsystem in network order.
@@ -153,7 +163,7 @@ impl Nft {
         batch.acknowledge_last();
         let last = batch.last_seq();
         batch.begin(BATCH_END, 0, &whole).end();
-        let failed = |error, text| Error::Write { table: mark::TABLE, error, text };
+        let failed = |error, text| Error::Write { table, error, text };
         let answers =
             socket.transact(&batch, last).map_err(|error| failed(error, String::new()))?;
         match answers.into_iter().next() {
@@ -260,15 +270,6 @@ fn chains(socket: &mut socket::Link) -> io::Result<Vec<Base>> {
 
 /// What the dumped chains and rules amount to.
 fn seen(chains: &[Base], rules: &[(String, Option<Rule>)]) -> Seen {
-    let known = |chain: &Chain| {
-        chains.iter().any(|base| {
-            base.name == chain.name
-                && base.kind == chain.kind
-                && base.hook == Some(chain.hook)
-                && base.priority == Some(chain.priority)
-                && base.policy == Some(ACCEPT)
-        })
-    };
     let of = |name: &str| -> Option<Vec<Rule>> {
         rules.iter().filter(|(chain, _)| chain == name).map(|(_, rule)| rule.clone()).collect()
     };
@@ -277,11 +278,22 @@ fn seen(chains: &[Base], rules: &[(String, Option<Rule>)]) -> Seen {
     let all = [(&RAW[0], &pre), (&RAW[1], &out), (&FORWARD, &forward), (&NAT, &nat)];
     let expected: Vec<&Chain> =
         all.into_iter().filter(|(_, rules)| !rules.is_empty()).map(|(chain, _)| chain).collect();
-    let whole = expected.iter().all(|chain| known(chain))
+    let whole = expected.iter().all(|chain| known(chains, chain))
         && expected.len() == chains.len()
         && all.iter().map(|(_, rules)| rules.len()).sum::<usize>() == rules.len()
         && pre == out;
     if whole { Seen::Ours(Ruleset { raw: pre, forward, nat }) } else { Seen::Altered }
+}
+
+/// True if the chain is among them, with its hook and no policy against it.
+fn known(chains: &[Base], chain: &Chain) -> bool {
+    chains.iter().any(|base| {
+        base.name == chain.name
+            && base.kind == chain.kind
+            && base.hook == Some(chain.hook)
+            && base.priority == Some(chain.priority)
+            && base.policy == Some(ACCEPT)
+    })
 }
 
 fn header(family: u8) -> [u8; 4] {
@@ -293,9 +305,13 @@ fn table(batch: &mut Batch, kind: u16, flags: u16) {
 }
 
 fn add_chain(batch: &mut Batch, chain: &Chain) {
+    add_chain_of(batch, mark::TABLE, chain);
+}
+
+fn add_chain_of(batch: &mut Batch, table: &str, chain: &Chain) {
     batch
         .begin(NEWCHAIN, NLM_F_CREATE, &header(INET))
-        .attr_str(CHAIN_TABLE, mark::TABLE)
+        .attr_str(CHAIN_TABLE, table)
         .attr_str(CHAIN_NAME, chain.name)
         .nest(CHAIN_HOOK, |batch| {
             batch

@@ -13,28 +13,29 @@ const EXPR_DATA: u16 = 2;
 pub(super) const META_DREG: u16 = 1;
 pub(super) const META_KEY: u16 = 2;
 const META_IIFTYPE: u32 = 8;
-const META_NFPROTO: u32 = 15;
-const META_L4PROTO: u32 = 16;
-const CMP_SREG: u16 = 1;
+pub(super) const META_NFPROTO: u32 = 15;
+pub(super) const META_L4PROTO: u32 = 16;
+pub(super) const CMP_SREG: u16 = 1;
 pub(super) const CMP_OP: u16 = 2;
 pub(super) const CMP_DATA: u16 = 3;
 pub(super) const CMP_EQ: u32 = 0;
-const PAYLOAD_DREG: u16 = 1;
-const PAYLOAD_BASE: u16 = 2;
-const PAYLOAD_OFFSET: u16 = 3;
-const PAYLOAD_LEN: u16 = 4;
+pub(super) const CMP_NEQ: u32 = 1;
+pub(super) const PAYLOAD_DREG: u16 = 1;
+pub(super) const PAYLOAD_BASE: u16 = 2;
+pub(super) const PAYLOAD_OFFSET: u16 = 3;
+pub(super) const PAYLOAD_LEN: u16 = 4;
 /// ARPHRD_ETHER.
 const ETHERNET: u16 = 1;
 const LINK_HEADER: u32 = 0;
-const NETWORK_HEADER: u32 = 1;
-const TRANSPORT_HEADER: u32 = 2;
+pub(super) const NETWORK_HEADER: u32 = 1;
+pub(super) const TRANSPORT_HEADER: u32 = 2;
 const UDP: u8 = 17;
 /// Where the destination port stands in a UDP header, and its length.
 const UDP_DPORT: (u32, u32) = (2, 2);
 /// Where the sender stands in an Ethernet header, and its length.
 const ETHER_SOURCE: (u32, u32) = (6, 6);
-const LOOKUP_SET: u16 = 1;
-const LOOKUP_SREG: u16 = 2;
+pub(super) const LOOKUP_SET: u16 = 1;
+pub(super) const LOOKUP_SREG: u16 = 2;
 const LOOKUP_FLAGS: u16 = 5;
 const BITWISE_SREG: u16 = 1;
 const BITWISE_DREG: u16 = 2;
@@ -43,13 +44,13 @@ pub(super) const BITWISE_MASK: u16 = 4;
 pub(super) const BITWISE_XOR: u16 = 5;
 const IMMEDIATE_DREG: u16 = 1;
 const IMMEDIATE_DATA: u16 = 2;
-const DATA_VALUE: u16 = 1;
+pub(super) const DATA_VALUE: u16 = 1;
 const DATA_VERDICT: u16 = 2;
 const VERDICT_CODE: u16 = 1;
 const VERDICT_CHAIN: u16 = 2;
 const REG_VERDICT: u32 = 0;
 pub(super) const REG_1: u32 = 1;
-const RETURN: i32 = -5;
+pub(super) const RETURN: i32 = -5;
 pub(super) const DROP: i32 = 0;
 const ACCEPTED: i32 = 1;
 const JUMP: i32 = -3;
@@ -70,6 +71,7 @@ pub(super) fn encode(batch: &mut Batch, rule: &Rule) {
         Rule::NoTrackPort { port } => return no_track_port(batch, *port),
         Rule::Spoofed => return access::spoofed(batch),
         Rule::MasqueradeAccess => return access::masquerade(batch),
+        Rule::MasqueradeBack { dev } => return access::masquerade_back(batch, dev),
         Rule::Apart { range, .. } => {
             access::between(batch);
             (range, Some(range))
@@ -95,7 +97,10 @@ pub(super) fn encode(batch: &mut Batch, rule: &Rule) {
         }
         Rule::Masquerade { .. } => expression(batch, "masq", |_| {}),
         // Written whole above.
-        Rule::NoTrackPort { .. } | Rule::Spoofed | Rule::MasqueradeAccess => {}
+        Rule::NoTrackPort { .. }
+        | Rule::Spoofed
+        | Rule::MasqueradeAccess
+        | Rule::MasqueradeBack { .. } => {}
     }
 }
 
@@ -225,6 +230,21 @@ pub(super) fn bitwise(batch: &mut Batch, mask: &[u8]) {
                 batch.attr(DATA_VALUE, &vec![0; mask.len()]);
             });
     });
+}
+
+/// Where an IPv4 header has its addresses.
+pub(super) const LOOPBACK_SOURCE: u32 = 12;
+pub(super) const LOOPBACK_DESTINATION: u32 = 16;
+
+/// `ip saddr 127.0.0.0/8`, or `daddr`.
+pub(super) fn loopback(batch: &mut Batch, at: u32) {
+    let net = IpNet::new_assert(std::net::Ipv4Addr::new(127, 0, 0, 0).into(), 8);
+    expression(batch, "meta", |batch| {
+        batch.attr_be32(META_KEY, META_NFPROTO).attr_be32(META_DREG, REG_1);
+    });
+    compare(batch, &[IPV4]);
+    let field = if at == LOOPBACK_SOURCE { Field::Source } else { Field::Destination };
+    prefix(batch, field, &net);
 }
 
 fn octets(ip: IpAddr) -> Vec<u8> {

@@ -82,8 +82,9 @@ pub(super) fn report(agent: &Agent, memory: &Memory, serving: &mut Serving, froz
         && desired::bridged_behind_services(&serving.host, &serving.served())
     {
         serving.problems.push(
-            "pods of one bridge do not reach each other through Services: br_netfilter is not \
-             loaded (`modprobe br_netfilter`, and name it in /etc/modules-load.d)"
+            "pods of one bridge see their node in place of each other through Services: \
+             br_netfilter is not loaded (`modprobe br_netfilter`, and name it in \
+             /etc/modules-load.d)"
                 .into(),
         );
     }

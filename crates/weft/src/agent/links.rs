@@ -14,7 +14,7 @@ use weft_linux::{Kernel, Netns, Observed, Refusal};
 
 use super::{
     Agent, Inside, Serving, access, announce::announce, children, dhcp, fault, lease::not_served,
-    reap::forget_flows, wake::Reasons,
+    ports, reap::forget_flows, wake::Reasons,
 };
 
 /// Makes the link and everything on it, the host's end up last. Returns the pod's end as it is.
@@ -180,12 +180,13 @@ pub(super) fn detach(agent: &Agent, id: &AttachmentId) -> Result<(), CniError> {
         refusals
     };
     dhcp::release(agent, &pod);
+    let mut refusals = ports::close(agent, &pod);
     // Of a link that is in the pod's namespace alone the node has no route, and what guards others
     // from it goes last, once it is freed.
-    let mut refusals = match pod.host_end {
+    refusals.extend(match pod.host_end {
         Some(_) => routes(),
         None => access::close(agent, &pod),
-    };
+    });
     fault::point("del.after-routes");
     refusals.extend(link());
     agent.doomed.ring(Reasons::OTHER);
@@ -204,7 +205,7 @@ pub(super) fn unreachable(agent: &Agent, pod: &Attachment) -> Vec<Change> {
         return pod.addrs.iter().map(|addr| Change::Drop(Key::Route((*addr).into()))).collect();
     };
     let served = here.served(&pod.network);
-    let outside = pod.attach.outside(pod, &served.ground(&agent.node, &serving.host));
+    let outside = pod.attach.guarded(pod, &served.ground(&agent.node, &serving.host));
     let doomed = outside.objects().filter(|object| {
         matches!(object, Object::Route(_) | Object::Apart { .. })
             || pod.host_links().all(|own| object.dev() != Some(own))

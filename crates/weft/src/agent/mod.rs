@@ -27,6 +27,7 @@ mod ledger;
 mod links;
 mod node;
 mod pods;
+mod ports;
 mod publish;
 mod reap;
 mod serve;

@@ -20,6 +20,7 @@ use super::{
     Agent, NetworkHere, POISONED, Serving, access, children, dhcp, fault,
     lease::{Lease, Turn, lease, network, not_served, serving, wait},
     links::{bring_up, complete, detach, inside},
+    ports,
     serve::Caller,
     switch,
     wake::Reasons,
@@ -76,12 +77,14 @@ fn add(
     let (name, serving) = network(agent, call)?;
     let parent = match serving.networks.get(&name) {
         Some(here) => {
+            ports::can_be_mapped(call, &here.network, &name)?;
             let attach = &here.network.attach;
             let nic = children::parent(agent, attach, &name)?;
             nic.map(|nic| child_of(agent, call, attach, &netns, &nic)).transpose()?
         }
         None => None,
     };
+    ports::await_free(agent, call)?;
     let addrs = lease(agent, call, &name, &serving)?;
     // From here on the loop keeps away, until the link is whole.
     let mut gate = Some(agent.gate.read().expect(POISONED));
@@ -102,11 +105,16 @@ fn add(
         let link = complete(agent, &leased, &there)?;
         made = (leased, link);
     }
+    ports::open(agent, &made.0, &ground)?;
     // From here on a DEL finds it: it waits for its turn.
     awaited(caller)?;
     commit(agent, &id)?;
     agent.tell_addresses(&name);
     born.committed();
+    if made.0.is_mapped() {
+        // What passes between pods is tracked from now on.
+        agent.wake.ring(Reasons::OTHER);
+    }
     if first {
         // The others are told that there are pods here.
         agent.wake.ring(Reasons::OTHER);
@@ -218,6 +226,7 @@ fn open(
 ) -> Result<Attachment, CniError> {
     let addrs = lease.addrs.clone().unwrap_or_default();
     let mut ledger = agent.ledger();
+    ports::free(&call.ports, &ledger)?;
     let others = ledger.attachments().filter(|other| other.cookie == cookie && other.id != *id);
     let gives = access::wanted(&here.network, serving, others);
     let attachment = Attachment {
@@ -244,6 +253,7 @@ fn open(
             && !ledger.attachments().any(|other| {
                 other.cookie == cookie && other.default_route && other.phase != Phase::Doomed
             }),
+        ports: call.ports.clone(),
         pod: call.pod.clone(),
         extra: Map::new(),
     };

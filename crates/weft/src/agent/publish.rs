@@ -14,7 +14,7 @@ use weft_core::{
     network::SCHEMA,
     paths::{Nic, acknowledged},
     plan::Change,
-    state::Key,
+    state::{Key, Knob},
     view::{Ack, NodeRecord, Part, Resident, Residents, ack_key, node_key, residents_key},
 };
 
@@ -118,6 +118,7 @@ pub(super) fn say(agent: &Agent, serving: &Serving, nics: &[Nic]) {
 fn at_stake(change: &Change) -> bool {
     match change.key() {
         Key::Link(dev) | Key::Up(dev) | Key::Addr(dev, _) => !dev.is_host_end() && !dev.is_vlan(),
+        Key::Sysctl(Knob::RouteLocalnet(_)) | Key::Hidden(..) | Key::Port(_) => false,
         Key::Sysctl(_) | Key::Table | Key::Apart(..) => true,
         Key::Neigh(..)
         | Key::Proxy(..)

@@ -11,7 +11,7 @@ use super::{Attaching, Birth, Ground, NextHop, Segment};
 use crate::{
     attachment::Attachment,
     name::{IfName, Mac, NetworkName},
-    state::{Hop, Kind, Link, Object, Route, State},
+    state::{Hop, Kind, Knob, Link, Object, Route, State},
 };
 
 /// It has no settings.
@@ -87,7 +87,13 @@ impl Attaching for Bridge {
             Segment::Network { host_access: true } => on_all_nodes(&dev, on),
             Segment::Network { host_access: false } => Vec::new(),
         };
-        [Object::Link(link), Object::Up { dev: dev.clone() }].into_iter().chain(own).collect()
+        let mut state: State =
+            [Object::Link(link), Object::Up { dev: dev.clone() }].into_iter().chain(own).collect();
+        if on.segment.host_access() && on.ranges.iter().any(|range| range.addr().is_ipv4()) {
+            // As long as no port of the node leads to a pod, which asks for the contrary.
+            state.put(Object::Sysctl { knob: Knob::RouteLocalnet(dev), value: 0 });
+        }
+        state
     }
 
     fn described(&self) -> String {

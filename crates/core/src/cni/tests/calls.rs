@@ -190,7 +190,13 @@ fn a_good_call_is_read_whole() {
     assert_eq!(call.dns["domain"], "x");
     assert_eq!(call.prev, None);
     assert_eq!(call.runtime, "containerd");
-    assert_eq!(call.warnings, ["`future` in the configuration is not read by weft-cni"]);
+    assert_eq!(
+        call.warnings,
+        [
+            "`future` in the configuration is not read by weft-cni",
+            "`runtimeConfig.bandwidth` is not read by weft-cni"
+        ]
+    );
 }
 
 #[test]

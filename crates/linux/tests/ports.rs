@@ -1,0 +1,109 @@
+//! Ports that lead to pods, against the real kernel and the `nft` tool.
+#![allow(clippy::unwrap_used)]
+
+mod floor;
+
+use floor::{converge, node, observe, sh};
+use weft_core::{
+    plan::{Change, plan},
+    policy::spec::Protocol,
+    ports::{Client, Door},
+    state::{Object, State},
+};
+
+fn port(ip: Option<&str>, protocol: Protocol, port: u16, to: &str) -> Object {
+    let to: std::net::SocketAddr = to.parse().unwrap();
+    let ip = ip.map(|ip| ip.parse().unwrap());
+    Object::Port { door: Door { ipv4: to.is_ipv4(), ip, protocol, port }, to }
+}
+
+fn hidden(addr: &str, from: Client) -> Object {
+    Object::Hidden { addr: addr.parse().unwrap(), from }
+}
+
+fn some() -> State {
+    [
+        port(None, Protocol::Tcp, 8080, "10.1.0.5:80"),
+        port(Some("192.0.2.1"), Protocol::Udp, 53, "10.1.0.6:1053"),
+        port(None, Protocol::Sctp, 8080, "10.1.0.5:80"),
+        port(None, Protocol::Tcp, 8080, "[fd00:1::5]:80"),
+        port(Some("2001:db8::1"), Protocol::Udp, 53, "[fd00:1::6]:1053"),
+        hidden("10.1.0.5", Client::Itself),
+        hidden("fd00:1::5", Client::Itself),
+        hidden("10.1.0.6", Client::Anybody),
+        hidden("fd00:1::6", Client::Anybody),
+    ]
+    .into_iter()
+    .collect()
+}
+
+#[test]
+fn the_table_says_in_nft_what_we_mean_and_sabotage_is_seen() {
+    node(|kernel| {
+        let desired = some();
+        converge(kernel, &desired);
+        let text = sh("nft list table inet weft-ports");
+        for line in [
+            "type filter hook prerouting priority raw",
+            "iifname \"weft*\" ip saddr 127.0.0.0/8 drop",
+            "iifname \"weft*\" ip daddr 127.0.0.0/8 drop",
+            "type nat hook prerouting priority dstnat",
+            "dnat ip to ip daddr . meta l4proto . th dport map @one4",
+            "meta nfproto ipv4 fib daddr type local dnat ip to meta l4proto . th dport map @any4",
+            "dnat ip6 to ip6 daddr . meta l4proto . th dport map @one6",
+            "meta nfproto ipv6 fib daddr type local dnat ip6 to meta l4proto . th dport map @any6",
+            "type nat hook output priority -100",
+            "ip6 daddr ::1 return",
+            "type nat hook postrouting priority srcnat",
+            "ip saddr . ip daddr @itself4 masquerade",
+            "ip6 daddr @anybody6 ct status dnat masquerade",
+            "oifname \"weft*\" ip saddr 127.0.0.0/8 masquerade",
+            "tcp . 8080 : 10.1.0.5 . 80",
+            "192.0.2.1 . udp . 53 : 10.1.0.6 . 1053",
+            "2001:db8::1 . udp . 53 : fd00:1::6 . 1053",
+            "10.1.0.5 . 10.1.0.5",
+        ] {
+            assert!(text.contains(line), "{line} is not in {text}");
+        }
+        for sabotage in [
+            "nft flush chain inet weft-ports output",
+            "nft delete table inet weft-ports",
+            "nft add rule inet weft-ports postrouting masquerade",
+            "nft insert rule inet weft-ports guard accept",
+            "nft flush map inet weft-ports any4",
+            "nft delete element inet weft-ports itself4 '{ 10.1.0.5 . 10.1.0.5 }'",
+            "nft add element inet weft-ports any4 '{ tcp . 22 : 10.1.0.9 . 22 }'",
+            "nft 'delete element inet weft-ports any4 { tcp . 8080 }; add element inet weft-ports any4 { tcp . 8080 : 10.1.0.9 . 80 }'",
+            "nft add chain inet weft-ports more",
+            "nft add set inet weft-ports more '{ type ipv4_addr; }'",
+            "nft add chain inet weft-ports prerouting '{ policy drop; }'",
+            "nft add table inet weft-ports '{ flags dormant; }'",
+            "nft flush chain inet weft-ports guard; nft 'add rule inet weft-ports guard iifname weft* ip saddr 127.0.0.0/8 drop; add rule inet weft-ports guard iifname weft* ip daddr 127.0.0.0/8 accept'",
+            "nft flush chain inet weft-ports output; nft 'add rule inet weft-ports output ip6 daddr ::1 return'",
+        ] {
+            sh(sabotage);
+            assert_ne!(plan(&desired, &observe(kernel, &desired)), [], "{sabotage} is not seen");
+            converge(kernel, &desired);
+        }
+        // As `nft` itself writes what it lists.
+        let list = sh("nft -s list table inet weft-ports");
+        sh(&format!("nft delete table inet weft-ports; nft -f - <<'E'\n{list}\nE"));
+        assert_eq!(sh("nft -s list table inet weft-ports"), list);
+    });
+}
+
+#[test]
+fn the_last_port_takes_the_table_with_it() {
+    node(|kernel| {
+        converge(kernel, &some());
+        converge(kernel, &State::default());
+        assert!(!sh("nft list tables").contains("weft"));
+        assert_eq!(kernel.apply(&[Change::Drop(some().keys().next_back().unwrap().clone())]), []);
+        assert!(!kernel.foreign_nat().unwrap());
+        converge(kernel, &some());
+        assert!(!kernel.foreign_nat().unwrap(), "what is ours is no stranger's");
+        // One that leads elsewhere now.
+        let moved: State = [port(None, Protocol::Tcp, 8080, "10.1.0.7:81")].into_iter().collect();
+        converge(kernel, &moved);
+    });
+}
