@@ -55,6 +55,8 @@ enum Bench {
     Addresses(bench::Addresses),
     /// A table of routes fed to our engine, BIRD and GoBGP; hundreds of speakers in one process
     Bgp(bench::Bgp),
+    /// The policies of a cluster of 150,000 pods as one node holds them: memory, what a pod's change takes
+    Cluster(bench::Cluster),
 }
 
 fn vm_says(script: &str) -> anyhow::Result<()> {
@@ -73,6 +75,7 @@ fn main() -> ExitCode {
         Task::Bench(Bench::Scale(scale)) => bench::scale(&scale),
         Task::Bench(Bench::Addresses(addresses)) => bench::addresses(&addresses),
         Task::Bench(Bench::Bgp(asked)) => bench::bgp(&asked),
+        Task::Bench(Bench::Cluster(asked)) => bench::cluster(&asked),
         Task::Models(models) => models.run(),
         Task::Vm { script } => vm_says(&script),
         Task::Dist(dist) => dist.run(),

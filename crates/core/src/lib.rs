@@ -22,5 +22,6 @@ pub mod policy;
 pub mod ports;
 #[cfg(feature = "schema")]
 mod schema;
+pub mod selection;
 pub mod state;
 pub mod view;

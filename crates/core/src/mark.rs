@@ -10,6 +10,8 @@ pub const PROTOCOL: u8 = 119;
 pub const METRIC: u32 = 119;
 /// Of the routes inside a pod that lead to its node: behind those of the pod's other links.
 pub const ACCESS_METRIC: u32 = METRIC + 1;
+/// Our nftables table of policies, family inet, on the node and in pods.
+pub const POLICY_TABLE: &str = "weft-policy";
 /// Our nftables tables, families inet and netdev.
 pub const TABLE: &str = "weft";
 /// That of the ports that lead to pods, family inet.

@@ -29,6 +29,8 @@ use crate::{
 /// IPV6_NETCONF, NEXTHOP.
 const GROUPS: [u32; 9] = [1, 3, 5, 7, 9, 11, 24, 25, 32];
 const NFNLGRP_NFTABLES: u32 = 7;
+/// `NFTA_TABLE_NAME`, `NFTA_CHAIN_TABLE` and so on.
+const NFTA_TABLE: u16 = 1;
 /// RTNLGRP_LINK, NSID: of every namespace that has a number here.
 const GROUPS_ELSEWHERE: [u32; 2] = [1, 28];
 /// The kernel tells nobody of tables of iptables' old kind, so they are looked for.
@@ -39,6 +41,8 @@ const RECEIVE: usize = 64 * 1024;
 pub enum Event {
     /// A stranger changed something; what, in a word.
     Changed(&'static str),
+    /// A stranger changed the table of policies, and maybe others.
+    Policies,
     /// A link that is in its pod's namespace alone went, or a pod's namespace did.
     PodGone,
     /// More was missed than the socket could hold: look at everything.
@@ -107,10 +111,7 @@ impl Watch {
             if let Some(event) = route {
                 return Ok(event);
             }
-            let nft = self.read(&self.nft, |message| {
-                self.strange(false, message).then_some(Event::Changed("nftables"))
-            })?;
-            if let Some(event) = nft {
+            if let Some(event) = self.read_all(&self.nft, |m| self.of_nft(m))? {
                 return Ok(event);
             }
             let Some(elsewhere) = &self.elsewhere else { continue };
@@ -133,11 +134,41 @@ impl Watch {
         !ports.contains(&(routing, message.port))
     }
 
+    fn of_nft(&self, message: &Message<'_>) -> Option<Event> {
+        // A table's name is what every object of one is told by.
+        let table = || wire::attrs(message.body.get(4..)?).find(|(kind, _)| *kind == NFTA_TABLE);
+        self.strange(false, message).then(|| match table() {
+            Some((_, name)) if wire::text(name) == mark::POLICY_TABLE => Event::Policies,
+            _ => Event::Changed("nftables"),
+        })
+    }
+
     /// The first thing that `event` makes something of.
     fn read(
         &self,
         socket: &Socket,
         event: impl Fn(&Message<'_>) -> Option<Event>,
+    ) -> io::Result<Option<Event>> {
+        self.gather(socket, |buffer| wire::messages(buffer).find_map(|m| event(&m)))
+    }
+
+    /// As that, where what concerns policies goes before all else that was told with it.
+    fn read_all(
+        &self,
+        socket: &Socket,
+        event: impl Fn(&Message<'_>) -> Option<Event>,
+    ) -> io::Result<Option<Event>> {
+        self.gather(socket, |buffer| {
+            let mut events = wire::messages(buffer).filter_map(|m| event(&m));
+            let first = events.next()?;
+            Some(if events.any(|event| event == Event::Policies) { Event::Policies } else { first })
+        })
+    }
+
+    fn gather(
+        &self,
+        socket: &Socket,
+        event: impl Fn(&[u8]) -> Option<Event>,
     ) -> io::Result<Option<Event>> {
         let mut buffer = self.buffer.lock().expect("no code that holds this lock panics");
         loop {
@@ -150,7 +181,7 @@ impl Watch {
                 }
                 Err(error) => return Err(error),
             };
-            if let Some(event) = wire::messages(&buffer[..length]).find_map(|m| event(&m)) {
+            if let Some(event) = event(&buffer[..length]) {
                 return Ok(Some(event));
             }
         }

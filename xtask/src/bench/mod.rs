@@ -2,6 +2,7 @@
 
 mod addresses;
 mod bgp;
+mod cluster;
 mod cni;
 mod contender;
 mod load;
@@ -13,6 +14,7 @@ use clap::Args;
 
 pub use addresses::{Addresses, addresses};
 pub use bgp::{Bgp, bgp};
+pub use cluster::{Cluster, cluster};
 pub use cni::cni;
 pub use path::{Paths, path};
 pub use scale::{Scale, scale};

@@ -26,7 +26,7 @@ pub struct Pod {
     pub ports: Vec<NamedPort>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct NamedPort {
     pub name: Arc<str>,
     pub protocol: Protocol,

@@ -1,9 +1,12 @@
-//! `spec` of a NetworkPolicy (networking.k8s.io/v1), as the API writes it.
+//! `spec` of a NetworkPolicy (networking.k8s.io/v1), as the API writes it. An entry that can't be read
+//! keeps its place, with the reason: without it, a rule for some would be one for all.
 
 use std::{collections::BTreeMap, fmt};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+
+mod wire;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -37,11 +40,14 @@ pub struct EgressRule {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(rename_all = "camelCase", from = "wire::Read<wire::PeerEntry>")]
 pub struct Peer {
     pub pod_selector: Option<Selector>,
     pub namespace_selector: Option<Selector>,
     pub ip_block: Option<IpBlock>,
+    /// Why it could not be read; it is nobody.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unreadable: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,16 +58,19 @@ pub struct IpBlock {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(rename_all = "camelCase", from = "wire::Read<wire::PortEntry>")]
 pub struct Port {
     pub protocol: Protocol,
     /// None: every port of the protocol.
     pub port: Option<PortName>,
     pub end_port: Option<u16>,
+    /// Why it could not be read; it is no port.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unreadable: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "a port is a number from 1 to 65535, or a name")]
 pub enum PortName {
     Number(u16),
     Name(String),

@@ -5,6 +5,7 @@ mod access;
 mod alike;
 mod apart;
 mod foreign;
+mod policy;
 mod ports;
 mod shape;
 
@@ -18,6 +19,7 @@ use weft_core::{
 
 pub(crate) use foreign::legacy_tables;
 pub use foreign::{Finding, Passing};
+pub use policy::{PolicyTable, Wanted, Was};
 
 use crate::{
     socket,
@@ -154,22 +156,7 @@ impl Nft {
     }
 
     fn write(&self, table: &'static str, write: impl FnOnce(&mut Batch)) -> Result<(), Error> {
-        let mut socket = self.socket.lock().expect(POISONED);
-        let mut batch = socket.batch();
-        // `struct nfgenmsg`: the subsystem in network order.
-        let whole = [UNSPEC, 0, 0, SUBSYSTEM.to_be_bytes()[1]];
-        batch.begin(BATCH_BEGIN, 0, &whole).end();
-        write(&mut batch);
-        batch.acknowledge_last();
-        let last = batch.last_seq();
-        batch.begin(BATCH_END, 0, &whole).end();
-        let failed = |error, text| Error::Write { table, error, text };
-        let answers =
-            socket.transact(&batch, last).map_err(|error| failed(error, String::new()))?;
-        match answers.into_iter().next() {
-            None => Ok(()),
-            Some(answer) => Err(failed(io::Error::from_raw_os_error(answer.errno), answer.text)),
-        }
+        transact(&mut self.socket.lock().expect(POISONED), table, write)
     }
 
     pub(crate) fn observe(&self) -> Result<Seen, Error> {
@@ -200,6 +187,28 @@ impl Nft {
             },
         );
         Ok(seen(&chains, &rules.map_err(read("rules"))?))
+    }
+}
+
+/// One transaction, done whole or not at all.
+fn transact(
+    socket: &mut socket::Link,
+    table: &'static str,
+    write: impl FnOnce(&mut Batch),
+) -> Result<(), Error> {
+    let mut batch = socket.batch();
+    // `struct nfgenmsg`: the subsystem in network order.
+    let whole = [UNSPEC, 0, 0, SUBSYSTEM.to_be_bytes()[1]];
+    batch.begin(BATCH_BEGIN, 0, &whole).end();
+    write(&mut batch);
+    batch.acknowledge_last();
+    let last = batch.last_seq();
+    batch.begin(BATCH_END, 0, &whole).end();
+    let failed = |error, text| Error::Write { table, error, text };
+    let answers = socket.transact(&batch, last).map_err(|error| failed(error, String::new()))?;
+    match answers.into_iter().next() {
+        None => Ok(()),
+        Some(answer) => Err(failed(io::Error::from_raw_os_error(answer.errno), answer.text)),
     }
 }
 

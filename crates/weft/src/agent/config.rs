@@ -39,6 +39,8 @@ pub struct Config {
     #[serde(default)]
     pub peers: Vec<NodeName>,
     #[serde(default)]
+    pub policies: Option<PathBuf>,
+    #[serde(default)]
     pub networks: BTreeMap<NetworkName, Network>,
     #[serde(default)]
     pub install: Option<Install>,
@@ -101,6 +103,11 @@ blocks: {}
 
 # Nodes that must be heard in multicast groups, though no store may list them.
 peers: []
+
+# A directory of NetworkPolicies, and of the Namespaces and Pods that they speak of, each as Kubernetes
+# writes it: for clusters without it. Only pods that are in it are attached then. Default: none, and
+# every pod is open.
+# policies: /etc/weft/policies
 
 # Networks that are made while the cluster has none at all (`weft models` tells of their fields).
 networks: {}

@@ -70,6 +70,7 @@ pub(super) fn report(agent: &Agent, memory: &Memory, serving: &mut Serving, froz
     serving.problems.extend(super::children::missing(agent, serving));
     serving.problems.extend(ignored(serving));
     serving.problems.extend(serving.refused_inside.values().cloned());
+    serving.problems.extend(agent.policies.iter().flat_map(super::policy::Policies::problems));
     for foreign in &memory.clashes {
         serving.problems.push(format!(
             "a foreign route stands beside ours and was left: {foreign}; \

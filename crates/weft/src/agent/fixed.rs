@@ -48,7 +48,7 @@ pub(super) fn lease(
             return Ok(addrs);
         }
         // Ours alone on this node from here on; given back if the store says no.
-        let mut lease = Lease { agent, network: name, addrs: Some(addrs) };
+        let mut lease = Lease { agent, network: name.clone(), addrs: Some(addrs) };
         match claim_all(agent, call, name, &wanted)? {
             None => {
                 fault::point("add.after-claim");

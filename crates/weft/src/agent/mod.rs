@@ -8,6 +8,7 @@ mod access;
 mod announce;
 mod bgp;
 mod cache;
+mod check;
 mod children;
 mod chunks;
 #[cfg(test)]
@@ -20,6 +21,7 @@ mod fault;
 mod findings;
 mod first;
 mod fixed;
+mod further;
 mod hear;
 mod install;
 mod lease;
@@ -27,6 +29,7 @@ mod ledger;
 mod links;
 mod node;
 mod pods;
+pub mod policy;
 mod ports;
 mod publish;
 mod reap;
@@ -108,12 +111,16 @@ pub struct Agent {
     leases: dhcp::Leases,
     /// Attachments that a call is about; a second call for one waits.
     busy: Mutex<BTreeSet<AttachmentId>>,
+    /// Attachments of ADDs under way that are whole, while another of the same ADD is not.
+    whole: Mutex<BTreeSet<AttachmentId>>,
     /// Of networks that are joined in a multicast group: who was heard there.
     hearings: Mutex<BTreeMap<NetworkName, hear::Hearing>>,
     /// Whoever else has addresses on networks that pods share with him.
     strangers: strangers::Bell,
     /// How many MAC addresses physical switches admit.
     switches: switch::Switches,
+    /// Where anybody says anything of policies.
+    pub policies: Option<policy::Policies>,
     /// What stands between the node's runtime and weft.
     uninstalled: Mutex<Option<String>>,
     runtime: tokio::runtime::Handle,
@@ -228,6 +235,7 @@ const POISONED: &str = "a thread that panics aborts the agent, so no lock is eve
 impl Agent {
     fn new(begin: Begin, runtime: tokio::runtime::Handle) -> Self {
         Self {
+            policies: policy::Policies::new(&begin.config, &begin.node),
             node: begin.node,
             boot: begin.boot,
             cookie: weft_linux::cookie_here().ok(),
@@ -252,6 +260,7 @@ impl Agent {
             switches: switch::Switches::default(),
             uninstalled: Mutex::default(),
             busy: Mutex::default(),
+            whole: Mutex::default(),
             hearings: Mutex::default(),
             runtime,
             counters: Counters::default(),
@@ -329,6 +338,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     strangers::spawn(&agent, rung)?;
     switch::spawn(&agent)?;
     dhcp::spawn(&agent, told)?;
+    policy::spawn(&agent)?;
     serve::spawn(&agent)?;
     install::spawn(&agent)?;
     crate::control::spawn(&agent, &runtime)?;

@@ -16,7 +16,7 @@ use ipnet::IpNet;
 use weft_core::{
     attach::Footing,
     attachment::Phase,
-    desired::{self, Host},
+    desired::Host,
     join::{Receive, Way},
     moved::moved,
     name::{IfName, NetworkName},
@@ -27,7 +27,9 @@ use weft_core::{
 use weft_linux::{Event, ForeignRoute, HostLink, Observed, Passing, Refusal, Watch, read_knob};
 
 use super::{
-    Agent, NetworkHere, POISONED, Serving, bgp, findings, links, publish,
+    Agent, NetworkHere, POISONED, Serving, bgp, findings, further, links,
+    policy::Policies,
+    publish,
     sight::{Look, Sight},
     sysctls::Found,
     underlay,
@@ -84,13 +86,21 @@ fn listen(agent: &Agent, mut watch: Watch) {
                 tracing::debug!(%what, "the kernel changed");
                 agent.wake.ring(Reasons::KERNEL);
             }
+            Ok(Event::Policies) => {
+                tracing::debug!("policies' table changed");
+                agent.policies.iter().for_each(Policies::doubt);
+                agent.wake.ring(Reasons::KERNEL);
+            }
             // Of pods whose links have an end here, that end tells more.
             Ok(Event::PodGone) if !agent.ledger().has_children() => {}
             Ok(Event::PodGone) => {
                 agent.pods_gone.store(true, Ordering::SeqCst);
                 agent.wake.ring(Reasons::OTHER);
             }
-            Ok(Event::Overrun) => agent.wake.ring(Reasons::KERNEL),
+            Ok(Event::Overrun) => {
+                agent.policies.iter().for_each(Policies::doubt);
+                agent.wake.ring(Reasons::KERNEL);
+            }
             Err(error) => {
                 tracing::warn!(%error, "listening to the kernel failed");
                 agent.wake.ring(Reasons::KERNEL);
@@ -143,6 +153,7 @@ fn turn(agent: &Agent, memory: &mut Memory, why: Reasons) -> bool {
         serving.converged && !to_retry && memory.waiting.is_empty() && !agent.bgp.looks_again();
     agent.set_serving(serving);
     agent.tell_residents();
+    agent.policies.iter().for_each(Policies::ring);
     agent.strangers.ring();
     agent.switches.look(why);
     all_well
@@ -398,11 +409,6 @@ fn knobs(serving: &Serving) -> Vec<Knob> {
     knobs
 }
 
-fn desired(agent: &Agent, serving: &Serving) -> State {
-    let ledger = agent.ledger();
-    desired::node(&agent.node, &serving.host, &serving.served(), ledger.attachments())
-}
-
 /// What is to be done: for the peers that moved since `last` where the kernel holds just that, else
 /// for everything.
 fn changes(
@@ -429,7 +435,7 @@ fn changes(
 /// Where not all is known that something may be here for, it may be added to, but nothing is taken
 /// away.
 fn everything(agent: &Agent, serving: &Serving, observed: &mut Observed) -> Vec<Change> {
-    let desired = desired(agent, serving);
+    let desired = further::desired(agent, serving);
     know_new_knobs(&desired, &mut observed.ours);
     let mut changes = plan(&desired, &observed.ours);
     let frozen = findings::frozen(agent, serving).is_some();

@@ -101,6 +101,7 @@ fn reap(agent: &Agent) -> anyhow::Result<()> {
         closed
     };
     drop(gate);
+    agent.policies.iter().for_each(super::policy::Policies::ring);
     agent.tell_progress();
     closed?;
     anyhow::ensure!(left == 0, "{left} links inside pods are left");

@@ -8,7 +8,7 @@ use anyhow::{Context, bail};
 use weft_core::{plan::plan, state::State};
 use weft_linux::Kernel;
 
-use super::{Config, boot_id, children, install, ledger::Ledger, lock, sysctls::Found};
+use super::{Config, boot_id, children, install, ledger::Ledger, lock, policy, sysctls::Found};
 
 const ROUNDS_MAX: usize = 3;
 /// What an agent leaves in its directories.
@@ -42,6 +42,7 @@ fn kernel(config: &Config) -> anyhow::Result<()> {
     kernel.reap().context("free the links of pods that are gone")?;
     let pods: Vec<_> = Ledger::open(&config.run_dir)?.attachments().cloned().collect();
     children::uninstall(&kernel, &pods).context("free the links inside pods")?;
+    policy::uninstall(&kernel, &pods)?;
     let mut refusals = Vec::new();
     for _ in 0..ROUNDS_MAX {
         let changes = plan(&State::default(), &kernel.observe_node(&[])?.ours);

@@ -1,0 +1,218 @@
+//! Kubernetes' NetworkPolicy in the kernel: a table of its own, `inet weft-policy`, on the node and in
+//! the namespaces of pods that others reach past it. `frame` leads packets to lists, `list` says what
+//! a list is, `change` writes, `seen` reads.
+
+mod change;
+mod elements;
+mod frame;
+mod list;
+mod rule;
+mod seen;
+mod shape;
+mod table;
+
+use std::{collections::BTreeMap, io, sync::Arc};
+
+use netlink_sys::protocols;
+use weft_core::{
+    mark::POLICY_TABLE,
+    policy::{
+        firewall::{Firewall, List, ListName},
+        own::Own,
+        spec::Direction,
+    },
+};
+
+use super::Error;
+use crate::{
+    kernel::{Kernel, POISONED},
+    netns::Netns,
+    socket,
+    wire::Batch,
+};
+use seen::Seen;
+use table::Table;
+
+/// The table of one namespace.
+pub struct PolicyTable {
+    socket: socket::Link,
+    /// What was last written, and nobody has touched since.
+    known: Option<Wanted>,
+}
+
+/// What a namespace's table should say; nothing: there is none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    Node(Firewall),
+    Pod(Own),
+}
+
+/// A list, and what it decides on.
+type Decides = (Direction, ListName);
+
+fn is_same(other: Option<&&Arc<List>>, list: &Arc<List>) -> bool {
+    other.is_some_and(|other| Arc::ptr_eq(other, list) || *other == list)
+}
+
+/// Whether what was there was what should be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Was {
+    AsWritten,
+    Otherwise,
+}
+
+impl PolicyTable {
+    /// Of the node, whose own writing wakes nobody.
+    pub fn here(kernel: &Kernel) -> Result<Self, Error> {
+        let policies = Self::of(&kernel.netns)?;
+        kernel.ports.write().expect(POISONED).insert((false, policies.socket.port));
+        Ok(policies)
+    }
+
+    pub fn of(netns: &Netns) -> Result<Self, Error> {
+        let open = || socket::Link::open(protocols::NETLINK_NETFILTER);
+        let socket = netns.run(open).and_then(|socket| socket).map_err(Error::Open)?;
+        Ok(Self { socket, known: None })
+    }
+
+    /// As `of`, for a thread that is there.
+    pub fn inside() -> Result<Self, Error> {
+        let socket = socket::Link::open(protocols::NETLINK_NETFILTER).map_err(Error::Open)?;
+        Ok(Self { socket, known: None })
+    }
+
+    /// What another of this type has written, and nobody has touched since.
+    pub fn trust(&mut self, known: Wanted) {
+        self.known = Some(known);
+    }
+
+    /// Somebody else may have written: the next time it is looked at what is there.
+    pub fn doubt(&mut self) {
+        self.known = None;
+    }
+
+    /// Brings the table to what is wanted, in one transaction. Nothing wanted: no table.
+    pub fn write(&mut self, wanted: Wanted) -> Result<Was, Error> {
+        if self.known.as_ref() == Some(&wanted) {
+            return Ok(Was::AsWritten);
+        }
+        let Some(known) = self.known.take() else { return self.write_anew(wanted) };
+        if known.is_empty() || wanted.is_empty() {
+            return self.write_anew(wanted);
+        }
+        let (old, new) = (known.used(), wanted.used());
+        let was = known.table(|key, list| !is_same(new.get(key), list));
+        let is = wanted.table(|key, list| !is_same(old.get(key), list));
+        match self.change(&was, &is) {
+            Ok(()) => {
+                self.known = Some(wanted);
+                Ok(Was::AsWritten)
+            }
+            // Somebody has been at it.
+            Err(_) => self.write_anew(wanted),
+        }
+    }
+
+    /// From what is there, whatever that is.
+    fn write_anew(&mut self, wanted: Wanted) -> Result<Was, Error> {
+        let is = wanted.table(|_, _| true);
+        let read = |error| Error::Read { what: "policies", error };
+        let seen = seen::look(&mut self.socket, &is).map_err(read)?;
+        let was = match (&seen, wanted.is_empty()) {
+            (Seen::Absent, true) => Was::AsWritten,
+            (_, true) => {
+                self.transact(change::delete)?;
+                Was::Otherwise
+            }
+            (Seen::Table(was), false) if *was == is => Was::AsWritten,
+            (seen, false) => {
+                let changed = match seen {
+                    Seen::Absent => self.change(&Table::default(), &is),
+                    Seen::Table(was) => self.change(was, &is),
+                    Seen::Altered => Err(Error::Open(io::ErrorKind::Other.into())),
+                };
+                changed.or_else(|_| self.replace(&is))?;
+                Was::Otherwise
+            }
+        };
+        self.known = Some(wanted);
+        Ok(was)
+    }
+
+    fn replace(&mut self, is: &Table) -> Result<(), Error> {
+        self.transact(|batch| {
+            change::delete(batch);
+            change::change(batch, &Table::default(), is);
+        })
+    }
+
+    fn change(&mut self, was: &Table, is: &Table) -> Result<(), Error> {
+        match self.transact(|batch| change::change(batch, was, is)) {
+            Err(Error::Write { error, .. }) if error.raw_os_error() == Some(libc::EMSGSIZE) => {
+                let (then, steps) = change::ahead(was, is);
+                for (name, set) in steps {
+                    self.transact(|batch| change::step(batch, &name, &set))?;
+                }
+                self.transact(|batch| change::change(batch, &then, is))
+            }
+            done => done,
+        }
+    }
+
+    fn transact(&mut self, write: impl FnOnce(&mut Batch)) -> Result<(), Error> {
+        super::transact(&mut self.socket, POLICY_TABLE, write)
+    }
+}
+
+impl Wanted {
+    fn is_empty(&self) -> bool {
+        match self {
+            Self::Node(firewall) => firewall.pods.is_empty(),
+            Self::Pod(own) => own.doors.is_empty(),
+        }
+    }
+
+    fn all(&self) -> &BTreeMap<ListName, Arc<List>> {
+        match self {
+            Self::Node(firewall) => &firewall.lists,
+            Self::Pod(own) => &own.lists,
+        }
+    }
+
+    /// The lists that decide anything, by direction.
+    fn used(&self) -> BTreeMap<Decides, &Arc<List>> {
+        let used: Vec<Decides> = match self {
+            Self::Node(firewall) => {
+                firewall.pods.iter().map(|((direction, _), name)| (*direction, *name)).collect()
+            }
+            Self::Pod(own) => {
+                let of = |direction, lists: weft_core::policy::own::Lists| {
+                    lists.v4.into_iter().chain(lists.v6).map(move |name| (direction, name))
+                };
+                let doors = own.doors.iter();
+                let each = doors.flat_map(|door| {
+                    of(Direction::Ingress, door.ingress).chain(of(Direction::Egress, door.egress))
+                });
+                each.collect()
+            }
+        };
+        let found = used.into_iter().filter_map(|key| Some((key, self.all().get(&key.1)?)));
+        found.collect()
+    }
+
+    /// What leads to lists, and those that are asked for.
+    fn table(&self, asked: impl Fn(&Decides, &Arc<List>) -> bool) -> Table {
+        let mut table = Table::default();
+        if self.is_empty() {
+            return table;
+        }
+        match self {
+            Self::Node(firewall) => frame::node(&mut table, firewall),
+            Self::Pod(own) => frame::pod(&mut table, own),
+        }
+        for (key, list) in self.used().into_iter().filter(|(key, list)| asked(key, list)) {
+            list::write(&mut table, key.0, key.1, list);
+        }
+        table
+    }
+}

@@ -1,0 +1,227 @@
+//! Policies, namespaces and pods as files of a directory, written as Kubernetes writes them: for clusters
+//! without it. A file that can't be read leaves what it said before in force.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    os::fd::AsFd,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context, bail};
+use nix::{
+    poll::{PollFd, PollFlags, poll},
+    sys::inotify::{AddWatchFlags, InitFlags, Inotify},
+};
+use serde::Deserialize;
+use serde_json::Value;
+use weft_core::policy::{
+    cluster::{Labels, NamedPort, ObjectName, Pod},
+    spec::{PolicySpec, Protocol},
+};
+
+use super::{super::Agent, Said};
+
+const RETRY: Duration = Duration::from_millis(500);
+
+#[derive(Clone, PartialEq)]
+enum Object {
+    Namespace(Labels),
+    Pod(Pod),
+    Policy(PolicySpec),
+}
+
+/// By kind, since one of each may have the same name.
+type Objects = BTreeMap<(&'static str, ObjectName), Object>;
+
+pub(super) fn spawn(agent: &Arc<Agent>, dir: PathBuf) -> anyhow::Result<()> {
+    let agent = agent.clone();
+    std::thread::Builder::new().name("policy-files".into()).spawn(move || {
+        let mut files = BTreeMap::new();
+        let mut told = Objects::new();
+        loop {
+            if let Err(error) = follow(&agent, &dir, &mut files, &mut told) {
+                tracing::warn!(error = format!("{error:#}"), dir = %dir.display(), "policies can't be read");
+                std::thread::sleep(RETRY);
+            }
+        }
+    })?;
+    Ok(())
+}
+
+fn follow(
+    agent: &Agent,
+    dir: &Path,
+    files: &mut BTreeMap<PathBuf, Objects>,
+    told: &mut Objects,
+) -> anyhow::Result<()> {
+    let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
+    let changes = AddWatchFlags::IN_CLOSE_WRITE
+        | AddWatchFlags::IN_MOVE
+        | AddWatchFlags::IN_DELETE
+        | AddWatchFlags::IN_DELETE_SELF;
+    inotify.add_watch(dir, changes).context("watch")?;
+    loop {
+        read(dir, files)?;
+        tell(agent, files, told);
+        let mut ready = [PollFd::new(inotify.as_fd(), PollFlags::POLLIN)];
+        poll(&mut ready, nix::poll::PollTimeout::NONE)?;
+        let events = inotify.read_events()?;
+        if events.iter().any(|event| event.mask.contains(AddWatchFlags::IN_IGNORED)) {
+            bail!("the directory is gone");
+        }
+    }
+}
+
+fn read(dir: &Path, files: &mut BTreeMap<PathBuf, Objects>) -> anyhow::Result<()> {
+    let mut there = BTreeMap::new();
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        if !path.extension().is_some_and(|kind| ["yaml", "yml", "json"].iter().any(|k| kind == *k))
+        {
+            continue;
+        }
+        let text = fs::read_to_string(&path).map_err(anyhow::Error::from);
+        match text.and_then(|text| objects(&text)) {
+            Ok(objects) => _ = there.insert(path, objects),
+            Err(error) => {
+                tracing::warn!(error = format!("{error:#}"), file = %path.display(), "not understood");
+                there.extend(files.remove_entry(&path));
+            }
+        }
+    }
+    *files = there;
+    Ok(())
+}
+
+fn tell(agent: &Agent, files: &BTreeMap<PathBuf, Objects>, told: &mut Objects) {
+    let Some(policies) = &agent.policies else { return };
+    let now: Objects = files.values().flatten().map(|(key, o)| (key.clone(), o.clone())).collect();
+    policies.hear(agent, |said| {
+        for ((_, name), was) in told.iter().filter(|(key, _)| !now.contains_key(*key)) {
+            was.forget(said, name);
+        }
+        for (key, object) in now.iter().filter(|(key, object)| told.get(*key) != Some(*object)) {
+            object.clone().say(said, &key.1);
+        }
+        said.listed();
+    });
+    *told = now;
+}
+
+impl Object {
+    fn say(self, said: &mut Said, name: &ObjectName) {
+        match self {
+            Self::Namespace(labels) => said.namespace(&name.name, Some(labels)),
+            Self::Pod(pod) => said.pod(name, Some(pod)),
+            Self::Policy(spec) => said.policy(name, Some(spec)),
+        }
+    }
+
+    fn forget(&self, said: &mut Said, name: &ObjectName) {
+        match self {
+            Self::Namespace(_) => said.namespace(&name.name, None),
+            Self::Pod(_) => said.pod(name, None),
+            Self::Policy(_) => said.policy(name, None),
+        }
+    }
+}
+
+fn objects(text: &str) -> anyhow::Result<Objects> {
+    let documents: Vec<Value> = serde_saphyr::from_multiple(text).context("not YAML")?;
+    documents.into_iter().filter(|document| !document.is_null()).map(object).collect()
+}
+
+#[derive(Deserialize)]
+struct Written {
+    kind: String,
+    metadata: Metadata,
+    #[serde(default)]
+    spec: Value,
+    #[serde(default)]
+    status: Status,
+}
+
+#[derive(Deserialize)]
+struct Metadata {
+    name: Arc<str>,
+    #[serde(default = "default_namespace")]
+    namespace: Arc<str>,
+    #[serde(default)]
+    uid: Arc<str>,
+    #[serde(default)]
+    labels: Labels,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Status {
+    #[serde(rename = "podIPs")]
+    pod_ips: Vec<PodIp>,
+}
+
+#[derive(Deserialize)]
+struct PodIp {
+    ip: std::net::IpAddr,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct PodSpec {
+    node_name: Option<weft_core::name::NodeName>,
+    containers: Vec<Container>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Container {
+    ports: Vec<ContainerPort>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ContainerPort {
+    #[serde(default)]
+    name: Option<Arc<str>>,
+    container_port: u16,
+    #[serde(default)]
+    protocol: Protocol,
+}
+
+fn default_namespace() -> Arc<str> {
+    "default".into()
+}
+
+fn object(document: Value) -> anyhow::Result<((&'static str, ObjectName), Object)> {
+    let Written { kind, metadata, spec, status } = serde_json::from_value(document)?;
+    let Metadata { name, namespace, uid, labels } = metadata;
+    let what = || format!("{kind} {namespace}/{name}");
+    Ok(match kind.as_str() {
+        "Namespace" => {
+            (("Namespace", ObjectName { namespace: "".into(), name }), Object::Namespace(labels))
+        }
+        "NetworkPolicy" => {
+            let spec = serde_json::from_value(spec).with_context(what)?;
+            (("NetworkPolicy", ObjectName { namespace, name }), Object::Policy(spec))
+        }
+        "Pod" => {
+            let spec: PodSpec = serde_json::from_value(spec).with_context(what)?;
+            let ports = spec.containers.into_iter().flat_map(|container| container.ports);
+            let named = |port: ContainerPort| {
+                let ContainerPort { name, container_port, protocol } = port;
+                name.map(|name| NamedPort { name, protocol, port: container_port })
+            };
+            let pod = Pod {
+                uid,
+                labels: Arc::new(labels),
+                addrs: status.pod_ips.into_iter().map(|at| at.ip).collect(),
+                node: spec.node_name,
+                ports: ports.filter_map(named).collect(),
+            };
+            (("Pod", ObjectName { namespace, name }), Object::Pod(pod))
+        }
+        _ => bail!("{}: only Namespace, Pod and NetworkPolicy are read", what()),
+    })
+}

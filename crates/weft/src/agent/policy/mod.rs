@@ -1,0 +1,232 @@
+//! NetworkPolicies on this node. What the cluster says comes in by `Policies::hear`; `enforce` brings
+//! the node's table and those in pods to what follows, for ADD before the pod's link is up.
+//!
+//! Nothing is written before the cluster was listed in full: what an agent before this one wrote stays in
+//! force, and no pod is attached that may have to be kept from others.
+
+mod enforce;
+mod files;
+
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use weft_core::{
+    attachment::{Attachment, PodName},
+    cni::{CniError, Code},
+    name::NodeName,
+    policy::{
+        cluster::{Labels, ObjectName, Pod},
+        firewall::{Change, Firewall, List, ListChange},
+        index::Index,
+        spec::PolicySpec,
+    },
+};
+use weft_linux::PolicyTable;
+
+use super::{
+    Agent, Config, POISONED,
+    lease::wait,
+    wake::{Gather, Reasons, Wake},
+};
+
+pub(super) use enforce::{admit, uninstall};
+
+/// Changes that come together are written together.
+const GATHER: Gather = Gather { quiet: Duration::from_millis(2), most: Duration::from_millis(20) };
+/// How often tables inside pods are looked at, which tell nobody when they change.
+const LOOK_INSIDE: Duration = Duration::from_secs(60);
+const RETRY: Duration = Duration::from_secs(1);
+
+/// What is known of policies, and what was written on account of them.
+pub struct Policies {
+    said: Mutex<Said>,
+    kept: Mutex<Kept>,
+    bell: Wake,
+    /// Somebody else has written into the node's table.
+    doubted: AtomicBool,
+}
+
+/// What the cluster has said.
+pub struct Said {
+    pub index: Index,
+    node: NodeName,
+    listed: bool,
+    /// The pods of this node: their UIDs.
+    uids: BTreeMap<ObjectName, Arc<str>>,
+}
+
+/// What was written. Whoever writes holds it.
+#[derive(Default)]
+struct Kept {
+    firewall: Firewall,
+    /// Pods of this node as the index was told of them.
+    locals: BTreeMap<ObjectName, Vec<IpAddr>>,
+    table: Option<PolicyTable>,
+    /// Pods' own tables, by the cookies of their namespaces.
+    inside: BTreeMap<u64, enforce::Inside>,
+    /// Where the last look into pods has ended.
+    looked: u64,
+    /// What could not be written, and why.
+    problems: Vec<String>,
+}
+
+impl Said {
+    pub fn namespace(&mut self, name: &str, labels: Option<Labels>) {
+        self.index.namespace(name, labels);
+    }
+
+    pub fn policy(&mut self, name: &ObjectName, spec: Option<PolicySpec>) {
+        self.index.policy(name, spec);
+    }
+
+    pub fn pod(&mut self, name: &ObjectName, pod: Option<Pod>) {
+        match pod.as_ref().filter(|pod| pod.node.as_ref() == Some(&self.node)) {
+            Some(pod) => self.uids.insert(name.clone(), pod.uid.clone()),
+            None => self.uids.remove(name),
+        };
+        self.index.pod(name, pod);
+    }
+
+    /// Namespaces, pods and policies were all listed in full.
+    pub fn listed(&mut self) {
+        self.listed = true;
+    }
+
+    fn knows(&self, pod: &PodName) -> bool {
+        let uid = self.uids.get(&object_name(pod));
+        uid.is_some_and(|uid| pod.uid.is_empty() || **uid == *pod.uid)
+    }
+}
+
+impl Policies {
+    /// None where nobody says anything of policies.
+    pub(super) fn new(config: &Config, node: &NodeName) -> Option<Self> {
+        config.policies.as_ref()?;
+        let (index, uids) = (Index::default(), BTreeMap::new());
+        Some(Self {
+            said: Mutex::new(Said { index, node: node.clone(), listed: false, uids }),
+            kept: Mutex::default(),
+            bell: Wake::default(),
+            doubted: AtomicBool::new(false),
+        })
+    }
+
+    /// Takes in what the cluster says: as much as is known at once.
+    pub fn hear(&self, agent: &Agent, tell: impl FnOnce(&mut Said)) {
+        tell(&mut self.said.lock().expect(POISONED));
+        self.bell.ring(Reasons::VIEW);
+        // An ADD may wait for its pod.
+        agent.tell_progress();
+    }
+
+    /// Pods came or went.
+    pub(super) fn ring(&self) {
+        self.bell.ring(Reasons::OTHER);
+    }
+
+    /// A stranger was at the node's table, or may have been.
+    pub(super) fn doubt(&self) {
+        self.doubted.store(true, Ordering::SeqCst);
+        self.bell.ring(Reasons::KERNEL);
+    }
+
+    pub(super) fn problems(&self) -> Vec<String> {
+        self.kept.lock().expect(POISONED).problems.clone()
+    }
+}
+
+pub(super) fn spawn(agent: &Arc<Agent>) -> anyhow::Result<()> {
+    if agent.policies.is_none() {
+        return Ok(());
+    }
+    if let Some(dir) = agent.config.policies.clone() {
+        files::spawn(agent, dir)?;
+    }
+    let agent = agent.clone();
+    std::thread::Builder::new().name("policies".into()).spawn(move || run(&agent))?;
+    Ok(())
+}
+
+fn run(agent: &Agent) {
+    let Some(policies) = &agent.policies else { return };
+    let mut well = true;
+    loop {
+        let why = policies.bell.wait(if well { LOOK_INSIDE } else { RETRY }, |_| GATHER);
+        if !why.any() && well {
+            enforce::look_again(policies);
+        }
+        let known = policies.problems();
+        well = enforce::settle(agent, policies, None).is_ok();
+        let problems = policies.problems();
+        problems.iter().filter(|new| !known.contains(new)).for_each(|problem| {
+            tracing::warn!(problem, "found");
+        });
+        if problems != known {
+            agent.wake.ring(Reasons::VIEW);
+        }
+    }
+}
+
+/// Waits until the cluster knows the pod that is to be attached: what it may be kept from depends on
+/// its labels.
+pub(super) fn known(agent: &Agent, pod: Option<&PodName>) -> Result<(), CniError> {
+    let (Some(policies), Some(pod)) = (&agent.policies, pod) else { return Ok(()) };
+    let said = || policies.said.lock().expect(POISONED);
+    let ready = || {
+        let said = said();
+        (said.listed && said.knows(pod)).then_some(())
+    };
+    wait(agent, ready).ok_or_else(|| {
+        let why = if said().listed {
+            format!(
+                "pod {}/{} ({}) is not known to the cluster yet",
+                pod.namespace, pod.name, pod.uid
+            )
+        } else {
+            "pods, namespaces and policies have not been read since the agent began".into()
+        };
+        CniError::new(Code::TryAgainLater, "what policies say of the pod is not known", why)
+    })
+}
+
+fn object_name(pod: &PodName) -> ObjectName {
+    ObjectName { namespace: pod.namespace.as_str().into(), name: pod.name.as_str().into() }
+}
+
+/// The pods that policies speak of, with the addresses that they have.
+fn locals<'a>(pods: impl Iterator<Item = &'a Attachment>) -> BTreeMap<ObjectName, Vec<IpAddr>> {
+    let mut locals = BTreeMap::<ObjectName, Vec<IpAddr>>::new();
+    for pod in pods {
+        if let Some(name) = &pod.pod {
+            locals.entry(object_name(name)).or_default().extend(&pod.addrs);
+        }
+    }
+    locals
+}
+
+fn follow(firewall: &mut Firewall, change: Change) {
+    for (name, list) in change.lists {
+        match list {
+            ListChange::New(list) => _ = firewall.lists.insert(name, list),
+            ListChange::Gone => _ = firewall.lists.remove(&name),
+            ListChange::Entries { added, removed } => {
+                let List { entries } = Arc::make_mut(firewall.lists.entry(name).or_default());
+                entries.retain(|open| !removed.contains(open));
+                entries.extend(added);
+            }
+        }
+    }
+    for (key, list) in change.pods {
+        match list {
+            Some(list) => firewall.pods.insert(key, list),
+            None => firewall.pods.remove(&key),
+        };
+    }
+}
