@@ -3,6 +3,7 @@
 mod bench;
 mod chart;
 mod dist;
+mod e2e;
 mod install;
 mod models;
 mod run;
@@ -29,6 +30,8 @@ enum Task {
     Plugin,
     /// Build what a release consists of: programs, container image, Helm chart, manifests
     Dist(dist::Dist),
+    /// Acceptance on a Kubernetes cluster that runs weft: pods, Services, policies, networks, ports
+    E2e(e2e::E2e),
     /// The manifests for `kubectl apply`, rendered from the Helm chart
     Chart(chart::Task),
     /// The table of models, what the article says of each and the test that shows it, with its negative
@@ -76,6 +79,7 @@ fn main() -> ExitCode {
         Task::Models(models) => models.run(),
         Task::Vm { script } => vm_says(&script),
         Task::Dist(dist) => dist.run(),
+        Task::E2e(e2e) => e2e.run(),
         Task::Chart(task) => task.run(),
         Task::Plugin => run::plugin().map(|path| println!("{}", path.display())),
     };

@@ -31,3 +31,12 @@ fn schemas_are_structural() {
         );
     }
 }
+
+#[test]
+fn the_chart_installs_these_definitions() {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/chart/weft/crds/weft.yaml");
+    let written = std::fs::read_to_string(file).unwrap();
+    let again = "cargo run --features kubernetes -- crds > deploy/chart/weft/crds/weft.yaml, then \
+                 cargo xtask chart --write";
+    assert!(written == yaml().unwrap(), "the chart has others: {again}");
+}
