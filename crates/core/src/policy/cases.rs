@@ -230,8 +230,8 @@ fn peers(dice: &mut Dice) -> Vec<Peer> {
             (false, false, true),
             (false, true, true),
         ]);
-        // What the API refuses, now and then: a block beside selectors.
-        let block = block || dice.one_in(20);
+        // What the API refuses, now and then: a block beside selectors, or nothing at all.
+        let block = (block || dice.one_in(20)) && !dice.one_in(20);
         Peer {
             ip_block: block.then(|| ip_block(dice)),
             namespace_selector: namespaces.then(|| selector(dice)),

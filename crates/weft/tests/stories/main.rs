@@ -21,6 +21,7 @@ mod macvlan;
 mod networks;
 mod packets;
 mod plugin;
+mod policies;
 mod racks;
 mod reboot;
 mod sabotage;

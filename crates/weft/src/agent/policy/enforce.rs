@@ -36,9 +36,8 @@ pub(super) struct Inside {
 /// What is in force before the pod's link is up. The calling thread is in the pod's namespace.
 pub fn admit(agent: &Agent, pod: &Attachment) -> Result<(), CniError> {
     let Some(policies) = &agent.policies else { return Ok(()) };
-    settle(agent, policies, Some(pod)).map_err(|why| {
-        CniError::new(Code::Refused, "bring the policies of the pod in force", why)
-    })
+    settle(agent, policies, Some(pod))
+        .map_err(|why| CniError::new(Code::Refused, "bring the policies of the pod in force", why))
 }
 
 /// Doubts what was written into some pods: others the next time.
@@ -159,10 +158,14 @@ fn write_inside(
     let mut mine = Ok(());
     for some in steps.chunks(AT_ONCE) {
         let done: Vec<Result<(), String>> = std::thread::scope(|scope| {
-            let (own, others): (Vec<_>, Vec<_>) = some.iter().enumerate().partition(|(_, s)| s.here);
-            let threads: Vec<_> =
-                others.into_iter().map(|(at, step)| (at, scope.spawn(|| write_pod(step)))).collect();
-            let mut done: Vec<_> = own.into_iter().map(|(at, step)| (at, write_pod(step))).collect();
+            let (own, others): (Vec<_>, Vec<_>) =
+                some.iter().enumerate().partition(|(_, s)| s.here);
+            let threads: Vec<_> = others
+                .into_iter()
+                .map(|(at, step)| (at, scope.spawn(|| write_pod(step))))
+                .collect();
+            let mut done: Vec<_> =
+                own.into_iter().map(|(at, step)| (at, write_pod(step))).collect();
             let ended = |thread: std::thread::ScopedJoinHandle<'_, _>| {
                 thread.join().unwrap_or_else(|_| Err("writing policies panicked".into()))
             };
@@ -172,7 +175,10 @@ fn write_inside(
         });
         for (step, done) in some.iter().zip(done) {
             match done {
-                Ok(()) if step.own == Own::default() && !pods.iter().any(|pod| pod.cookie == step.cookie) => {
+                Ok(())
+                    if step.own == Own::default()
+                        && !pods.iter().any(|pod| pod.cookie == step.cookie) =>
+                {
                     kept.inside.remove(&step.cookie);
                 }
                 Ok(()) => {
@@ -181,7 +187,8 @@ fn write_inside(
                 }
                 Err(error) => {
                     kept.inside.remove(&step.cookie);
-                    let problem = format!("pod {}: its policies are not in force: {error}", step.pod.label());
+                    let problem =
+                        format!("pod {}: its policies are not in force: {error}", step.pod.label());
                     kept.problems.push(problem.clone());
                     if step.here {
                         mine = Err(problem);

@@ -79,7 +79,8 @@ fn read(dir: &Path, files: &mut BTreeMap<PathBuf, Objects>) -> anyhow::Result<()
     let mut there = BTreeMap::new();
     for entry in fs::read_dir(dir)? {
         let path = entry?.path();
-        if !path.extension().is_some_and(|kind| ["yaml", "yml", "json"].iter().any(|k| kind == *k)) {
+        if !path.extension().is_some_and(|kind| ["yaml", "yml", "json"].iter().any(|k| kind == *k))
+        {
             continue;
         }
         let text = fs::read_to_string(&path).map_err(anyhow::Error::from);

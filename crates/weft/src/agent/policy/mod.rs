@@ -185,7 +185,10 @@ pub(super) fn known(agent: &Agent, pod: Option<&PodName>) -> Result<(), CniError
     };
     wait(agent, ready).ok_or_else(|| {
         let why = if said().listed {
-            format!("pod {}/{} ({}) is not known to the cluster yet", pod.namespace, pod.name, pod.uid)
+            format!(
+                "pod {}/{} ({}) is not known to the cluster yet",
+                pod.namespace, pod.name, pod.uid
+            )
         } else {
             "pods, namespaces and policies have not been read since the agent began".into()
         };
