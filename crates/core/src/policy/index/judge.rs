@@ -46,6 +46,11 @@ impl Index {
         self.local.iter().map(|(name, local)| (name, &local.addrs[..]))
     }
 
+    /// Of a pod of whichever node.
+    pub fn addrs(&self, pod: &ObjectName) -> &[IpAddr] {
+        self.cluster.find(pod).map_or(&[], |known| &known.addrs)
+    }
+
     /// How many policies the cluster has.
     pub fn policies(&self) -> usize {
         self.policies.values().map(BTreeMap::len).sum()
