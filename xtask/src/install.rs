@@ -7,12 +7,14 @@ use anyhow::{Context, bail};
 use crate::run::{MUSL, cargo, step};
 
 /// Debian's packages, each with a file that tells whether it is there.
-const PACKAGES: [(&str, &str); 19] = [
+const PACKAGES: [(&str, &str); 21] = [
     ("protobuf-compiler", "/usr/bin/protoc"),
     ("libprotobuf-dev", "/usr/include/google/protobuf/descriptor.proto"),
     ("etcd-server", "/usr/bin/etcd"),
     ("etcd-client", "/usr/bin/etcdctl"),
     ("containernetworking-plugins", "/usr/lib/cni/bridge"),
+    ("containerd", "/usr/bin/containerd"),
+    ("runc", "/usr/sbin/runc"),
     ("nftables", "/usr/sbin/nft"),
     ("iproute2", "/usr/sbin/ip"),
     ("iptables", "/usr/sbin/iptables-legacy"),

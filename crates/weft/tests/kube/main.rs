@@ -5,7 +5,3 @@
 mod fake;
 mod follow;
 mod recorded;
-
-use std::time::Duration;
-
-const PATIENCE: Duration = Duration::from_secs(30);

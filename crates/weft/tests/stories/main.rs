@@ -10,6 +10,7 @@ mod bgp_router;
 mod change;
 mod citizens;
 mod cni;
+mod cri;
 mod dhcp;
 mod domains;
 mod explained;

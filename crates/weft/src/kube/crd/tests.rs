@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::definitions;
+use super::{definitions, yaml};
 
 /// https://kubernetes.io/docs/tasks/extend-kubernetes/custom-resources/custom-resource-definitions
 /// ("Specifying a structural schema").
