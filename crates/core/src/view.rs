@@ -4,6 +4,8 @@
 //! Keys: `networks/NETWORK`, `nodes/NODE`, `blocks/NETWORK/BLOCK`, `claims/NETWORK/ADDRESS`,
 //! `acks/NODE`, `pods/NETWORK/NODE`, `settings/bgp`. The changes that led here, and whether this is the first full list, are the store's business.
 
+mod verdict;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
@@ -20,6 +22,9 @@ use crate::{
     name::{Mac, Mtu, NetworkName, NodeName},
     network::{Network, SCHEMA, unknown_fields},
 };
+
+use verdict::UNKNOWN;
+pub use verdict::Verdict;
 
 #[derive(Clone, Debug, Default)]
 pub struct View {
@@ -409,7 +414,7 @@ struct Written {
 /// Which fields of a record this version does not know.
 fn unknown(value: &[u8], read: &impl Serialize) -> Option<String> {
     let unknown = unknown_fields(&serde_json::from_slice(value).ok()?, read);
-    (!unknown.is_empty()).then(|| format!("unknown fields, kept: {}", unknown.join("; ")))
+    (!unknown.is_empty()).then(|| format!("{UNKNOWN}{}", unknown.join("; ")))
 }
 
 #[cfg(test)]

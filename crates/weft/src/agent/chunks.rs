@@ -77,7 +77,8 @@ fn decide(agent: &Agent, idle: &mut Idle) -> (Blocks, Blocks) {
     let now = Instant::now();
     for (name, network) in &shown.view.networks {
         // Those that are dealt out stay with whom they were dealt to.
-        if network.join.shared().is_none() || agent.config.blocks.contains_key(name) {
+        let is_default = shown.view.default_network() == Some(name);
+        if network.join.shared().is_none() || agent.is_dealt(name, network, is_default) {
             continue;
         }
         for range in &network.ranges {

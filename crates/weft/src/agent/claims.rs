@@ -18,6 +18,7 @@ use weft_core::{
 use super::{
     Agent, POISONED,
     chunks::{self, Idle, give_back},
+    dealt::Dealt,
     fixed,
     wake::Reasons,
 };
@@ -210,7 +211,8 @@ fn runs_low(
     ours: &[IpNet],
 ) -> bool {
     let prefix = network.block_prefix(range);
-    let dealt_out = agent.config.blocks.contains_key(name);
+    let is_default = view.default_network() == Some(name);
+    let dealt_out = agent.dealt(name, range, is_default) != Dealt::Free;
     if network.join.shared().is_none() || dealt_out || prefix == range.prefix_len() {
         return false;
     }
@@ -240,31 +242,14 @@ fn free_blocks(agent: &Agent, of: &Missing) -> Result<Vec<IpNet>, Unclaimed> {
     let taken = || shown.view.claims.iter().filter(|((of, _), _)| of == name);
     let holder = |block: &IpNet| taken().find(|((_, other), _)| overlap(block, other));
     let usable = |block: &IpNet| !network.keeps(block) && reserve.usable(block) > 0;
-    if let Some(given) = agent.config.blocks.get(name) {
-        let given: Vec<IpNet> =
-            given.iter().copied().filter(|block| range.contains(block)).collect();
-        let refused = |why: String| Err(Unclaimed { why, full: true });
-        if given.is_empty() {
-            return refused(format!("`blocks` of agent.yaml gives none of {range}"));
+    let refused = |why: String, full| Err(Unclaimed { why, full });
+    match agent.dealt(name, range, shown.view.default_network() == Some(name)) {
+        Dealt::Free => {}
+        Dealt::Wait(why) => return refused(why, false),
+        Dealt::Given(given, by) => {
+            let given = given_blocks(agent, &shown.view, of, (given, by));
+            return given.or_else(|why| refused(why, true));
         }
-        if let Some(block) = given.iter().find(|block| !usable(block)) {
-            return refused(format!("{block}, of agent.yaml, has no address for pods"));
-        }
-        let others = given.iter().filter_map(|block| holder(block).map(|of| (block, of)));
-        let mut others = others.filter(|(_, (_, claim))| claim.node != agent.node);
-        if let Some((block, ((_, other), claim))) = others.next() {
-            return refused(format!(
-                "{block}, of agent.yaml, overlaps {other}, which is node {}'s",
-                claim.node
-            ));
-        }
-        let free: Vec<IpNet> = given.into_iter().filter(|block| holder(block).is_none()).collect();
-        if free.is_empty() {
-            return refused(format!(
-                "the blocks of {range} that agent.yaml gives have no address left"
-            ));
-        }
-        return Ok(free);
     }
     let prefix = network.block_prefix(range);
     // One that was taken from this node under its pods comes first.
@@ -277,6 +262,35 @@ fn free_blocks(agent: &Agent, of: &Missing) -> Result<Vec<IpNet>, Unclaimed> {
     let others = candidates(*range, prefix, &agent.node).filter(|block| !held.contains(block));
     let all = held.iter().copied().chain(others);
     Ok(all.filter(|block| usable(block) && holder(block).is_none()).take(TRIES_MAX).collect())
+}
+
+/// What is left of the blocks that were dealt to this node.
+fn given_blocks(
+    agent: &Agent,
+    view: &View,
+    of: &Missing,
+    (given, by): (Vec<IpNet>, &str),
+) -> Result<Vec<IpNet>, String> {
+    let Missing { name, network, range, reserve } = of;
+    let taken = || view.claims.iter().filter(|((of, _), _)| of == name);
+    let holder = |block: &IpNet| taken().find(|((_, other), _)| overlap(block, other));
+    let usable = |block: &IpNet| !network.keeps(block) && reserve.usable(block) > 0;
+    if given.is_empty() {
+        return Err(format!("{by} gives no block of {range}"));
+    }
+    if let Some(block) = given.iter().find(|block| !usable(block)) {
+        return Err(format!("{block}, of {by}, has no address for pods"));
+    }
+    let others = given.iter().filter_map(|block| holder(block).map(|of| (block, of)));
+    let mut others = others.filter(|(_, (_, claim))| claim.node != agent.node);
+    if let Some((block, ((_, other), claim))) = others.next() {
+        return Err(format!("{block}, of {by}, overlaps {other}, which is node {}'s", claim.node));
+    }
+    let free: Vec<IpNet> = given.into_iter().filter(|block| holder(block).is_none()).collect();
+    if free.is_empty() {
+        return Err(format!("the blocks of {range} that {by} gives have no address left"));
+    }
+    Ok(free)
 }
 
 async fn claim(agent: &Agent, of: &Missing) -> Result<Pending, Unclaimed> {

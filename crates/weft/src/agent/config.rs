@@ -77,6 +77,11 @@ store:
   #   tls: {ca: /etc/weft/ca.pem, cert: /etc/weft/cert.pem, key: /etc/weft/key.pem}
   #   user: weft
   #   passwordFile: /etc/weft/password
+  # The API server of Kubernetes (`weft crds` prints the definitions that it needs). Without
+  # `kubeconfig`: as the service account of the pod that this runs in. `podCidrs`: what the blocks are
+  # that Nodes are given (spec.podCIDRs): `auto` (this node's blocks of the default network, if they
+  # lie in its ranges; waits where others have some and this one has none), `required` or `ignored`.
+  # kubernetes: {kubeconfig: /etc/weft/kubeconfig, podCidrs: auto}
 
 # Sockets and the ledger of pods: what lives as long as the namespaces do, until the next boot.
 # The plugin looks for RUNDIR/cni.sock, the command line for RUNDIR/control.sock.

@@ -16,6 +16,7 @@ mod churn;
 mod claims;
 pub mod config;
 mod daemons;
+pub mod dealt;
 mod dhcp;
 mod fault;
 mod findings;
@@ -104,6 +105,8 @@ pub struct Agent {
     /// Ranges of which this node could not claim a block.
     unclaimed: Mutex<BTreeMap<(NetworkName, IpNet), claims::Unclaimed>>,
     claimer: tokio::sync::Notify,
+    /// What the API server says of Nodes' own blocks, where there is one.
+    node_cidrs: Mutex<Option<dealt::NodeCidrs>>,
     doomed: wake::Wake,
     /// A link that is in its pod's namespace alone may have gone.
     pods_gone: std::sync::atomic::AtomicBool,
@@ -252,6 +255,7 @@ impl Agent {
             hungry: Mutex::default(),
             unclaimed: Mutex::default(),
             claimer: tokio::sync::Notify::new(),
+            node_cidrs: Mutex::new(begin.config.store.node_cidrs()),
             doomed: wake::Wake::default(),
             pods_gone: false.into(),
             announcer: begin.channels.announcer,
@@ -339,6 +343,8 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     switch::spawn(&agent)?;
     dhcp::spawn(&agent, told)?;
     policy::spawn(&agent)?;
+    #[cfg(feature = "kubernetes")]
+    crate::kube::spawn(&agent, runtime.handle());
     serve::spawn(&agent)?;
     install::spawn(&agent)?;
     crate::control::spawn(&agent, &runtime)?;

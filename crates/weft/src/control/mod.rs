@@ -359,18 +359,20 @@ async fn forget(
     if !known {
         return refused(StatusCode::NOT_FOUND, format!("there is no node {name}"));
     }
-    let forgotten = async {
-        // The record first: nobody sends there any more when the block may be claimed again.
-        agent.store.delete(&node_key(&name)).await?;
-        agent.store.delete(&ack_key(&name)).await?;
-        forget_residents(&agent, |_, node| *node == name).await?;
-        let mut freed = free(&agent, |_, claim| claim.node == name).await?;
-        let ours = |_: &NetworkName, claim: &FixedClaim| claim.node.as_ref() == Some(&name);
-        freed.extend(free_fixed(&agent, Freed::FromNode, ours).await?);
-        Ok::<_, StoreError>(freed)
-    };
-    match forgotten.await {
+    match forget_node(&agent, &name).await {
         Ok(blocks) => reported(json!({"node": name, "freed": blocks})),
         Err(error) => refused(StatusCode::SERVICE_UNAVAILABLE, error),
     }
+}
+
+/// Deletes what the store has of a node that is gone. Which blocks that frees.
+pub async fn forget_node(agent: &Agent, name: &NodeName) -> Result<Vec<String>, StoreError> {
+    // The record first: nobody sends there any more when the block may be claimed again.
+    agent.store.delete(&node_key(name)).await?;
+    agent.store.delete(&ack_key(name)).await?;
+    forget_residents(agent, |_, node| node == name).await?;
+    let mut freed = free(agent, |_, claim| claim.node == *name).await?;
+    let ours = |_: &NetworkName, claim: &FixedClaim| claim.node.as_ref() == Some(name);
+    freed.extend(free_fixed(agent, Freed::FromNode, ours).await?);
+    Ok(freed)
 }

@@ -66,6 +66,8 @@ pub struct Meta {
     pub namespace: Option<String>,
     pub uid: String,
     pub resource_version: String,
+    /// Grows with each change of what is wanted (`spec`).
+    pub generation: i64,
 }
 
 impl Meta {

@@ -14,6 +14,8 @@ use std::{fmt, path::PathBuf, time::Duration};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
+use crate::agent::dealt::NodeCidrs;
+
 /// Changes that a listener may lag behind before the store waits for it.
 pub const EVENTS_MAX: usize = 1024;
 /// How long one operation may take.
@@ -26,6 +28,18 @@ pub enum StoreConfig {
     File(FileConfig),
     Etcd(EtcdConfig),
     Kubernetes(KubernetesConfig),
+}
+
+impl StoreConfig {
+    /// What is known of Nodes' own blocks before any was heard of; none where there are no Nodes.
+    pub fn node_cidrs(&self) -> Option<NodeCidrs> {
+        match self {
+            Self::Kubernetes(of) => {
+                Some(NodeCidrs { wanted: of.pod_cidrs, ..NodeCidrs::default() })
+            }
+            Self::File(_) | Self::Etcd(_) => None,
+        }
+    }
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]

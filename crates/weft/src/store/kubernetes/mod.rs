@@ -6,7 +6,13 @@
 mod object;
 mod watch;
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use axum::http::{Request, header::CONTENT_TYPE};
 use kube::Client;
@@ -14,9 +20,9 @@ use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
 use tokio::sync::mpsc;
 
-pub use object::{GROUP, KIND_LABEL, NETWORKS, RECORDS, VERSION, name};
+pub use object::{GROUP, KIND_LABEL, NETWORKS, NetworkObject, RECORDS, VERSION, name};
 
-use self::object::{NETWORK, NetworkObject, Record};
+use self::object::{NETWORK, Record};
 use super::{Created, Entry, Event, KubernetesConfig, Replaced, StoreError, check_key};
 use crate::kube::{
     ApiServer, KubeError,
@@ -29,16 +35,26 @@ const TRIES_MAX: usize = 16;
 #[derive(Clone)]
 pub struct KubernetesStore {
     server: ApiServer,
+    /// Networks as objects, as last heard by whoever watches.
+    networks: Arc<tokio::sync::watch::Sender<Networks>>,
 }
+
+/// By key.
+pub type Networks = Arc<BTreeMap<String, NetworkObject>>;
 
 impl KubernetesStore {
     /// Touches no network: a server that is away is no reason not to start.
     pub async fn open(config: &KubernetesConfig) -> Result<Self, StoreError> {
-        Ok(Self { server: ApiServer::open(config).await? })
+        Ok(Self { server: ApiServer::open(config).await?, networks: Arc::default() })
     }
 
     pub fn server(&self) -> &ApiServer {
         &self.server
+    }
+
+    /// Networks as users wrote them, with what was said of them; heard while somebody watches.
+    pub fn networks(&self) -> tokio::sync::watch::Receiver<Networks> {
+        self.networks.subscribe()
     }
 
     pub async fn list(&self) -> Result<(Vec<Entry>, u64), StoreError> {
@@ -135,7 +151,7 @@ impl KubernetesStore {
     }
 
     pub fn watch(self, events: mpsc::Sender<Event>) {
-        tokio::spawn(watch::run(self.server, events));
+        tokio::spawn(watch::run(self, events));
     }
 
     async fn remove(&self, key: &str, options: &Value) -> Result<bool, StoreError> {

@@ -42,6 +42,14 @@ pub struct NetworkObject {
     pub metadata: Meta,
     #[serde(default)]
     pub spec: Map<String, Value>,
+    #[serde(default)]
+    pub status: NetworkStatus,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct NetworkStatus {
+    pub conditions: Vec<Map<String, Value>>,
 }
 
 impl Followed for Record {

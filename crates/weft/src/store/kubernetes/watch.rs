@@ -2,20 +2,21 @@
 //! told with the revision up to which the records were, so that nobody who acknowledges a revision
 //! acknowledges a record that he has not seen.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use tokio::sync::mpsc;
 
-use super::object::{NETWORKS, NetworkObject, RECORDS, Record};
+use super::{
+    KubernetesStore,
+    object::{NETWORKS, NetworkObject, RECORDS, Record},
+};
 use crate::{
-    kube::{
-        ApiServer,
-        follow::{Collection, Told, follow},
-    },
+    kube::follow::{Collection, Told, follow},
     store::{Entry, Event},
 };
 
 struct Merger {
+    store: KubernetesStore,
     events: mpsc::Sender<Event>,
     /// As last heard. None: they were not listed yet.
     networks: Option<BTreeMap<String, NetworkObject>>,
@@ -25,15 +26,20 @@ struct Merger {
     away: [Option<String>; 2],
 }
 
-pub(super) async fn run(server: ApiServer, events: mpsc::Sender<Event>) {
+pub(super) async fn run(store: KubernetesStore, events: mpsc::Sender<Event>) {
+    let server = store.server.clone();
     let mut networks = follow::<NetworkObject>(server.clone(), Collection::all(NETWORKS));
     let mut records = follow::<Record>(server, Collection::all(RECORDS));
-    let mut merger = Merger { events, networks: None, records: None, away: [None, None] };
+    let mut merger = Merger { store, events, networks: None, records: None, away: [None, None] };
     loop {
         // A list of records is told with the networks, so these are waited for.
         let records_too = merger.networks.is_some();
         tokio::select! {
-            Some(told) = networks.recv() => merger.network(told).await,
+            Some(told) = networks.recv() => {
+                merger.network(told).await;
+                let all = merger.networks.clone().unwrap_or_default();
+                merger.store.networks.send_replace(Arc::new(all));
+            }
             Some(told) = records.recv(), if records_too => merger.record(told).await,
             () = merger.events.closed() => return,
             else => return,
@@ -96,13 +102,10 @@ impl Merger {
             self.gone(key.clone()).await;
         }
         for (key, network) in now {
-            match was.get(&key) {
-                Some(known) if known.spec == network.spec => {
-                    self.networks
-                        .iter_mut()
-                        .for_each(|all| drop(all.insert(key.clone(), known.clone())));
-                }
-                _ => self.put(network).await,
+            if was.get(&key).is_some_and(|known| known.spec == network.spec) {
+                self.networks.get_or_insert_default().insert(key, network);
+            } else {
+                self.put(network).await;
             }
         }
     }
