@@ -118,6 +118,9 @@ pub struct Agent {
     switches: switch::Switches,
     /// Where anybody says anything of policies.
     pub policies: Option<policy::Policies>,
+    /// What the API server is asked beside the store, where that is the store.
+    #[cfg(feature = "kubernetes")]
+    pub cluster: Option<Arc<crate::kube::Cluster>>,
     runtime: tokio::runtime::Handle,
     pub counters: Counters,
 }
@@ -231,6 +234,11 @@ impl Agent {
     fn new(begin: Begin, runtime: tokio::runtime::Handle) -> Self {
         Self {
             policies: policy::Policies::new(&begin.config, &begin.node),
+            #[cfg(feature = "kubernetes")]
+            cluster: begin.store.kubernetes().map(|store| {
+                let server = store.server().clone();
+                Arc::new(crate::kube::Cluster::new(server, begin.node.as_str(), &runtime))
+            }),
             node: begin.node,
             boot: begin.boot,
             cookie: weft_linux::cookie_here().ok(),
@@ -332,6 +340,8 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     switch::spawn(&agent)?;
     dhcp::spawn(&agent, told)?;
     policy::spawn(&agent)?;
+    #[cfg(feature = "kubernetes")]
+    crate::kube::cluster::spawn(&agent, runtime.handle());
     serve::spawn(&agent)?;
     crate::control::spawn(&agent, &runtime)?;
     runtime.block_on(ended());
