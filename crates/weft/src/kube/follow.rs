@@ -19,7 +19,7 @@ const PAGE: usize = 1000;
 const LISTS_MAX: usize = 3;
 /// Between tries to go on; doubles, with jitter.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
-const RETRY_MAX: Duration = Duration::from_secs(10);
+const RETRY_MAX: Duration = Duration::from_secs(5);
 /// How long the server is asked to let one watch run, and by how much that differs from watch to
 /// watch: thousands that began together do not end together.
 const WATCH_LEAST: Duration = Duration::from_secs(300);

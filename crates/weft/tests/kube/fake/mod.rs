@@ -129,9 +129,10 @@ impl FakeApi {
 
     /// The server's process ends: connections break, and new ones are refused.
     pub fn stop(&mut self) {
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_timeout(Duration::from_secs(1));
-        }
+        let Some(runtime) = self.runtime.take() else { return };
+        // A runtime does not end inside another one.
+        let end = std::thread::spawn(|| runtime.shutdown_timeout(Duration::from_secs(1)));
+        end.join().unwrap();
     }
 
     /// And comes back at its place, with what was in etcd.
