@@ -78,13 +78,18 @@ pub(super) fn tell(agent: &Agent, call: &Call, why: Option<&CniError>) {
     let (Some(cluster), Some(pod), Some(id)) = (&agent.cluster, &call.pod, &call.id) else {
         return;
     };
-    let Some((uid, _)) = cluster.asks(pod) else { return };
+    let Some((uid, asks)) = cluster.asks(pod) else { return };
     if let Some(why) = why {
         return cluster.refused(pod, why);
     }
     let serving = agent.serving();
     let first = agent.ledger().get(id).cloned();
-    let pods: Vec<Attachment> = first.into_iter().chain(of(agent, id)).collect();
+    let mut pods: Vec<Attachment> = first.into_iter().chain(of(agent, id)).collect();
+    // In the order in which they were asked for.
+    let elements = asks.networks.as_deref().and_then(|text| selection::read(text).ok());
+    let names = interfaces(&id.ifname, &elements.unwrap_or_default()).unwrap_or_default();
+    let place = |pod: &Attachment| names.iter().position(|name| *name == pod.id.ifname);
+    pods.sort_by_key(|pod| (pod.further.is_some(), place(pod)));
     let said = pods.iter().filter_map(|pod| {
         let here = serving.networks.get(&pod.network)?;
         let served = here.served(&pod.network);

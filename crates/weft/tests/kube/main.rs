@@ -4,7 +4,11 @@
 
 mod fake;
 mod follow;
+mod pods;
 mod recorded;
+#[path = "../stories/story.rs"]
+#[allow(dead_code, unused_imports)]
+mod story;
 
 use std::time::Duration;
 
