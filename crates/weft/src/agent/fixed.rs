@@ -358,10 +358,10 @@ pub async fn free(
 impl Agent {
     /// Has the runtime's threads do it: the thread of a call may be in a pod's namespace, and what it
     /// made there, a connection or another thread, would stay there.
-    fn in_runtime<T: Send + 'static>(
+    pub(super) fn in_runtime<T: Send + 'static>(
         &self,
-        work: impl Future<Output = Result<T, StoreError>> + Send + 'static,
-    ) -> Result<T, StoreError> {
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> T {
         let (done, answer) = mpsc::channel();
         self.runtime.spawn(async move { drop(done.send(work.await)) });
         answer.recv().expect("each operation of a store has a bound, and a panic aborts")

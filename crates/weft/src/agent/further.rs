@@ -20,15 +20,90 @@ use super::{
 };
 
 /// The calls that one ADD comes to: its own first.
-pub(super) fn asked(call: &Call, id: &AttachmentId) -> Result<Vec<Call>, CniError> {
-    Ok(calls(call.clone(), id, &configured(call, id)?))
+pub(super) fn asked(agent: &Agent, call: &Call, id: &AttachmentId) -> Result<Vec<Call>, CniError> {
+    let mut further = configured(call, id)?;
+    let mut first = call.clone();
+    annotated(agent, id, &mut first, &mut further)?;
+    if let Some(twice) = further.iter().enumerate().find_map(|(at, one)| {
+        further[..at].iter().any(|other| other.ifname == one.ifname).then_some(&one.ifname)
+    }) {
+        let why = format!("{twice} is asked for by `networks` of the configuration and by the pod");
+        return Err(bad(why));
+    }
+    Ok(calls(first, id, &further))
+}
+
+fn bad(why: String) -> CniError {
+    CniError::new(Code::InvalidConfig, "the list of further networks is not right", why)
+}
+
+/// What the pod itself asks for, where Kubernetes knows of it.
+#[cfg(feature = "kubernetes")]
+fn annotated(
+    agent: &Agent,
+    id: &AttachmentId,
+    first: &mut Call,
+    further: &mut Vec<Further>,
+) -> Result<(), CniError> {
+    let (Some(cluster), Some(pod)) = (&agent.cluster, &first.pod) else { return Ok(()) };
+    let (cluster, pod, id) = (cluster.clone(), pod.clone(), id.clone());
+    let asked = agent.in_runtime(async move { cluster.networks(pod, id).await })?;
+    if let Some((network, request)) = asked.first {
+        first.network = Some(network);
+        first.ips.extend(request.ips);
+        first.mac = request.mac.or(first.mac);
+        first.routers = request.default_route;
+    }
+    further.extend(asked.further);
+    Ok(())
+}
+
+#[cfg(not(feature = "kubernetes"))]
+#[allow(clippy::unnecessary_wraps)]
+fn annotated(
+    _: &Agent,
+    _: &AttachmentId,
+    _: &mut Call,
+    _: &mut Vec<Further>,
+) -> Result<(), CniError> {
+    Ok(())
+}
+
+/// Tells a pod that asked for networks which it was given, or its user why it was not.
+#[cfg(feature = "kubernetes")]
+pub(super) fn tell(agent: &Agent, call: &Call, why: Option<&CniError>) {
+    use weft_core::selection;
+
+    use crate::kube::status::Status;
+    let (Some(cluster), Some(pod), Some(id)) = (&agent.cluster, &call.pod, &call.id) else {
+        return;
+    };
+    let Some((uid, asks)) = cluster.asks(pod) else { return };
+    if let Some(why) = why {
+        return cluster.refused(pod, why);
+    }
+    let serving = agent.serving();
+    let first = agent.ledger().get(id).cloned();
+    let mut pods: Vec<Attachment> = first.into_iter().chain(of(agent, id)).collect();
+    // In the order in which they were asked for.
+    let elements = asks.networks.as_deref().and_then(|text| selection::read(text).ok());
+    let names = interfaces(&id.ifname, &elements.unwrap_or_default()).unwrap_or_default();
+    let place = |pod: &Attachment| names.iter().position(|name| *name == pod.id.ifname);
+    pods.sort_by_key(|pod| (pod.further.is_some(), place(pod)));
+    let said = pods.iter().filter_map(|pod| {
+        let here = serving.networks.get(&pod.network)?;
+        let served = here.served(&pod.network);
+        let ground = served.ground(&agent.node, &serving.host);
+        let hops = pod.addrs.iter().filter_map(|addr| pod.attach.next_hop(pod, *addr, &ground));
+        Some((pod, hops.map(|hop| hop.ip).collect(), Some(ground.accept.get().into())))
+    });
+    let text = selection::status(said);
+    let (namespace, name) = (pod.namespace.clone(), pod.name.clone());
+    cluster.statuses.tell(Status { namespace, name, uid, text });
 }
 
 /// What the configuration itself lists: networks of weft's.
 fn configured(call: &Call, id: &AttachmentId) -> Result<Vec<Further>, CniError> {
-    let bad = |why: String| {
-        CniError::new(Code::InvalidConfig, "the list of further networks is not right", why)
-    };
     let names = interfaces(&id.ifname, &call.networks);
     let names = names.map_err(|BadSelection(why)| bad(format!("`networks`: {why}")))?;
     let resolved = |(element, ifname): (&Element, _)| {

@@ -126,6 +126,9 @@ pub struct Agent {
     pub policies: Option<policy::Policies>,
     /// What stands between the node's runtime and weft.
     uninstalled: Mutex<Option<String>>,
+    /// What the API server is asked beside the store, where that is the store.
+    #[cfg(feature = "kubernetes")]
+    pub cluster: Option<Arc<crate::kube::Cluster>>,
     runtime: tokio::runtime::Handle,
     pub counters: Counters,
 }
@@ -239,6 +242,11 @@ impl Agent {
     fn new(begin: Begin, runtime: tokio::runtime::Handle) -> Self {
         Self {
             policies: policy::Policies::new(&begin.config, &begin.node),
+            #[cfg(feature = "kubernetes")]
+            cluster: begin.store.kubernetes().map(|store| {
+                let server = store.server().clone();
+                Arc::new(crate::kube::Cluster::new(server, begin.node.as_str(), &runtime))
+            }),
             node: begin.node,
             boot: begin.boot,
             cookie: weft_linux::cookie_here().ok(),

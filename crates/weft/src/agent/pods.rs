@@ -42,7 +42,10 @@ pub(super) fn answer(
     awaited(caller)?;
     let done = match call.verb {
         Verb::Add => {
-            add(agent, call, netns, caller).map(|result| Some(result.render(call.version)))
+            let done = add(agent, call, netns, caller);
+            #[cfg(feature = "kubernetes")]
+            further::tell(agent, call, done.as_ref().err());
+            done.map(|result| Some(result.render(call.version)))
         }
         Verb::Del => del(agent, call).map(|()| None),
         Verb::Check => check(agent, call, netns).map(|()| None),
@@ -80,7 +83,7 @@ fn add(
         return repeat(agent, call, &known, &there);
     }
     policy::known(agent, call.pod.as_ref())?;
-    let calls = further::asked(call, &id)?;
+    let calls = further::asked(agent, call, &id)?;
     let _turns = further::clear(agent, &calls[1..])?;
     let ready = |call| ready(agent, call, &netns).map_err(|error| further::named(call, error));
     let ready: Vec<Ready<'_>> = calls.iter().map(ready).collect::<Result<_, _>>()?;

@@ -14,21 +14,29 @@
 
 mod accepted;
 pub mod client;
+pub mod cluster;
 pub mod crd;
+pub mod events;
 pub mod follow;
+pub mod networks;
 mod nodes;
+pub mod objects;
+pub mod status;
 
 use std::sync::Arc;
 
 pub use client::{ApiServer, KubeError};
+pub use cluster::Cluster;
 
 use crate::{
     agent::Agent,
     store::{Store, StoreConfig},
 };
 
-/// Follows Nodes and says what becomes of networks, where the store is the API server.
+/// Follows Nodes, pods and policies and says what becomes of networks, where the store is the API
+/// server.
 pub fn spawn(agent: &Arc<Agent>, runtime: &tokio::runtime::Handle) {
+    cluster::spawn(agent, runtime);
     let (Store::Kubernetes(store), StoreConfig::Kubernetes(config)) =
         (&agent.store, &agent.config.store)
     else {

@@ -197,6 +197,15 @@ macro_rules! each {
 }
 
 impl Store {
+    /// The store, where it is the API server.
+    #[cfg(feature = "kubernetes")]
+    pub fn kubernetes(&self) -> Option<&kubernetes::KubernetesStore> {
+        match self {
+            Self::Kubernetes(store) => Some(store),
+            _ => None,
+        }
+    }
+
     #[cfg_attr(not(any(feature = "etcd", feature = "kubernetes")), allow(clippy::unused_async))]
     pub async fn open(config: &StoreConfig) -> Result<Self, StoreError> {
         match config {

@@ -4,4 +4,12 @@
 
 mod fake;
 mod follow;
+mod pods;
 mod recorded;
+#[path = "../stories/story.rs"]
+#[allow(dead_code, unused_imports)]
+mod story;
+
+use std::time::Duration;
+
+const PATIENCE: Duration = Duration::from_secs(30);
