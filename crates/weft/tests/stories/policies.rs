@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// What the cluster says: a directory of objects that all agents read.
-struct Objects(PathBuf);
+pub struct Objects(PathBuf);
 
 impl Objects {
     fn new(plan: &Plan) -> Self {
@@ -48,7 +48,7 @@ impl Objects {
         );
     }
 
-    fn policy(&self, name: &str, spec: &Value) {
+    pub fn policy(&self, name: &str, spec: &Value) {
         let metadata = json!({"namespace": "lab", "name": name});
         let object = json!({"kind": "NetworkPolicy", "metadata": metadata, "spec": spec});
         self.put(&format!("policy-{name}"), &object);
@@ -60,14 +60,14 @@ fn app(name: &str) -> Value {
 }
 
 /// Only these may come in to `to`, by TCP to one port.
-fn only(to: &str, from: &[&str]) -> Value {
+pub fn only(to: &str, from: &[&str]) -> Value {
     let from: Vec<Value> = from.iter().map(|name| app(name)).collect();
     json!({"podSelector": {"matchLabels": {"app": to}}, "policyTypes": ["Ingress"],
         "ingress": [{"from": from, "ports": [{"protocol": "TCP", "port": ENDPOINT}]}]})
 }
 
 /// Only to these may it leave.
-fn only_out(from: &str, to: &[&str]) -> Value {
+pub fn only_out(from: &str, to: &[&str]) -> Value {
     let to: Vec<Value> = to.iter().map(|name| app(name)).collect();
     json!({"podSelector": {"matchLabels": {"app": from}}, "policyTypes": ["Egress"], "egress": [{"to": to}]})
 }
@@ -82,7 +82,7 @@ fn reading(plan: &Plan) -> (Site, Objects) {
     (site, objects)
 }
 
-fn world(attach: &str, join: &str) -> (Site, Objects) {
+pub fn world(attach: &str, join: &str) -> (Site, Objects) {
     let (site, objects) = reading(&Plan { pods: 2, lan: true, ..plan(2) });
     begin(&site, attach, join);
     site.settled("net", join).unwrap();
@@ -90,7 +90,7 @@ fn world(attach: &str, join: &str) -> (Site, Objects) {
 }
 
 /// a1, a2, b1, b2: each known to the cluster, with its address once it has one.
-fn add_pods(site: &Site, objects: &Objects) -> Vec<Pod> {
+pub fn add_pods(site: &Site, objects: &Objects) -> Vec<Pod> {
     let names = ["a1", "a2", "b1", "b2"];
     let node = |name: &str| &site.nodes[usize::from(name.starts_with('b'))];
     let add = |name: &&str| {

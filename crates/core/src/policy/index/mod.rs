@@ -2,6 +2,7 @@
 //! change costs by what it touches: rules are looked at if they are for a pod of this node, pods if such a rule
 //! speaks of them.
 
+mod judge;
 mod known;
 mod lists;
 mod local;
@@ -16,6 +17,7 @@ use std::{
     sync::Arc,
 };
 
+pub use judge::{Judgement, Opening};
 use known::{Cluster, Known, Namespace};
 use lists::Made;
 use local::Local;

@@ -118,6 +118,12 @@ impl Policies {
         })
     }
 
+    /// Looks at what the index says, and whether everything was listed.
+    pub fn ask<T>(&self, look: impl FnOnce(&Index, bool) -> T) -> T {
+        let said = self.said.lock().expect(POISONED);
+        look(&said.index, said.listed)
+    }
+
     /// Takes in what the cluster says: as much as is known at once.
     pub fn hear(&self, agent: &Agent, tell: impl FnOnce(&mut Said)) {
         tell(&mut self.said.lock().expect(POISONED));
