@@ -51,11 +51,26 @@ pub struct Attachment {
     pub lease: Option<Lease>,
     /// Its routes cover everything, not only the network's ranges.
     pub default_route: bool,
+    /// But only in this family (true: IPv4): another of the pod's networks has the other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default_only: Option<bool>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod: Option<PodName>,
+    /// Where the runtime did not ask for it itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub further: Option<Further>,
     /// Fields of a newer version, kept when this one rewrites the record.
     #[serde(flatten)]
     pub extra: Map<String, Value>,
+}
+
+/// An attachment that another's ADD made beside its own: it is there for as long as that is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Further {
+    /// The interface that the runtime asked for.
+    pub first: IfName,
+    /// How the pod's user called the network.
+    pub selected: String,
 }
 
 /// How far an attachment has come.
@@ -79,6 +94,12 @@ pub struct PodName {
 }
 
 impl Attachment {
+    /// The attachment that the runtime knows: this, or the one whose ADD made this.
+    pub fn first(&self) -> AttachmentId {
+        let ifname = self.further.as_ref().map_or(&self.id.ifname, |further| &further.first);
+        AttachmentId { ifname: ifname.clone(), ..self.id.clone() }
+    }
+
     /// What the host's end is called, of a link that has one.
     pub fn host_end(&self) -> IfName {
         let derived =
@@ -114,9 +135,14 @@ impl Attachment {
         self.host_end.iter().chain(&self.access)
     }
 
+    /// True if the pod's default route of the family is by this link.
+    pub fn leads(&self, ipv4: bool) -> bool {
+        self.default_route && self.default_only.is_none_or(|only| only == ipv4)
+    }
+
     /// What the pod sends by this link for destinations of the family of `addr`.
     pub fn routes_of(&self, addr: IpAddr, ranges: &[IpNet]) -> Vec<IpNet> {
-        if self.default_route {
+        if self.leads(addr.is_ipv4()) {
             let everything = if addr.is_ipv4() { "0.0.0.0/0" } else { "::/0" };
             return everything.parse().into_iter().collect();
         }

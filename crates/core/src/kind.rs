@@ -31,6 +31,19 @@ macro_rules! kind_or_map {
                 deserializer.deserialize_any(Spelling).map(Self)
             }
         }
+        #[cfg(feature = "schema")]
+        impl schemars::JsonSchema for $outer {
+            fn inline_schema() -> bool {
+                true
+            }
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                stringify!($outer).into()
+            }
+            /// The longer spelling, which has a form of its own.
+            fn json_schema(schemas: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                $inner::json_schema(schemas)
+            }
+        }
         impl std::fmt::Display for $outer {
             /// The kind's name as people write it.
             fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

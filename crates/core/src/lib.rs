@@ -19,5 +19,8 @@ pub mod network;
 pub mod paths;
 pub mod plan;
 pub mod policy;
+#[cfg(feature = "schema")]
+mod schema;
+pub mod selection;
 pub mod state;
 pub mod view;

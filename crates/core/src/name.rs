@@ -42,6 +42,15 @@ macro_rules! name {
                 name.as_str().to_owned()
             }
         }
+        #[cfg(feature = "schema")]
+        impl schemars::JsonSchema for $name {
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                stringify!($name).into()
+            }
+            fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                schemars::json_schema!({"type": "string", "maxLength": 253})
+            }
+        }
         impl $name {
             pub fn as_str(&self) -> &str {
                 &self.0
@@ -248,6 +257,16 @@ macro_rules! ranged {
                 let bad = || BadName { text: value.to_string(), rule: $rule };
                 let value = <$repr>::try_from(value).map_err(|_| bad())?;
                 if ($range).contains(&value) { Ok(Self(value)) } else { Err(bad()) }
+            }
+        }
+        #[cfg(feature = "schema")]
+        impl schemars::JsonSchema for $name {
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                stringify!($name).into()
+            }
+            fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                let (least, most) = ($range).into_inner();
+                schemars::json_schema!({"type": "integer", "minimum": least, "maximum": most})
             }
         }
         impl From<$name> for u64 {

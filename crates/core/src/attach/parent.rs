@@ -12,6 +12,7 @@ use crate::{
 };
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Parent {
     /// The node's NIC that is on the network; of the same name on every node.
     #[serde(rename = "parent")]
@@ -29,6 +30,15 @@ pub struct VlanId(u16);
 impl VlanId {
     pub fn get(self) -> u16 {
         self.0
+    }
+}
+#[cfg(feature = "schema")]
+impl schemars::JsonSchema for VlanId {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "VlanId".into()
+    }
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({"type": "integer", "minimum": 1, "maximum": 4094})
     }
 }
 impl TryFrom<u64> for VlanId {

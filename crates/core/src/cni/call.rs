@@ -8,8 +8,9 @@ use serde_json::{Value, json};
 
 use super::{AddResult, CniError, Code, VERSIONS, Version, config::Config, environment};
 use crate::{
-    attachment::{AttachmentId, PodName},
+    attachment::{self, AttachmentId, PodName},
     name::{Mac, NetworkName},
+    selection::{Element, Further},
 };
 
 /// One call as the plugin met it, unread.
@@ -54,6 +55,15 @@ pub struct Call {
     /// Asked for; at most one of a family.
     pub ips: Vec<IpAddr>,
     pub mac: Option<Mac>,
+    /// Further networks that the same ADD attaches the pod to.
+    pub networks: Vec<Element>,
+    /// The routers by which everything is to be reached that nothing else is known for; none: whichever
+    /// network leads out first has the pod's default routes.
+    pub routers: Vec<IpAddr>,
+    /// Families (true: IPv4) in which another network of the same ADD is to lead everywhere.
+    pub led: Vec<bool>,
+    /// Of a further network: whose ADD asked for it, and how.
+    pub further: Option<attachment::Further>,
     /// What the plugins before us in the chain made; for CHECK, what ADD answered in the end.
     pub prev: Option<AddResult>,
     pub dns: Value,
@@ -62,6 +72,28 @@ pub struct Call {
     pub runtime: String,
     /// What was said and is not acted on, for the log.
     pub warnings: Vec<String>,
+}
+
+impl Call {
+    /// The call that attaches the same pod to a further network.
+    pub fn beside(&self, id: &AttachmentId, further: &Further) -> Self {
+        let asked = &further.request;
+        Self {
+            network: Some(further.network.clone()),
+            id: Some(AttachmentId { ifname: further.ifname.clone(), ..id.clone() }),
+            ips: asked.ips.clone(),
+            mac: asked.mac,
+            networks: Vec::new(),
+            routers: asked.default_route.clone(),
+            further: Some(attachment::Further {
+                first: id.ifname.clone(),
+                selected: further.selected.clone(),
+            }),
+            prev: None,
+            dns: Value::Null,
+            ..self.clone()
+        }
+    }
 }
 
 impl Verb {
@@ -123,6 +155,10 @@ impl Request {
             pod: None,
             ips: Vec::new(),
             mac: None,
+            networks: Vec::new(),
+            routers: Vec::new(),
+            led: Vec::new(),
+            further: None,
             prev: None,
             dns: Value::Null,
             valid: Vec::new(),
@@ -166,6 +202,7 @@ impl Request {
         call.warnings.extend(args.warnings);
         call.pod = args.pod;
         // What the configuration asks for goes before CNI_ARGS, which is deprecated.
+        call.networks = config.networks()?;
         call.ips = config.ips()?.unwrap_or(args.ips);
         call.mac = config.mac()?.or(args.mac);
         for ipv4 in [true, false] {

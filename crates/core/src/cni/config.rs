@@ -9,10 +9,13 @@ use super::{
     AddResult, CniError, Code,
     environment::{WORD, is_word},
 };
-use crate::name::{BadName, Mac, NetworkName};
+use crate::{
+    name::{BadName, Mac, NetworkName},
+    selection::{self, Element},
+};
 
 /// What is weft's own, beside the spec's keys.
-const OURS: [&str; 3] = ["network", "socket", "agentWait"];
+const OURS: [&str; 4] = ["network", "networks", "socket", "agentWait"];
 /// The spec's keys that need no word: acted on, or meant for the runtime.
 const STANDARD: [&str; 13] = [
     "args",
@@ -80,6 +83,23 @@ impl Config {
                 name.parse().map(Some).map_err(|bad: BadName| invalid(format!("`network`: {bad}")))
             }
             Some(other) => Err(invalid(format!("`network` {other} is not a name"))),
+        }
+    }
+
+    /// Further networks for the same pod, as the annotation of Kubernetes lists them.
+    pub(super) fn networks(&self) -> Result<Vec<Element>, CniError> {
+        let bad = |what: String| invalid(format!("`networks`: {what}"));
+        let elements = match self.get("networks") {
+            None => return Ok(Vec::new()),
+            Some(Value::String(text)) => selection::read(text),
+            Some(list) => selection::read(&list.to_string()),
+        };
+        let elements = elements.map_err(|why| bad(why.to_string()))?;
+        match elements.iter().find(|element| element.namespace.is_some()) {
+            Some(element) => Err(bad(format!(
+                "{element}: a network of weft's is in no namespace; those are NetworkAttachmentDefinitions'"
+            ))),
+            None => Ok(elements),
         }
     }
 
@@ -201,14 +221,22 @@ impl Config {
 }
 
 /// With or without a prefix; the network's own is used.
-pub(super) fn address(text: &str) -> Result<IpAddr, String> {
+pub(crate) fn address(text: &str) -> Result<IpAddr, String> {
     let bare = text.parse().ok().or_else(|| text.parse::<IpNet>().ok().map(|net| net.addr()));
     bare.ok_or_else(|| format!("{text:?} is not an address"))
 }
 
-pub(super) fn mac(text: &str) -> Result<Mac, String> {
+pub(crate) fn mac(text: &str) -> Result<Mac, String> {
     let mac: Mac = text.parse().map_err(|bad: BadName| bad.to_string())?;
     if mac.is_unicast() { Ok(mac) } else { Err(format!("{mac} is not a unicast address")) }
+}
+
+/// The network that one plugin's configuration names.
+pub(crate) fn network_of(text: &str) -> Result<Option<NetworkName>, CniError> {
+    let config = Config::read(text)?;
+    config.unread()?;
+    config.refuse_ipam()?;
+    config.network()
 }
 
 fn kind(value: &Value) -> &'static str {

@@ -16,6 +16,7 @@ mod version;
 pub mod wire;
 
 pub use call::{Call, Request, Verb};
+pub(crate) use config::{address, mac, network_of};
 pub use endpoint::Endpoint;
 pub use error::{CniError, Code};
 pub use result::{AddResult, Interface, Ip, RouteOut};

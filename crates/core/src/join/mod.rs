@@ -25,6 +25,7 @@ use crate::{
 
 /// The `join` of a network. A kind is its own configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum Kind {
     Vxlan(vxlan::Vxlan),

@@ -86,8 +86,8 @@ mod tests {
 
     #[test]
     fn what_was_taken_back_is_not_waited_for_any_more() {
-        let [one, two, all] = ["10.1.1.0/24", "10.1.2.0/24", "10.1.0.0/23"]
-            .map(|dst| dst.parse::<IpNet>().unwrap());
+        let [one, two, all] =
+            ["10.1.1.0/24", "10.1.2.0/24", "10.1.0.0/23"].map(|dst| dst.parse::<IpNet>().unwrap());
         let mut learnt = Learnt { settling: true, ..Learnt::default() };
         let before = learnt.digest(&[one]);
         assert!(learnt.may_come(&one) && learnt.may_come(&two));

@@ -21,10 +21,11 @@ pub use bad::BadNetwork;
 pub const SCHEMA: u32 = 1;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Network {
     /// Version of this record's form; written by weft.
-    #[serde(default = "schema")]
+    #[serde(default = "first_schema")]
     pub schema: u32,
     /// How a pod's link is born: `veth` (routed, no bridge), `bridge`, `macvlan` or `ipvlan`.
     #[serde(default)]
@@ -34,6 +35,7 @@ pub struct Network {
     #[serde(default)]
     pub join: Join,
     /// Addresses of the pods: one IPv4 range, one IPv6 range, or one of each (dual stack).
+    #[cfg_attr(feature = "schema", schemars(with = "Vec<crate::schema::Prefix>"))]
     pub ranges: Vec<IpNet>,
     /// Length of the block that a node claims from an IPv4 range.
     #[serde(default)]
@@ -52,6 +54,7 @@ pub struct Network {
     pub host_access: bool,
     /// Ranges of Services (ClusterIPs), which pods on the physical network reach by their node.
     #[serde(default)]
+    #[cfg_attr(feature = "schema", schemars(with = "Vec<crate::schema::Prefix>"))]
     pub services: Vec<IpNet>,
     /// Pod-to-pod packets skip connection tracking: `auto` (as long as no other program
     /// translates addresses on the node, as kube-proxy does), `always` or `never`.
@@ -66,6 +69,7 @@ pub struct Network {
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Untracked {
     #[default]
@@ -77,7 +81,7 @@ pub enum Untracked {
 fn yes() -> bool {
     true
 }
-fn schema() -> u32 {
+fn first_schema() -> u32 {
     SCHEMA
 }
 

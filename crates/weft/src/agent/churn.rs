@@ -238,7 +238,7 @@ impl World {
         let (agent, network) = (&self.nodes[n].agent, &self.network);
         if self.dice.one_in(DEATHS) {
             // The kernel refused the link.
-            drop(Lease { agent, network, addrs: Some(addrs.clone()) });
+            drop(Lease { agent, network: network.clone(), addrs: Some(addrs.clone()) });
             self.disown(&addrs);
             return true;
         }

@@ -48,7 +48,7 @@ pub(super) fn lease(
             return Ok(addrs);
         }
         // Ours alone on this node from here on; given back if the store says no.
-        let mut lease = Lease { agent, network: name, addrs: Some(addrs) };
+        let mut lease = Lease { agent, network: name.clone(), addrs: Some(addrs) };
         match claim_all(agent, call, name, &wanted)? {
             None => {
                 fault::point("add.after-claim");
@@ -358,10 +358,10 @@ pub async fn free(
 impl Agent {
     /// Has the runtime's threads do it: the thread of a call may be in a pod's namespace, and what it
     /// made there, a connection or another thread, would stay there.
-    fn in_runtime<T: Send + 'static>(
+    pub(super) fn in_runtime<T: Send + 'static>(
         &self,
-        work: impl Future<Output = Result<T, StoreError>> + Send + 'static,
-    ) -> Result<T, StoreError> {
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> T {
         let (done, answer) = mpsc::channel();
         self.runtime.spawn(async move { drop(done.send(work.await)) });
         answer.recv().expect("each operation of a store has a bound, and a panic aborts")

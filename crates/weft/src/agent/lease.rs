@@ -44,13 +44,13 @@ impl Drop for Turn<'_> {
 /// Addresses that go back unless the ledger has them.
 pub(super) struct Lease<'a> {
     pub(super) agent: &'a Agent,
-    pub(super) network: &'a NetworkName,
+    pub(super) network: NetworkName,
     pub(super) addrs: Option<Vec<std::net::IpAddr>>,
 }
 impl Drop for Lease<'_> {
     fn drop(&mut self) {
         if let Some(addrs) = self.addrs.take() {
-            self.agent.ledger().release(self.network, &addrs);
+            self.agent.ledger().release(&self.network, &addrs);
             // What was claimed of them by itself is to be given back.
             self.agent.claimer.notify_one();
         }

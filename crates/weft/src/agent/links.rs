@@ -13,8 +13,8 @@ use weft_core::{
 use weft_linux::{Kernel, Netns, Observed, Refusal};
 
 use super::{
-    Agent, Inside, Serving, access, announce::announce, children, dhcp, fault, lease::not_served,
-    reap::forget_flows, wake::Reasons,
+    Agent, Inside, Serving, access, announce::announce, children, dhcp, fault, further,
+    lease::not_served, reap::forget_flows, wake::Reasons,
 };
 
 /// Makes the link and everything on it, the host's end up last. Returns the pod's end as it is.
@@ -383,11 +383,15 @@ pub(super) fn again(agent: &Agent, serving: &Serving, pod: &Attachment) -> Resul
 /// ADD is under way but those that wait for an address.
 pub(super) fn bury(agent: &Agent, observed: &Observed) {
     let dead: Vec<Attachment> = {
+        let whole = agent.as_attached();
+        let waits = |pod: &&Attachment| {
+            agent.leases.is_asking(&pod.id) || whole.iter().any(|whole| whole.id == pod.id)
+        };
         let ledger = agent.ledger();
         let opened = ledger.attachments().filter(|pod| pod.phase == Phase::Opened);
-        opened.filter(|pod| !agent.leases.is_asking(&pod.id)).cloned().collect()
+        opened.filter(|pod| !waits(pod)).cloned().collect()
     };
-    for pod in dead {
+    for pod in dead.into_iter().chain(further::orphans(agent)) {
         let there = observed.links.iter().any(|link| Some(&link.dev) == pod.host_end.as_ref());
         tracing::info!(id = %pod.id, link = there, "an ADD that died is taken back");
         if let Err(error) = detach(agent, &pod.id) {

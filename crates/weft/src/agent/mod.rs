@@ -8,6 +8,7 @@ mod access;
 mod announce;
 mod bgp;
 mod cache;
+mod check;
 mod children;
 mod chunks;
 #[cfg(test)]
@@ -19,6 +20,7 @@ mod dhcp;
 mod fault;
 mod findings;
 mod fixed;
+mod further;
 mod hear;
 mod lease;
 mod ledger;
@@ -106,6 +108,8 @@ pub struct Agent {
     leases: dhcp::Leases,
     /// Attachments that a call is about; a second call for one waits.
     busy: Mutex<BTreeSet<AttachmentId>>,
+    /// Attachments of ADDs under way that are whole, while another of the same ADD is not.
+    whole: Mutex<BTreeSet<AttachmentId>>,
     /// Of networks that are joined in a multicast group: who was heard there.
     hearings: Mutex<BTreeMap<NetworkName, hear::Hearing>>,
     /// Whoever else has addresses on networks that pods share with him.
@@ -114,6 +118,9 @@ pub struct Agent {
     switches: switch::Switches,
     /// Where anybody says anything of policies.
     pub policies: Option<policy::Policies>,
+    /// What the API server is asked beside the store, where that is the store.
+    #[cfg(feature = "kubernetes")]
+    pub cluster: Option<Arc<crate::kube::Cluster>>,
     runtime: tokio::runtime::Handle,
     pub counters: Counters,
 }
@@ -227,6 +234,11 @@ impl Agent {
     fn new(begin: Begin, runtime: tokio::runtime::Handle) -> Self {
         Self {
             policies: policy::Policies::new(&begin.config, &begin.node),
+            #[cfg(feature = "kubernetes")]
+            cluster: begin.store.kubernetes().map(|store| {
+                let server = store.server().clone();
+                Arc::new(crate::kube::Cluster::new(server, begin.node.as_str(), &runtime))
+            }),
             node: begin.node,
             boot: begin.boot,
             cookie: weft_linux::cookie_here().ok(),
@@ -250,6 +262,7 @@ impl Agent {
             strangers: begin.channels.strangers,
             switches: switch::Switches::default(),
             busy: Mutex::default(),
+            whole: Mutex::default(),
             hearings: Mutex::default(),
             runtime,
             counters: Counters::default(),
@@ -327,6 +340,8 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     switch::spawn(&agent)?;
     dhcp::spawn(&agent, told)?;
     policy::spawn(&agent)?;
+    #[cfg(feature = "kubernetes")]
+    crate::kube::cluster::spawn(&agent, runtime.handle());
     serve::spawn(&agent)?;
     crate::control::spawn(&agent, &runtime)?;
     runtime.block_on(ended());

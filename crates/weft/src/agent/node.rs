@@ -16,7 +16,7 @@ use ipnet::IpNet;
 use weft_core::{
     attach::Footing,
     attachment::Phase,
-    desired::{self, Host},
+    desired::Host,
     join::{Receive, Way},
     moved::moved,
     name::{IfName, NetworkName},
@@ -27,7 +27,7 @@ use weft_core::{
 use weft_linux::{Event, ForeignRoute, HostLink, Observed, Passing, Refusal, Watch, read_knob};
 
 use super::{
-    Agent, NetworkHere, POISONED, Serving, bgp, findings, links,
+    Agent, NetworkHere, POISONED, Serving, bgp, findings, further, links,
     policy::Policies,
     publish,
     sight::{Look, Sight},
@@ -409,11 +409,6 @@ fn knobs(serving: &Serving) -> Vec<Knob> {
     knobs
 }
 
-fn desired(agent: &Agent, serving: &Serving) -> State {
-    let ledger = agent.ledger();
-    desired::node(&agent.node, &serving.host, &serving.served(), ledger.attachments())
-}
-
 /// What is to be done: for the peers that moved since `last` where the kernel holds just that, else
 /// for everything.
 fn changes(
@@ -440,7 +435,7 @@ fn changes(
 /// Where not all is known that something may be here for, it may be added to, but nothing is taken
 /// away.
 fn everything(agent: &Agent, serving: &Serving, observed: &mut Observed) -> Vec<Change> {
-    let desired = desired(agent, serving);
+    let desired = further::desired(agent, serving);
     know_new_knobs(&desired, &mut observed.ours);
     let mut changes = plan(&desired, &observed.ours);
     let frozen = findings::frozen(agent, serving).is_some();

@@ -1,7 +1,10 @@
 //! The CNI verbs. ADD writes the ledger first and answers last; DEL answers as soon as the pod can
 //! no longer be reached, and the link is freed behind (`reap.rs`).
 
-use std::{net::IpAddr, sync::atomic::Ordering};
+use std::{
+    net::IpAddr,
+    sync::{RwLockReadGuard, atomic::Ordering},
+};
 
 use serde_json::{Map, Value};
 use weft_core::{
@@ -11,14 +14,16 @@ use weft_core::{
     join::underlay::Underlay,
     name::{IfName, Mac, NetworkName},
     network::{Network, SCHEMA},
-    plan::{Change, plan},
     state::Link,
 };
 use weft_linux::{HostLink, Kernel, Netns};
 
 use super::{
-    Agent, NetworkHere, POISONED, Serving, access, children, dhcp, fault,
-    lease::{Lease, Turn, lease, network, not_served, serving, wait},
+    Agent, NetworkHere, POISONED, Serving, access,
+    check::check,
+    children, dhcp, fault,
+    further::{self, Births},
+    lease::{Lease, Turn, lease, network, not_served, serving},
     links::{bring_up, complete, detach, inside},
     policy,
     serve::Caller,
@@ -37,7 +42,10 @@ pub(super) fn answer(
     awaited(caller)?;
     let done = match call.verb {
         Verb::Add => {
-            add(agent, call, netns, caller).map(|result| Some(result.render(call.version)))
+            let done = add(agent, call, netns, caller);
+            #[cfg(feature = "kubernetes")]
+            further::tell(agent, call, done.as_ref().err());
+            done.map(|result| Some(result.render(call.version)))
         }
         Verb::Del => del(agent, call).map(|()| None),
         Verb::Check => check(agent, call, netns).map(|()| None),
@@ -75,48 +83,104 @@ fn add(
         return repeat(agent, call, &known, &there);
     }
     policy::known(agent, call.pod.as_ref())?;
-    let (name, serving) = network(agent, call)?;
-    let parent = match serving.networks.get(&name) {
-        Some(here) => {
-            let attach = &here.network.attach;
-            let nic = children::parent(agent, attach, &name)?;
-            nic.map(|nic| child_of(agent, call, attach, &netns, &nic)).transpose()?
-        }
-        None => None,
-    };
-    let addrs = lease(agent, call, &name, &serving)?;
-    // From here on the loop keeps away, until the link is whole.
+    let calls = further::asked(agent, call, &id)?;
+    let _turns = further::clear(agent, &calls[1..])?;
+    let ready = |call| ready(agent, call, &netns).map_err(|error| further::named(call, error));
+    let ready: Vec<Ready<'_>> = calls.iter().map(ready).collect::<Result<_, _>>()?;
+    // From here on the loop keeps away, until the links are whole.
     let mut gate = Some(agent.gate.read().expect(POISONED));
-    let serving = agent.serving();
-    let mut lease = Lease { agent, network: &name, addrs: Some(addrs) };
-    let here = serving.networks.get(&name).ok_or_else(|| not_served(&name, &serving))?;
-    let first = !agent.ledger().has_pods(&name);
-    let attachment = open(agent, call, &id, &serving, (&name, here), (cookie, parent), &mut lease)?;
-    fault::point("add.after-open");
-    let born = Birth { agent, id: &id, done: false };
-    let served = here.served(&name);
-    let ground = served.ground(&agent.node, &serving.host);
-    policy::admit(agent, &attachment)?;
-    fault::point("add.after-policies");
-    let link = bring_up(agent, &attachment, &ground, (&netns, &there))?;
-    let mut made = (attachment, link);
-    if here.network.by_dhcp() {
-        let of = (&made.0, &here.network);
-        let leased = dhcp::obtain(agent, &mut gate, of, (call, caller), &there)?;
-        policy::admit(agent, &leased)?;
-        let link = complete(agent, &leased, &there)?;
-        made = (leased, link);
+    let mut births = Births::none(agent);
+    let mut made = Vec::new();
+    for ready in ready {
+        let call = ready.call;
+        let one = attach(agent, ready, (&netns, &there, cookie), caller, (&mut gate, &mut births));
+        made.push(one.map_err(|error| further::named(call, error))?);
     }
     // From here on a DEL finds it: it waits for its turn.
     awaited(caller)?;
-    commit(agent, &id)?;
-    agent.tell_addresses(&name);
-    born.committed();
-    if first {
+    for one in made.iter().rev() {
+        commit(agent, &one.pod.id)?;
+        agent.tell_addresses(&one.pod.network);
+    }
+    births.committed();
+    if made.iter().any(|one| one.first) {
         // The others are told that there are pods here.
         agent.wake.ring(Reasons::OTHER);
     }
-    Ok(result(&made.0, &ground, &made.1, call))
+    let one = made.swap_remove(0);
+    let serving = agent.serving();
+    let here = here(&serving, &one.pod.network)?;
+    let served = here.served(&one.pod.network);
+    Ok(result(&one.pod, &served.ground(&agent.node, &serving.host), &one.link, call))
+}
+
+/// What is known and held before a link is made.
+struct Ready<'a> {
+    call: &'a Call,
+    lease: Lease<'a>,
+    child: Option<Child>,
+}
+
+fn ready<'a>(agent: &'a Agent, call: &'a Call, netns: &Netns) -> Result<Ready<'a>, CniError> {
+    let (name, serving) = network(agent, call)?;
+    let child = match serving.networks.get(&name) {
+        Some(here) => {
+            let attach = &here.network.attach;
+            let nic = children::parent(agent, attach, &name)?;
+            nic.map(|nic| child_of(agent, call, attach, netns, &nic)).transpose()?
+        }
+        None => None,
+    };
+    let addrs = Some(lease(agent, call, &name, &serving)?);
+    Ok(Ready { call, lease: Lease { agent, network: name, addrs }, child })
+}
+
+/// An attachment that is whole and nobody was told of.
+struct Made {
+    pod: Attachment,
+    link: Link,
+    /// It is the first of its network on this node.
+    first: bool,
+}
+
+fn attach<'a>(
+    agent: &'a Agent,
+    ready: Ready<'_>,
+    (netns, there, cookie): (&Netns, &Kernel, u64),
+    caller: &Caller<'_>,
+    (gate, births): (&mut Option<RwLockReadGuard<'a, ()>>, &mut Births<'_>),
+) -> Result<Made, CniError> {
+    let Ready { call, mut lease, child } = ready;
+    let id = call.id.as_ref().ok_or_else(no_container)?;
+    let (serving, name) = (agent.serving(), lease.network.clone());
+    let here = here(&serving, &name)?;
+    let first = !agent.ledger().has_pods(&name);
+    let pod = open(agent, call, id, &serving, (&name, here), (cookie, child), &mut lease)?;
+    births.opened(id);
+    fault::point("add.after-open");
+    let served = here.served(&name);
+    let ground = served.ground(&agent.node, &serving.host);
+    policy::admit(agent, &pod)?;
+    fault::point("add.after-policies");
+    let link = bring_up(agent, &pod, &ground, (netns, there))?;
+    let mut made = Made { pod, link, first };
+    if here.network.by_dhcp() {
+        let of = (&made.pod, &here.network);
+        let leased = dhcp::obtain(agent, gate, of, (call, caller), there)?;
+        policy::admit(agent, &leased)?;
+        made.link = complete(agent, &leased, there)?;
+        made.pod = leased;
+    }
+    further::routers(call, &made.pod, &ground)?;
+    births.whole(id);
+    Ok(made)
+}
+
+pub(super) fn here<'a>(
+    serving: &'a Serving,
+    name: &NetworkName,
+) -> Result<&'a NetworkHere, CniError> {
+    serving.networks.get(name).ok_or_else(|| not_served(name, serving))
 }
 
 /// The pod is attached: from here on everybody has to do with it.
@@ -144,47 +208,13 @@ pub(super) fn awaited(caller: &Caller<'_>) -> Result<(), CniError> {
     ))
 }
 
-/// An attachment that is taken apart again unless it was committed.
-struct Birth<'a> {
-    agent: &'a Agent,
-    id: &'a AttachmentId,
-    done: bool,
-}
-impl Birth<'_> {
-    fn committed(mut self) {
-        self.done = true;
-    }
-}
-impl Drop for Birth<'_> {
-    fn drop(&mut self) {
-        if !self.done
-            && let Err(error) = detach(self.agent, self.id)
-        {
-            tracing::warn!(id = %self.id, %error, "could not take a failed ADD back; the loop will");
-        }
-    }
-}
-
 /// What an earlier call left under this name: attached to this very namespace, or nothing.
 fn settle(agent: &Agent, id: &AttachmentId, cookie: u64) -> Result<Option<Attachment>, CniError> {
     let known = agent.ledger().get(id).cloned();
     match known {
         None => Ok(None),
         Some(known) if known.phase == Phase::Attached && known.cookie == cookie => Ok(Some(known)),
-        Some(_) => {
-            {
-                let _gate = agent.gate.read().expect(POISONED);
-                detach(agent, id)?;
-            }
-            wait(agent, || agent.ledger().get(id).is_none().then_some(())).ok_or_else(|| {
-                CniError::new(
-                    Code::TryAgainLater,
-                    "the last link of this name is still being freed",
-                    id.to_string(),
-                )
-            })?;
-            Ok(None)
-        }
+        Some(_) => further::ended(agent, id).map(|()| None),
     }
 }
 
@@ -202,8 +232,13 @@ fn repeat(
     }
     let served = here.served(&known.network);
     let ground = served.ground(&agent.node, &serving.host);
-    inside(known, &ground)
-        .map_err(|why| CniError::new(Code::Refused, "set the pod's link up again", why))?;
+    let again = |why| CniError::new(Code::Refused, "set the pod's link up again", why);
+    inside(known, &ground).map_err(again)?;
+    for pod in further::of(agent, &known.id) {
+        let Some(here) = serving.networks.get(&pod.network) else { continue };
+        let served = here.served(&pod.network);
+        inside(&pod, &served.ground(&agent.node, &serving.host)).map_err(again)?;
+    }
     let inside = there.observe_pod(&known.links());
     let inside =
         inside.map_err(|error| CniError::new(Code::Io, "look into the pod", error.to_string()))?;
@@ -224,6 +259,8 @@ fn open(
     let addrs = lease.addrs.clone().unwrap_or_default();
     let mut ledger = agent.ledger();
     let others = ledger.attachments().filter(|other| other.cookie == cookie && other.id != *id);
+    let (default_route, default_only) =
+        further::leads(call, leads_out(&here.network), others.clone());
     let gives = access::wanted(&here.network, serving, others);
     let attachment = Attachment {
         schema: SCHEMA,
@@ -245,11 +282,10 @@ fn open(
             .unwrap_or_else(|| mac_of(id, name, here, &addrs)),
         addrs,
         lease: None,
-        default_route: leads_out(&here.network)
-            && !ledger.attachments().any(|other| {
-                other.cookie == cookie && other.default_route && other.phase != Phase::Doomed
-            }),
+        default_route,
+        default_only,
         pod: call.pod.clone(),
+        further: call.further.clone(),
         extra: Map::new(),
     };
     ledger
@@ -356,53 +392,7 @@ fn result(pod: &Attachment, ground: &Ground<'_>, link: &Link, call: &Call) -> Ad
 
 fn del(agent: &Agent, call: &Call) -> Result<(), CniError> {
     let _gate = agent.gate.read().expect(POISONED);
-    detach(agent, call.id.as_ref().ok_or_else(no_container)?)
-}
-
-fn check(agent: &Agent, call: &Call, netns: Option<Netns>) -> Result<(), CniError> {
-    let id = call.id.clone().ok_or_else(no_container)?;
-    let netns = netns.ok_or_else(|| no_namespace(call))?;
-    let not = |what: &str, details: String| CniError::new(Code::NotAsPromised, what, details);
-    let known = agent.ledger().get(&id).cloned().filter(|pod| pod.phase == Phase::Attached);
-    let known = known.ok_or_else(|| {
-        CniError::new(Code::UnknownContainer, "there is no such attachment", id.to_string())
-    })?;
-    let serving = serving(agent, &known.network)?;
-    let here =
-        serving.networks.get(&known.network).ok_or_else(|| not_served(&known.network, &serving))?;
-    let served = here.served(&known.network);
-    let ground = served.ground(&agent.node, &serving.host);
-    if let Some(why) = dhcp::lost(&known) {
-        return Err(not("the pod has no address", why));
-    }
-    if let Some(prev) = &call.prev {
-        let had = |addr: &IpAddr| prev.ips.iter().any(|ip| ip.address.addr() == *addr);
-        if let Some(addr) = known.addrs.iter().find(|addr| !had(addr)) {
-            return Err(not("prevResult is not what ADD answered", format!("{addr} is not in it")));
-        }
-        let mac = known.mac.to_string();
-        let had = |i: &Interface| i.name == id.ifname.as_str() && i.mac.eq_ignore_ascii_case(&mac);
-        if !prev.interfaces.iter().any(had) {
-            let details = format!("interface {} with {mac} is not in it", id.ifname);
-            return Err(not("prevResult is not what ADD answered", details));
-        }
-    }
-    let there = Kernel::of(&netns).and_then(|kernel| kernel.observe_pod(&known.links()));
-    let there = there.map_err(|error| not("look into the pod", error.to_string()))?;
-    let inside = plan(&known.attach.inside(&known, &ground), &there);
-    let node = agent.kernel.observe_node(&[]);
-    let node = node.map_err(|error| not("look at the node", error.to_string()))?.ours;
-    let outside = known.attach.outside(&known, &ground);
-    let outside = plan(&outside, &node).into_iter();
-    let missing: Vec<String> = inside
-        .into_iter()
-        .chain(outside.filter(|change| !matches!(change, Change::Drop(_))))
-        .map(|change| change.to_string())
-        .collect();
-    if missing.is_empty() {
-        return Ok(());
-    }
-    Err(not("the pod's network is not as it was made", missing.join("; ")))
+    further::detach_all(agent, call.id.as_ref().ok_or_else(no_container)?)
 }
 
 fn gc(agent: &Agent, call: &Call) -> Result<(), CniError> {
@@ -416,7 +406,8 @@ fn gc(agent: &Agent, call: &Call) -> Result<(), CniError> {
                 *container == id.container && ifname == id.ifname.as_str()
             })
         };
-        theirs.map(|pod| pod.id.clone()).filter(|id| !valid(id)).collect()
+        // Of what was attached beside another the runtime does not know.
+        theirs.filter(|pod| !valid(&pod.first())).map(|pod| pod.id.clone()).collect()
     };
     // One that can't be freed must not keep the others.
     let failed: Vec<String> = garbage
@@ -486,10 +477,10 @@ fn not_entered(call: &Call, error: &weft_linux::Error) -> CniError {
         ),
     }
 }
-fn no_container() -> CniError {
+pub(super) fn no_container() -> CniError {
     CniError::new(Code::InvalidEnvironment, "invalid environment variable", "CNI_CONTAINERID")
 }
-fn no_namespace(call: &Call) -> CniError {
+pub(super) fn no_namespace(call: &Call) -> CniError {
     CniError::new(
         Code::UnknownContainer,
         "the network namespace does not exist",

@@ -68,6 +68,9 @@ enum Command {
         /// Which; without it, what there is
         model: Option<String>,
     },
+    /// Print the definitions of weft's resources in Kubernetes (`weft crds | kubectl apply -f -`)
+    #[cfg(feature = "kubernetes")]
+    Crds,
     /// Take everything of weft's out of this node's kernel and put sysctls back (agent stopped)
     Uninstall(AgentFile),
 }
@@ -185,6 +188,8 @@ fn run(command: Command) -> anyhow::Result<u8> {
         }
         Command::Models { model } => put(&models::page(model.as_deref())?)?,
         Command::Config => put(config::REFERENCE)?,
+        #[cfg(feature = "kubernetes")]
+        Command::Crds => put(&crate::kube::crd::yaml()?)?,
         Command::Status(asked) => {
             let status: report::Status = show(&asked, "/v1/status", text::status)?;
             let reached = status.networks.values().all(|network| network.unreachable.is_empty());

@@ -4,6 +4,8 @@
 #[cfg(feature = "etcd")]
 pub mod etcd;
 pub mod file;
+#[cfg(feature = "kubernetes")]
+pub mod kubernetes;
 #[cfg(test)]
 pub mod model;
 
@@ -23,11 +25,35 @@ pub const OPERATION_MAX: Duration = Duration::from_secs(5);
 pub enum StoreConfig {
     File(FileConfig),
     Etcd(EtcdConfig),
+    Kubernetes(KubernetesConfig),
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct FileConfig {
     pub dir: PathBuf,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct KubernetesConfig {
+    /// None: the service account of the pod that this runs in.
+    #[serde(default)]
+    pub kubeconfig: Option<PathBuf>,
+    #[serde(default)]
+    pub pod_cidrs: PodCidrs,
+}
+
+/// What the blocks that the controller manager gives each Node (`podCIDRs`) are to us.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PodCidrs {
+    /// This node's blocks of the default network, if they lie in its ranges and Nodes have any.
+    #[default]
+    Auto,
+    /// This node's blocks, and nothing else is.
+    Required,
+    /// Nothing.
+    Ignored,
 }
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -122,11 +148,13 @@ pub enum StoreError {
     Key(String),
     #[error("{what} at etcd {endpoints}: {error}")]
     Etcd { what: String, endpoints: String, error: String },
-    #[error(
-        "this build has no store `etcd`: use a release, or build with `--features etcd` \
-         (needs protobuf-compiler and libprotobuf-dev)"
-    )]
-    NotBuilt,
+    #[cfg(feature = "kubernetes")]
+    #[error(transparent)]
+    Kubernetes(#[from] crate::kube::KubeError),
+    #[error("key {key:?} can't be written: {why}")]
+    Value { key: String, why: String },
+    #[error("this build has no store `{0}`: use a release, or build with `--features {0}`{1}")]
+    NotBuilt(&'static str, &'static str),
 }
 
 #[derive(Clone)]
@@ -134,6 +162,8 @@ pub enum Store {
     File(file::FileStore),
     #[cfg(feature = "etcd")]
     Etcd(Box<etcd::EtcdStore>),
+    #[cfg(feature = "kubernetes")]
+    Kubernetes(kubernetes::KubernetesStore),
     #[cfg(test)]
     Model(model::ModelStore),
 }
@@ -144,6 +174,8 @@ macro_rules! each {
             Self::File($store) => $call,
             #[cfg(feature = "etcd")]
             Self::Etcd($store) => $call,
+            #[cfg(feature = "kubernetes")]
+            Self::Kubernetes($store) => $call,
             #[cfg(test)]
             Self::Model($store) => $call,
         }
@@ -151,7 +183,16 @@ macro_rules! each {
 }
 
 impl Store {
-    #[cfg_attr(not(feature = "etcd"), allow(clippy::unused_async))]
+    /// The store, where it is the API server.
+    #[cfg(feature = "kubernetes")]
+    pub fn kubernetes(&self) -> Option<&kubernetes::KubernetesStore> {
+        match self {
+            Self::Kubernetes(store) => Some(store),
+            _ => None,
+        }
+    }
+
+    #[cfg_attr(not(any(feature = "etcd", feature = "kubernetes")), allow(clippy::unused_async))]
     pub async fn open(config: &StoreConfig) -> Result<Self, StoreError> {
         match config {
             StoreConfig::File(config) => Ok(Self::File(file::FileStore::open(&config.dir))),
@@ -160,7 +201,15 @@ impl Store {
                 etcd::EtcdStore::open(config).await.map(|store| Self::Etcd(Box::new(store)))
             }
             #[cfg(not(feature = "etcd"))]
-            StoreConfig::Etcd(_) => Err(StoreError::NotBuilt),
+            StoreConfig::Etcd(_) => {
+                Err(StoreError::NotBuilt("etcd", " (needs protobuf-compiler and libprotobuf-dev)"))
+            }
+            #[cfg(feature = "kubernetes")]
+            StoreConfig::Kubernetes(config) => {
+                kubernetes::KubernetesStore::open(config).await.map(Self::Kubernetes)
+            }
+            #[cfg(not(feature = "kubernetes"))]
+            StoreConfig::Kubernetes(_) => Err(StoreError::NotBuilt("kubernetes", "")),
         }
     }
 

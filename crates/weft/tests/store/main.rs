@@ -1,4 +1,4 @@
-//! Both stores. What each must do is one suite; what can befall each is a file of its own. Every
+//! All stores. What each must do is one suite; what can befall each is a file of its own. Every
 //! etcd is a real one, started here and ended with the test.
 #![allow(clippy::unwrap_used)]
 
@@ -6,7 +6,12 @@ mod agent;
 mod claimers;
 mod cluster;
 mod etcd;
+#[cfg(feature = "kubernetes")]
+#[path = "../kube/fake/mod.rs"]
+mod fake;
 mod files;
+#[cfg(feature = "kubernetes")]
+mod kubernetes;
 mod listener;
 mod server;
 mod suite;

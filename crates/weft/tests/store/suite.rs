@@ -18,6 +18,13 @@ async fn etcd() {
     suite(&etcd.config()).await;
 }
 
+#[cfg(feature = "kubernetes")]
+#[tokio::test(flavor = "multi_thread")]
+async fn kubernetes() {
+    let api = super::fake::FakeApi::start();
+    suite(&super::kubernetes::config_of(&api, "suite")).await;
+}
+
 async fn suite(config: &StoreConfig) {
     let store = open(config).await;
     assert!(store.list().await.unwrap().0.is_empty());

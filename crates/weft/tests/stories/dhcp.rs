@@ -127,7 +127,7 @@ fn lan_of(nodes: usize, network: &Value) -> Site {
 }
 
 /// The same with a server that renews soon.
-fn served(nodes: usize, mode: &str) -> (Site, Server) {
+pub fn served(nodes: usize, mode: &str) -> (Site, Server) {
     served_to(lan(nodes, mode))
 }
 

@@ -13,6 +13,7 @@ mod cni;
 mod dhcp;
 mod domains;
 mod explained;
+mod further;
 mod input;
 mod ipvlan;
 mod kill;

@@ -16,6 +16,7 @@ use crate::{
 
 /// It has no settings.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Bridge {}
 
 fn host_end(pod: &Attachment, on: &Ground<'_>) -> Link {

@@ -16,6 +16,7 @@ use crate::{
 
 /// It has no settings.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Veth {}
 
 /// The pod's next hop. Link-local (RFC 3927): it never leaves the pair.

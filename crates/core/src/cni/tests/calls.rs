@@ -109,7 +109,11 @@ fn each_mistake_has_the_specs_code_and_says_what_to_do() {
         (with(r#","ipam":{"subnet":"10.0.0.0/8"}"#), 2, "remove `ipam`"),
         (with(r#","netwrok":"blue""#), 2, "`netwrok`: \"blue\": is `network` meant?"),
         (with(r#","agentwait":3"#), 2, "`agentwait`: 3: is `agentWait` meant?"),
-        (request("STATUS", &newest(r#","networks":"b""#)), 2, "are network, socket, agentWait"),
+        (
+            request("STATUS", &newest(r#","netwrks":"b""#)),
+            2,
+            "are network, networks, socket, agentWait",
+        ),
         (with(r#","runtimeConfig":[]"#), 7, "`runtimeConfig` [] is no object"),
         (with(r#","runtimeConfig":{"ips":"10.0.0.2"}"#), 7, "is not a list"),
         (with(r#","runtimeConfig":{"ips":["x"]}"#), 7, "`runtimeConfig.ips`: \"x\" is not an ad"),

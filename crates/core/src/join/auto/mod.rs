@@ -8,6 +8,7 @@ use crate::name::Vni;
 
 /// Settings of the tunnel that serves where direct routing does not.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Auto {
     #[serde(flatten)]
     pub tunnel: Vxlan,

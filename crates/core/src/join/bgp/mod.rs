@@ -20,6 +20,7 @@ use crate::{
 
 /// What of this network is said to neighbours, and how it is marked.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Bgp {
     /// `blocks`: each node says its blocks. `addresses`: to external neighbours also each pod's
@@ -35,6 +36,7 @@ pub struct Bgp {
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Advertise {
     #[default]

@@ -33,6 +33,7 @@ use crate::{
 
 /// Settings of the tunnel, and how nodes find each other.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Bridged {
     #[serde(flatten)]
     pub tunnel: Vxlan,

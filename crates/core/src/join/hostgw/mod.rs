@@ -9,6 +9,7 @@ use crate::paths::{Path, Peer, Refusal, Sender};
 
 /// It has no settings.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct HostGw {}
 
 impl Joining for HostGw {

@@ -14,6 +14,7 @@ use super::{Joining, Receive, Receiver, Way};
 use crate::network::overlap;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Underlay {
     /// The network's routers, at most one per family; none: the pods reach their network alone.
     #[serde(default)]
@@ -35,6 +36,7 @@ pub struct Underlay {
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Addresses {
     #[default]
@@ -107,6 +109,7 @@ impl Underlay {
 
 /// A prefix, or one address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(try_from = "String", into = "String")]
 pub struct Span(pub IpNet);
 

@@ -8,6 +8,7 @@ use crate::name::IfName;
 
 /// As it is written, beside the tunnel's other settings.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Finding {
     /// `store`: who has what is in the store. `multicast`: nodes send to a group what is for
     /// everybody, and learn from what they hear.
@@ -26,6 +27,7 @@ pub struct Finding {
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Discovery {
     #[default]

@@ -26,6 +26,7 @@ use crate::{
 
 /// Settings of the tunnel.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Vxlan {
     /// VXLAN network identifier, 1 to 16777215; each network has its own.
     #[serde(default = "first_vni")]

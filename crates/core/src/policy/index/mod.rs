@@ -148,8 +148,8 @@ impl Index {
         self.local.get(pod)?.lists[direction as usize]
     }
 
-    /// What is in policies that select a pod of this node, and can't be.
-    pub fn impossible(&self) -> BTreeMap<ObjectName, Vec<Impossible>> {
+    /// Policies that select a pod of this node.
+    pub fn selecting(&self) -> BTreeSet<ObjectName> {
         let of = |key: &lists::Key| {
             let object = |name: &Arc<str>| ObjectName {
                 namespace: key.namespace.clone(),
@@ -157,9 +157,12 @@ impl Index {
             };
             key.policies.iter().map(object).collect::<Vec<_>>()
         };
-        let names: BTreeSet<ObjectName> =
-            self.lists.values().flat_map(|made| of(&made.key)).collect();
-        let flaws = names.into_iter().filter_map(|name| {
+        self.lists.values().flat_map(|made| of(&made.key)).collect()
+    }
+
+    /// What is in policies that select a pod of this node, and can't be.
+    pub fn impossible(&self) -> BTreeMap<ObjectName, Vec<Impossible>> {
+        let flaws = self.selecting().into_iter().filter_map(|name| {
             let flaws = impossible(self.policies.get(&name.namespace)?.get(&name.name)?);
             (!flaws.is_empty()).then_some((name, flaws))
         });

@@ -8,7 +8,7 @@ mod enforce;
 mod files;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     sync::{
         Arc, Mutex,
@@ -35,6 +35,7 @@ use super::{
     lease::wait,
     wake::{Gather, Reasons, Wake},
 };
+use crate::store::StoreConfig;
 
 pub(super) use enforce::{admit, uninstall};
 
@@ -108,7 +109,10 @@ impl Said {
 impl Policies {
     /// None where nobody says anything of policies.
     pub(super) fn new(config: &Config, node: &NodeName) -> Option<Self> {
-        config.policies.as_ref()?;
+        let by_api = matches!(config.store, StoreConfig::Kubernetes(_));
+        if config.policies.is_none() && !by_api {
+            return None;
+        }
         let (index, uids) = (Index::default(), BTreeMap::new());
         Some(Self {
             said: Mutex::new(Said { index, node: node.clone(), listed: false, uids }),
@@ -143,6 +147,11 @@ impl Policies {
         self.bell.ring(Reasons::KERNEL);
     }
 
+    /// Policies that select a pod of this node.
+    pub fn selecting(&self) -> BTreeSet<ObjectName> {
+        self.said.lock().expect(POISONED).index.selecting()
+    }
+
     pub(super) fn problems(&self) -> Vec<String> {
         self.kept.lock().expect(POISONED).problems.clone()
     }
@@ -152,6 +161,11 @@ pub(super) fn spawn(agent: &Arc<Agent>) -> anyhow::Result<()> {
     if agent.policies.is_none() {
         return Ok(());
     }
+    let by_api = matches!(agent.config.store, StoreConfig::Kubernetes(_));
+    anyhow::ensure!(
+        agent.config.policies.is_none() || !by_api,
+        "`policies` is set, and the API server says what they are: remove it from the configuration"
+    );
     if let Some(dir) = agent.config.policies.clone() {
         files::spawn(agent, dir)?;
     }
@@ -209,7 +223,8 @@ fn object_name(pod: &PodName) -> ObjectName {
 /// The pods that policies speak of, with the addresses that they have.
 fn locals<'a>(pods: impl Iterator<Item = &'a Attachment>) -> BTreeMap<ObjectName, Vec<IpAddr>> {
     let mut locals = BTreeMap::<ObjectName, Vec<IpAddr>>::new();
-    for pod in pods {
+    // On further networks it has none of the addresses by which the cluster knows it.
+    for pod in pods.filter(|pod| pod.further.is_none()) {
         if let Some(name) = &pod.pod {
             locals.entry(object_name(name)).or_default().extend(&pod.addrs);
         }

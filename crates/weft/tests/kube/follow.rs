@@ -1,0 +1,1 @@
+//! Following a collection through everything that befalls an API server.

@@ -1,0 +1,11 @@
+//! What speaks to the API server, against one of our own that can be made to misbehave; that it
+//! answers as the real one does is told by what the real one said.
+#![allow(clippy::unwrap_used)]
+
+mod fake;
+mod follow;
+mod recorded;
+
+use std::time::Duration;
+
+const PATIENCE: Duration = Duration::from_secs(30);
