@@ -134,10 +134,10 @@ fn packets(dev: &str) -> io::Result<OwnedFd> {
         }
         let fd = OwnedFd::from_raw_fd(fd);
         let mut addr: libc::sockaddr_ll = std::mem::zeroed();
-        addr.sll_family = libc::AF_PACKET as u16;
+        addr.sll_family = u16::try_from(libc::AF_PACKET).unwrap();
         addr.sll_protocol = ALL;
-        addr.sll_ifindex = index as i32;
-        let length = size_of::<libc::sockaddr_ll>() as u32;
+        addr.sll_ifindex = index.cast_signed();
+        let length = u32::try_from(size_of::<libc::sockaddr_ll>()).unwrap();
         if libc::bind(fd.as_raw_fd(), (&raw const addr).cast(), length) < 0 {
             return Err(io::Error::last_os_error());
         }

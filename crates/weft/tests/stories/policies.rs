@@ -12,7 +12,7 @@ use std::{
 };
 
 use crate::{
-    services::{ENDPOINT, seen_at, serve},
+    services::{ENDPOINT, SERVICE, cluster_ip, kube_proxy, load, seen_at, serve},
     story::*,
 };
 
@@ -363,7 +363,13 @@ fn the_agent_may_be_away(attach: &str, join: &str) {
     let args = [("CNI_ARGS", "K8S_POD_NAMESPACE=lab;K8S_POD_NAME=late")];
     let (exit, answer) = node.cni("ADD", "late", &path, &node.cni_config("net"), &args).unwrap();
     assert_eq!((exit, &answer["code"]), (1, &json!(11)), "{model}: {answer}");
+    // Who may do so in the pod may take its table away, until the next look.
+    let inside = policed(&a1.netns);
+    if inside {
+        sh(&a1.netns, "nft delete table inet weft-policy");
+    }
     fs::rename(&hidden, &objects.0).unwrap();
+    until("looked into", || policed(&a1.netns) == inside);
     until_passing("as it is now", &b2.netns, a1, TCP);
     assert_eq!(passing(&a2.netns, a1), SHUT, "{model}");
     let report = flow.stop();
@@ -383,6 +389,46 @@ fn the_agent_of_bridge_pods_may_be_away() {
 #[test]
 fn the_agent_of_macvlan_pods_may_be_away() {
     the_agent_may_be_away("macvlan/bridge", "underlay");
+}
+
+/// Judged is where a Service leads, not its address: the first pod of each node stands behind one.
+fn services_lead_past_no_policy(attach: &str) {
+    let (site, objects) = world(attach, "vxlan");
+    let pods = add_pods(&site, &objects);
+    let [a1, a2, b1, b2] = &pods[..] else { panic!() };
+    let endpoints = [a1, b1, b2];
+    for node in &site.nodes {
+        load(&node.netns, &(kube_proxy(&endpoints, true) + &kube_proxy(&endpoints, false)));
+    }
+    let serves = |from: &Pod, n: usize| {
+        let at = |ipv4| SocketAddr::new(cluster_ip(n, ipv4), SERVICE);
+        let families = [true, false].map(|ipv4| seen_at(&from.netns, at(ipv4), true).is_some());
+        assert_eq!(families[0], families[1], "{attach}: {} to service {n}", from.name);
+        families[0]
+    };
+    for pod in &pods {
+        until("served", || {
+            seen_at(&pod.netns, SocketAddr::new(cluster_ip(0, true), SERVICE), true).is_some()
+        });
+    }
+    objects.policy("in", &only("a1", &["a2", "b1"]));
+    objects.policy("out", &only_out("a1", &["b1"]));
+    until_passing("shut", &b2.netns, a1, SHUT);
+    until_passing("shut in", &a1.netns, b2, SHUT);
+    assert!(serves(a2, 0) && serves(b1, 0), "{attach}: those that may");
+    assert!(!serves(b2, 0), "{attach}: one that may not");
+    assert!(serves(a1, 0), "{attach}: itself");
+    assert!(serves(a1, 1) && !serves(a1, 2), "{attach}: where it leads");
+}
+
+#[test]
+fn services_lead_past_no_policy_of_veth_pods() {
+    services_lead_past_no_policy("veth");
+}
+
+#[test]
+fn services_lead_past_no_policy_of_bridge_pods() {
+    services_lead_past_no_policy("bridge");
 }
 
 #[test]
