@@ -149,7 +149,7 @@ impl Index {
     }
 
     /// Policies that select a pod of this node.
-    pub fn selecting(&self) -> BTreeSet<ObjectName> {
+    pub fn in_force(&self) -> BTreeSet<ObjectName> {
         let of = |key: &lists::Key| {
             let object = |name: &Arc<str>| ObjectName {
                 namespace: key.namespace.clone(),
@@ -162,7 +162,7 @@ impl Index {
 
     /// What is in policies that select a pod of this node, and can't be.
     pub fn impossible(&self) -> BTreeMap<ObjectName, Vec<Impossible>> {
-        let flaws = self.selecting().into_iter().filter_map(|name| {
+        let flaws = self.in_force().into_iter().filter_map(|name| {
             let flaws = impossible(self.policies.get(&name.namespace)?.get(&name.name)?);
             (!flaws.is_empty()).then_some((name, flaws))
         });

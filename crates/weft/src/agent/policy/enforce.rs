@@ -136,7 +136,6 @@ fn write_inside(
     let steps = steps(agent, kept, pods, admitted.map(|pod| pod.cookie));
     let mut mine = Ok(());
     for some in steps.chunks(AT_ONCE) {
-<<<<<<< HEAD
         for (step, done) in some.iter().zip(write_some(some)) {
             if done.is_err() || step.last {
                 kept.inside.remove(&step.cookie);
@@ -150,45 +149,6 @@ fn write_inside(
             kept.problems.push(problem.clone());
             if step.here {
                 mine = Err(problem);
-=======
-        let done: Vec<Result<(), String>> = std::thread::scope(|scope| {
-            let (own, others): (Vec<_>, Vec<_>) =
-                some.iter().enumerate().partition(|(_, s)| s.here);
-            let threads: Vec<_> = others
-                .into_iter()
-                .map(|(at, step)| (at, scope.spawn(|| write_pod(step))))
-                .collect();
-            let mut done: Vec<_> =
-                own.into_iter().map(|(at, step)| (at, write_pod(step))).collect();
-            let ended = |thread: std::thread::ScopedJoinHandle<'_, _>| {
-                thread.join().unwrap_or_else(|_| Err("writing policies panicked".into()))
-            };
-            done.extend(threads.into_iter().map(|(at, thread)| (at, ended(thread))));
-            done.sort_by_key(|(at, _)| *at);
-            done.into_iter().map(|(_, done)| done).collect()
-        });
-        for (step, done) in some.iter().zip(done) {
-            match done {
-                Ok(())
-                    if step.own == Own::default()
-                        && !pods.iter().any(|pod| pod.cookie == step.cookie) =>
-                {
-                    kept.inside.remove(&step.cookie);
-                }
-                Ok(()) => {
-                    let (own, pod) = (step.own.clone(), step.pod.clone());
-                    kept.inside.insert(step.cookie, Inside { own, pod, doubted: false });
-                }
-                Err(error) => {
-                    kept.inside.remove(&step.cookie);
-                    let problem =
-                        format!("pod {}: its policies are not in force: {error}", step.pod.label());
-                    kept.problems.push(problem.clone());
-                    if step.here {
-                        mine = Err(problem);
-                    }
-                }
->>>>>>> d0dbc465d24b69ea5b8664ce815011c8abe2f183
             }
         }
     }

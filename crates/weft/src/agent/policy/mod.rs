@@ -149,7 +149,7 @@ impl Policies {
 
     /// Policies that select a pod of this node.
     pub fn selecting(&self) -> BTreeSet<ObjectName> {
-        self.said.lock().expect(POISONED).index.selecting()
+        self.said.lock().expect(POISONED).index.in_force()
     }
 
     pub(super) fn problems(&self) -> Vec<String> {
