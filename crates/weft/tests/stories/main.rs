@@ -12,6 +12,7 @@ mod citizens;
 mod cni;
 mod dhcp;
 mod domains;
+mod flannel;
 mod further;
 mod input;
 mod install;
