@@ -142,8 +142,9 @@ pub(super) fn judge(
     let Some(src) = source(agent, from, dst) else { return };
     let port = port.map(|Asked(protocol, port)| (protocol, port));
     let (leaves, comes) = policies.ask(|index, _| {
+        // On further networks everything is open.
         let named = |pod: &Attachment| {
-            let pod = pod.pod.as_ref()?;
+            let pod = pod.pod.as_ref().filter(|_| pod.further.is_none())?;
             let name = pod.name.as_str().into();
             Some(ObjectName { namespace: pod.namespace.as_str().into(), name })
         };

