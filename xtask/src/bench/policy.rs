@@ -96,17 +96,11 @@ impl Node {
         Ok(Self { name: name.into(), pods, table, entries: rules.map(entries) })
     }
 
-    fn firewall(&self, entries: &BTreeSet<Open>) -> Firewall {
-        let list = Arc::new(List { entries: entries.clone() });
-        let pod = (Direction::Ingress, IpAddr::from(TO));
-        Firewall { lists: [(ListName(1), list)].into(), pods: BTreeMap::from([(pod, ListName(1))]) }
-    }
-
     /// All of it at once, then single entries more and less.
     fn write(&mut self) -> anyhow::Result<Value> {
         let Some(entries) = self.entries.clone() else { return Ok(Value::Null) };
         let mut time = |entries: &BTreeSet<Open>| -> anyhow::Result<f64> {
-            let firewall = self.firewall(entries);
+            let firewall = firewall(entries);
             let start = Instant::now();
             self.table.write(Wanted::Node(firewall))?;
             Ok(start.elapsed().as_secs_f64() * 1e3)
@@ -116,7 +110,10 @@ impl Node {
         for change in 0..CHANGES {
             for (times, peer) in kinds.iter_mut().zip(["172.16.0.1/32", "172.17.0.0/16"]) {
                 let mut more = entries.clone();
-                more.insert(Open { peer: Some(peer.parse()?), ports: tcp(7000, 7010 + change) });
+                more.insert(Open {
+                    peer: Some(peer.parse()?),
+                    ports: Some(tcp(7000, 7010 + change)),
+                });
                 times.push(time(&more)?);
                 times.push(time(&entries)?);
             }
@@ -126,9 +123,15 @@ impl Node {
     }
 }
 
-fn tcp(first: u16, last: usize) -> Option<Ports> {
+fn firewall(entries: &BTreeSet<Open>) -> Firewall {
+    let list = Arc::new(List { entries: entries.clone() });
+    let pod = (Direction::Ingress, IpAddr::from(TO));
+    Firewall { lists: [(ListName(1), list)].into(), pods: BTreeMap::from([(pod, ListName(1))]) }
+}
+
+fn tcp(first: u16, last: usize) -> Ports {
     let last = u16::try_from(last).unwrap_or(u16::MAX);
-    Some(Ports { protocol: Protocol::Tcp, first, last })
+    Ports { protocol: Protocol::Tcp, first, last }
 }
 
 /// A quarter each of peers, peers with a port, prefixes, and prefixes with ports.
@@ -141,9 +144,9 @@ fn entries(rules: usize) -> BTreeSet<Open> {
     let prefix = |net, n: usize| Ipv4Net::new(addr(net, n * 4), 30).ok().map(IpNet::from);
     let kind = |n: usize| match n % 4 {
         0 => Open { peer: single(1, n), ports: None },
-        1 => Open { peer: single(2, n), ports: tcp(80, 80) },
+        1 => Open { peer: single(2, n), ports: Some(tcp(80, 80)) },
         2 => Open { peer: prefix(3, n), ports: None },
-        _ => Open { peer: prefix(4, n), ports: tcp(8000, 8000 + n % 100) },
+        _ => Open { peer: prefix(4, n), ports: Some(tcp(8000, 8000 + n % 100)) },
     };
     let opens = [Protocol::Tcp, Protocol::Udp].map(|protocol| Open {
         peer: Ipv4Net::new(FROM.into(), 24).ok().map(|net| net.trunc().into()),
