@@ -25,7 +25,7 @@ pub struct E2e {
     /// The cluster, by a credential that may do everything there
     #[arg(long)]
     kubeconfig: PathBuf,
-    /// An image with busybox's sh, httpd and wget that the nodes have or can pull
+    /// An image that the nodes have or can pull: busybox, or agnhost of Kubernetes' own tests
     #[arg(long, default_value = "busybox:1.37")]
     image: String,
     /// Leave out what the cluster does not have: services, ports, policies, networks

@@ -6,9 +6,9 @@ pub const PORT: u16 = 8080;
 pub const HOST_PORT: u16 = 18080;
 pub const NETWORK_RANGE: &str = "10.199.0.0/16";
 
-/// Answers with its name. Busybox's httpd hears in both families.
-const SERVE: &str =
-    "mkdir -p /tmp/w && hostname > /tmp/w/index.html && exec httpd -f -p 8080 -h /tmp/w";
+/// Answers in both families: busybox's httpd, or agnhost of Kubernetes' own tests.
+const SERVE: &str = "if [ -x /agnhost ]; then exec /agnhost netexec --http-port=8080; fi; \
+     mkdir -p /tmp/w && hostname > /tmp/w/index.html && exec httpd -f -p 8080 -h /tmp/w";
 
 pub fn namespace(name: &str) -> Value {
     json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})

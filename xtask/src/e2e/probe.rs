@@ -4,6 +4,12 @@ use std::time::{Duration, Instant};
 
 use super::{SETTLE, Site};
 
+/// By what the image has.
+const GET: &str = "get() { if command -v curl >/dev/null; then curl -gsf -m 3 -o /dev/null \"$1\"; \
+     else timeout 3 wget -q -T 2 -O /dev/null \"$1\"; fi; } 2>/dev/null\n";
+/// Of what is otherwise than it should be, so many are named.
+const NAMED_MAX: usize = 3;
+
 #[derive(Default)]
 pub struct Report {
     pub all: usize,
@@ -60,8 +66,10 @@ impl Report {
 
     fn judge(&mut self, pod: &str, whom: &str, urls: &[String], wanted: bool, odd: &[String]) {
         let verb = if wanted { "reaches" } else { "does not reach" };
-        let but =
-            if odd.is_empty() { String::new() } else { format!("; but for {}", odd.join(" ")) };
+        let named: Vec<&str> = odd.iter().take(NAMED_MAX).map(String::as_str).collect();
+        let more = if odd.len() > NAMED_MAX { " …" } else { "" };
+        let but = format!("; but for {}{more}", named.join(" "));
+        let but = if odd.is_empty() { "" } else { but.as_str() };
         let right = urls.len() - odd.len();
         self.say(
             &format!("{pod} {verb} {whom} ({right} of {}){but}", urls.len()),
@@ -77,10 +85,8 @@ fn others_than(
     pod: &str,
     urls: &[String],
 ) -> anyhow::Result<Vec<String>> {
-    let ask = |url: &String| {
-        format!("(timeout 3 wget -q -T 2 -O /dev/null '{url}' 2>/dev/null && echo '{url}') &\n")
-    };
-    let script: String = urls.iter().map(ask).collect::<String>() + "wait";
+    let ask = |url: &String| format!("(get '{url}' && echo '{url}') &\n");
+    let script: String = GET.to_owned() + &urls.iter().map(ask).collect::<String>() + "wait";
     let said = site.kubectl.exec(&site.namespace, pod, &script)?;
     let reached = |url: &&String| said.lines().any(|line| line == url.as_str());
     Ok(urls.iter().filter(|url| reached(url) != wanted).cloned().collect())

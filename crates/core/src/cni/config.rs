@@ -253,7 +253,7 @@ impl Config {
 
 /// One of the capability `portMappings`. Go's empty values are nothing.
 fn port(given: &Value) -> Result<Option<PortMapping>, String> {
-    let number = |key: &str| match &given[key] {
+    let number = |key: &str| match in_any_case(given, key) {
         Value::Null => Ok(0),
         value => value.as_u64().and_then(|port| u16::try_from(port).ok()).ok_or_else(|| {
             format!("`{key}` {value} of {given} is no port, which is a number up to 65535")
@@ -263,7 +263,7 @@ fn port(given: &Value) -> Result<Option<PortMapping>, String> {
         return Err(format!("{given} is no object"));
     }
     let (host_port, container_port) = (number("hostPort")?, number("containerPort")?);
-    let text = |key: &str| match &given[key] {
+    let text = |key: &str| match in_any_case(given, key) {
         Value::Null => Ok(""),
         value => value.as_str().ok_or_else(|| format!("`{key}` {value} is not a string")),
     };
@@ -282,6 +282,12 @@ fn port(given: &Value) -> Result<Option<PortMapping>, String> {
         (_, 0) => Err(format!("{given} names no `containerPort`")),
         _ => Ok(Some(PortMapping { host_port, container_port, protocol, host_ip })),
     }
+}
+
+/// Go reads a field's name in any case, and containerd 1.6 writes `HostPort`.
+fn in_any_case<'a>(given: &'a Value, key: &str) -> &'a Value {
+    let mut fields = given.as_object().into_iter().flatten();
+    fields.find(|(name, _)| name.eq_ignore_ascii_case(key)).map_or(&Value::Null, |(_, value)| value)
 }
 
 /// With or without a prefix; the network's own is used.

@@ -132,6 +132,8 @@ struct Metadata<'a> {
     uid: Cow<'a, str>,
     #[serde(borrow, default)]
     resource_version: Cow<'a, str>,
+    #[serde(default)]
+    generation: i64,
     #[serde(borrow, default)]
     labels: Option<BTreeMap<Cow<'a, str>, Cow<'a, str>>>,
     #[serde(borrow, default)]
@@ -145,6 +147,7 @@ impl Metadata<'_> {
             namespace: Some(self.namespace.to_string()).filter(|name| !name.is_empty()),
             uid: self.uid.to_string(),
             resource_version: self.resource_version.to_string(),
+            generation: self.generation,
         }
     }
     fn object_name(&self) -> ObjectName {

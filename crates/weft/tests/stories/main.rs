@@ -14,6 +14,7 @@ mod cri;
 mod dhcp;
 mod domains;
 mod explained;
+mod flannel;
 mod further;
 mod input;
 mod install;

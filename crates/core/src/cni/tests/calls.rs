@@ -299,3 +299,19 @@ fn the_agent_is_where_the_configuration_says() {
     assert_eq!(Endpoint::parse(&newest(&long)).unwrap_err().code, 7);
     assert_eq!(Endpoint::parse("{").unwrap_err().code, 6);
 }
+
+#[test]
+fn ports_are_read_in_the_runtimes_spelling() {
+    let written = [
+        // The specification's own.
+        r#"{"hostPort":8080,"containerPort":80,"protocol":"tcp","hostIP":"192.0.2.1"}"#,
+        // containerd 1.6.
+        r#"{"HostPort":8080,"ContainerPort":80,"Protocol":"tcp","HostIP":"192.0.2.1"}"#,
+    ];
+    let ports = written.map(|port| {
+        let config = newest(&format!(r#","runtimeConfig":{{"portMappings":[{port}]}}"#));
+        request("ADD", &config).parse().unwrap().ports
+    });
+    assert_eq!(ports[0], ports[1]);
+    assert_eq!((ports[1].len(), ports[1][0].host_port), (1, 8080));
+}

@@ -91,6 +91,8 @@ impl Install {
 fn conflist(config: &Config) -> String {
     let mut plugin = serde_json::json!({
         "type": PLUGIN,
+        // An upgrade may have to fetch the agent's image first.
+        "agentWait": 60,
         "capabilities": {"bandwidth": true, "ips": true, "mac": true, "portMappings": true},
     });
     if config.run_dir != super::config::run_dir() {
