@@ -72,6 +72,7 @@ fn uninstall_leaves_the_node_as_it_was() {
     };
     let stable =
         |text: &str| text.lines().filter(|l| !l.contains("fe80")).collect::<Vec<_>>().join("\n");
+    until("up", || sh(&node.netns, "ip -o link show eth0").contains("state UP"));
     let before = stable(&look());
     begin(&cluster, "bridge", "auto");
     cluster.settled("net", "auto").unwrap();
