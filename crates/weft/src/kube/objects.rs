@@ -267,7 +267,7 @@ impl<'de> Deserialize<'de> for SeenPod {
             uid: uid.into(),
             labels: labels_once(metadata.labels()),
             addrs: object.addrs(),
-            node: object.spec.node_name.as_deref().and_then(|name| text_of_node(name)),
+            node: object.spec.node_name.as_deref().and_then(text_of_node),
             ports: object.ports(),
         };
         let (meta, name) = (metadata.meta(), metadata.object_name());
