@@ -197,7 +197,8 @@ struct Container<'a> {
 struct ContainerPort<'a> {
     #[serde(borrow)]
     name: Option<Cow<'a, str>>,
-    container_port: i64,
+    #[serde(rename = "containerPort")]
+    number: i64,
     #[serde(borrow)]
     protocol: Option<Cow<'a, str>>,
 }
@@ -254,7 +255,7 @@ fn named(port: &ContainerPort<'_>) -> Option<NamedPort> {
         Some("SCTP") => Protocol::Sctp,
         Some(_) => return None,
     };
-    let port = u16::try_from(port.container_port).ok()?;
+    let port = u16::try_from(port.number).ok()?;
     Some(NamedPort { name: text(name), protocol, port })
 }
 
