@@ -48,6 +48,8 @@ enum Bench {
     Bgp(bench::Bgp),
     /// The policies of a cluster of 150,000 pods as one node holds them: memory, what a pod's change takes
     Cluster(bench::Cluster),
+    /// What policies of thousands of rules cost a packet, and how long one change takes
+    Policy(bench::Policy),
 }
 
 fn vm_says(script: &str) -> anyhow::Result<()> {
@@ -67,6 +69,7 @@ fn main() -> ExitCode {
         Task::Bench(Bench::Addresses(addresses)) => bench::addresses(&addresses),
         Task::Bench(Bench::Bgp(asked)) => bench::bgp(&asked),
         Task::Bench(Bench::Cluster(asked)) => bench::cluster(&asked),
+        Task::Bench(Bench::Policy(asked)) => bench::policy(&asked),
         Task::Models(models) => models.run(),
         Task::Vm { script } => vm_says(&script),
         Task::Plugin => run::plugin().map(|path| println!("{}", path.display())),

@@ -30,7 +30,7 @@ pub use dhcp::{DhcpSocket, random, since_boot};
 pub use events::{Event, Watch};
 pub use kernel::{Error, Kernel, Refusal, read_knob};
 pub use netns::{Netns, cookie_here, own};
-pub use nft::{Finding, Passing, PolicyTable, Wanted, Was};
+pub use nft::{Error as TableError, Finding, Passing, PolicyTable, Wanted, Was};
 pub use observe::{ForeignRoute, HostLink, Observed, RouteTo};
 pub use probe::Heard;
 pub use solicit::{Neighbour, Says};

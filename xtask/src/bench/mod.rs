@@ -7,6 +7,7 @@ mod cni;
 mod contender;
 mod load;
 mod path;
+mod policy;
 mod scale;
 
 use anyhow::Context;
@@ -17,6 +18,7 @@ pub use bgp::{Bgp, bgp};
 pub use cluster::{Cluster, cluster};
 pub use cni::cni;
 pub use path::{Paths, path};
+pub use policy::{Policy, policy};
 pub use scale::{Scale, scale};
 
 #[derive(Args)]

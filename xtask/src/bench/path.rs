@@ -1,8 +1,8 @@
 //! What each way of joining two hosts costs, as a ratio to host to host on the same wire. Rivals'
 //! ways are set up beside, by the commands that one would type.
 
-mod figures;
-mod hosts;
+pub mod figures;
+pub mod hosts;
 mod layers;
 pub mod meter;
 mod ours;

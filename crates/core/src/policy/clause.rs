@@ -15,6 +15,8 @@ use super::{
 /// What one peer of a rule may do by one port of it.
 #[derive(Clone, Debug)]
 pub(super) struct Clause {
+    /// Which of the rules it is of.
+    pub rule: usize,
     pub peers: Peers,
     pub by: By,
 }
@@ -123,14 +125,14 @@ pub(super) fn clauses(
         Direction::Egress => ("egress", "to"),
     };
     let (mut out, mut flaws) = (Vec::new(), Vec::new());
-    for (at, (peers, ports)) in rules.into_iter().enumerate() {
-        let at = |field: &str, n: usize| format!("spec.{word}[{at}].{field}[{n}]");
+    for (rule, (peers, ports)) in rules.into_iter().enumerate() {
+        let at = |field: &str, n: usize| format!("spec.{word}[{rule}].{field}[{n}]");
         let peers = sound(peers, |peer| peers_of(namespace, peer), |n| at(side, n), &mut flaws);
         let ports = sound(ports, by, |n| at("ports", n), &mut flaws);
         let peers = peers.unwrap_or_else(|| vec![Peers::Addresses(Space::everybody())]);
         let ports = ports.unwrap_or_else(|| vec![By::Everything]);
         out.extend(peers.iter().flat_map(|peers| {
-            ports.iter().map(|by| Clause { peers: peers.clone(), by: by.clone() })
+            ports.iter().map(|by| Clause { rule, peers: peers.clone(), by: by.clone() })
         }));
     }
     (out, flaws)

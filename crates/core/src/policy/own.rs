@@ -100,3 +100,89 @@ fn near(pod: &Attachment, on: &Ground<'_>) -> BTreeSet<IpNet> {
     let always = ALWAYS_NEAR.iter().map(|net| net.parse().expect("written above"));
     pod.addrs.iter().map(|addr| pod.attach.pod_addr(pod, *addr, on).trunc()).chain(always).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{attach::Segment, name::Mtu};
+
+    fn pod(attach: &str, addrs: &[&str]) -> Attachment {
+        serde_json::from_value(serde_json::json!({
+            "schema": 1, "cni": "net", "container": "c", "ifname": "eth0", "phase": "opened",
+            "network": "net", "attach": serde_json::from_str::<serde_json::Value>(attach).unwrap(),
+            "runtime": "test", "netns": "/run/netns/x", "cookie": 1, "mac": "02:00:00:00:00:01",
+            "addrs": addrs, "default_route": true,
+        }))
+        .unwrap()
+    }
+
+    fn door_of(
+        pod: &Attachment,
+        segment: Segment,
+        policed: &[(Direction, &str, u64)],
+    ) -> Option<Door> {
+        let nets = |texts: [&str; 2]| texts.map(|text| text.parse::<IpNet>().unwrap());
+        let (ranges, blocks) =
+            (nets(["10.1.0.0/16", "fd00:1::/64"]), nets(["10.1.7.0/24", "fd00:1::700/120"]));
+        let on = Ground {
+            node: &"node-a".parse().unwrap(),
+            network: &"net".parse().unwrap(),
+            ranges: &ranges,
+            blocks: &blocks,
+            gateways: &[],
+            segment,
+            nics: &[],
+            answers: Vec::new(),
+            send: Mtu::ETHERNET,
+            accept: Mtu::ETHERNET,
+            wire: Mtu::ETHERNET,
+            parent: None,
+            access: None,
+        };
+        let mut firewall = Firewall::default();
+        for (direction, addr, name) in policed {
+            firewall.pods.insert((*direction, addr.parse().unwrap()), ListName(*name));
+        }
+        door(pod, &on, &firewall)
+    }
+
+    const BRIDGE: &str = r#"{"kind": "bridge"}"#;
+    const MACVLAN: &str = r#"{"kind": "macvlan", "parent": "eth1"}"#;
+    const IN: (Direction, &str, u64) = (Direction::Ingress, "10.1.7.5", 1);
+
+    fn texts<T: ToString>(some: impl IntoIterator<Item = T>) -> Vec<String> {
+        some.into_iter().map(|one| one.to_string()).collect()
+    }
+
+    #[test]
+    fn a_pod_that_is_reached_by_its_node_alone_or_is_open_has_no_door() {
+        let routed = pod(r#"{"kind": "veth"}"#, &["10.1.7.5"]);
+        assert_eq!(door_of(&routed, Segment::Node, &[IN]), None);
+        assert_eq!(door_of(&pod(BRIDGE, &["10.1.7.5"]), Segment::Node, &[]), None);
+        assert_eq!(door_of(&pod(MACVLAN, &["10.1.7.6"]), Segment::Node, &[IN]), None);
+    }
+
+    #[test]
+    fn on_a_bridge_what_is_near_is_judged_and_the_gateway_is_the_nodes() {
+        let bridged = pod(BRIDGE, &["10.1.7.5", "fd00:1::705"]);
+        let door = door_of(&bridged, Segment::Node, &[IN]).unwrap();
+        assert_eq!(texts(&door.nodes), ["10.1.7.1", "fd00:1::701"]);
+        let near = texts(door.near.unwrap());
+        assert_eq!(near[0], "10.1.7.0/24");
+        assert!(
+            near.contains(&"fd00:1::700/120".to_owned()) && near.contains(&"fe80::/10".to_owned())
+        );
+        let wide = Segment::Network { host_access: true };
+        let door = door_of(&bridged, wide, &[IN]).unwrap();
+        assert_eq!(texts(&door.nodes), ["10.1.0.1", "10.1.7.1", "fd00:1::1", "fd00:1::701"]);
+        assert_eq!(texts(door.near.unwrap())[0], "10.1.0.0/16");
+    }
+
+    #[test]
+    fn of_a_nics_child_all_is_judged_and_a_family_without_an_address_is_no_way_around() {
+        let door = door_of(&pod(MACVLAN, &["10.1.7.5"]), Segment::Node, &[IN]).unwrap();
+        let one = Some(ListName(1));
+        assert_eq!((door.ingress, door.egress), (Lists { v4: one, v6: one }, Lists::default()));
+        assert_eq!(door.near, None);
+    }
+}

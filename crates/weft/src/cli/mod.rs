@@ -20,7 +20,7 @@ use weft_core::name::{NetworkName, NodeName};
 
 use crate::{
     agent::{self, Config, config},
-    control::report,
+    control::{policy::Policies, report},
     lab,
 };
 
@@ -52,8 +52,11 @@ enum Command {
     Paths(Asked),
     /// Show BGP's neighbours and what came of them; its routes and settings
     Bgp(bgp::Bgp),
-    /// Follow a packet from a pod of this node, hop by hop, and say why it goes that way
+    /// Follow a packet from a pod of this node, hop by hop, and say why it goes that way, and which policies
+    /// let it (exit code 1: it goes nowhere, 2: policies drop it)
     Explain(Explain),
+    /// List the pods of this node with the NetworkPolicies that select them
+    Policy(Policy),
     /// List, define, change or delete networks
     #[command(subcommand)]
     Network(NetworkCommand),
@@ -101,6 +104,17 @@ struct Explain {
     from: String,
     /// Another pod of this node, or any address (inside `weft lab shell`: any pod)
     to: String,
+    /// The destination's port, as 80/TCP or 53/UDP; without it: whatever policies leave open
+    #[arg(long)]
+    port: Option<String>,
+    #[command(flatten)]
+    asked: Asked,
+}
+
+#[derive(Args)]
+struct Policy {
+    /// One pod, with all that is open to it
+    pod: Option<String>,
     #[command(flatten)]
     asked: Asked,
 }
@@ -148,6 +162,7 @@ enum NodeCommand {
 
 const NO: u8 = 1;
 const SOMETHING_TO_DO: u8 = 2;
+const DROPPED: u8 = 2;
 
 pub fn main() -> ExitCode {
     // The lab has the plugin's program too: this one, under the plugin's name.
@@ -194,12 +209,21 @@ fn run(command: Command) -> anyhow::Result<u8> {
         Command::Paths(asked) => {
             drop(show::<Vec<report::PeerPath>>(&asked, "/v1/paths", |p| text::paths(p))?)
         }
-        Command::Explain(Explain { from, to, asked }) => {
+        Command::Explain(Explain { from, to, port, asked }) => {
             let to = if std::env::var_os("WEFT_LAB").is_some() { lab::address(&to) } else { to };
-            let path =
-                format!("/v1/explain?from={}&to={}", client::quote(&from), client::quote(&to));
+            let port = port.map(|port| format!("&port={}", client::quote(&port)));
+            let (from, to) = (client::quote(&from), client::quote(&to));
+            let path = format!("/v1/explain?from={from}&to={to}{}", port.unwrap_or_default());
             let explained: Value = show(&asked, &path, text::explain)?;
-            return Ok(if explained["works"] == true { 0 } else { NO });
+            return Ok(match (&explained["works"], &explained["dropped"]) {
+                (Value::Bool(true), _) => 0,
+                (_, Value::Bool(true)) => DROPPED,
+                _ => NO,
+            });
+        }
+        Command::Policy(Policy { pod, asked }) => {
+            let pod = pod.map(|pod| format!("?pod={}", client::quote(&pod))).unwrap_or_default();
+            drop(show::<Policies>(&asked, &format!("/v1/policies{pod}"), text::policies)?);
         }
         Command::Bgp(asked) => return bgp::run(&asked),
         Command::Network(command) => network(command)?,

@@ -5,7 +5,10 @@ use std::fmt::Write;
 use serde_json::Value;
 use weft_core::{dhcp::Standing, name::NodeName};
 
-use crate::control::report::{Block, PeerPath, Plan, Pod, Status};
+use crate::control::{
+    policy::{self, Count, Policies},
+    report::{Block, PeerPath, Plan, Pod, Status},
+};
 
 pub fn status(status: &Status) -> String {
     let mut out = String::new();
@@ -65,6 +68,10 @@ pub fn status(status: &Status) -> String {
         }
     }
     let _ = writeln!(out, "pods {}", status.pods);
+    if let Some(Count { listed, policies, selected }) = &status.policies {
+        let listed = if *listed { "" } else { " (not yet listed in full)" };
+        let _ = writeln!(out, "policies {policies} select {selected} pods here{listed}");
+    }
     out
 }
 
@@ -135,6 +142,34 @@ pub fn explain(explained: &Value) -> String {
         let _ = writeln!(out, "     mtu of the whole way: {mtu}");
     }
     out
+}
+
+pub fn policies(policies: &Policies) -> String {
+    let rows = policies.pods.iter().flat_map(|pod| {
+        sides(pod).map(|(direction, side)| {
+            let open = side.entries.map_or("everything".into(), |n| format!("{n} entries"));
+            let names = side.policies.join(",");
+            let names = if names.is_empty() { "-".into() } else { names };
+            vec![pod.pod.clone(), direction.into(), names, open]
+        })
+    });
+    let mut out = table(&["POD", "DIRECTION", "POLICIES", "OPEN"], rows);
+    for (direction, side) in policies.pods.iter().flat_map(sides) {
+        let (Some(list), Some(open)) = (&side.list, &side.open) else { continue };
+        let _ = writeln!(out, "{direction} list {list}");
+        open.iter().for_each(|open| _ = writeln!(out, "  {open}"));
+    }
+    for flaw in &policies.impossible {
+        let _ = writeln!(out, "problem: {flaw}");
+    }
+    if !policies.listed {
+        out.push_str("pods, namespaces and policies are not yet listed in full\n");
+    }
+    out
+}
+
+fn sides(pod: &policy::Pod) -> [(&'static str, &policy::Side); 2] {
+    [("ingress", &pod.ingress), ("egress", &pod.egress)]
 }
 
 pub fn networks(networks: &Value) -> String {

@@ -105,7 +105,14 @@ pub(super) fn from_node(agent: &Agent, pod: Option<&Attachment>, addr: IpAddr) -
         _ => route.is_some(),
     };
     let mtu = route.filter(|_| works).map(|route| route.mtu.get());
-    Explained { from: agent.node.to_string(), to: addr.to_string(), hops, mtu, works }
+    Explained {
+        from: agent.node.to_string(),
+        to: addr.to_string(),
+        hops,
+        mtu,
+        works,
+        dropped: false,
+    }
 }
 
 fn to_pod(here: &NetworkHere, pod: &Attachment, (addr, dev): (IpAddr, &IfName)) -> (String, bool) {

@@ -25,6 +25,15 @@ pub struct Explained {
     pub mtu: Option<u16>,
     /// False if the packet goes nowhere, or elsewhere than the records say.
     pub works: bool,
+    /// A policy drops it.
+    #[serde(default)]
+    pub dropped: bool,
+}
+
+impl Explained {
+    pub(super) fn drop(&mut self) {
+        (self.mtu, self.works, self.dropped) = (None, false, true);
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -37,7 +46,22 @@ pub(super) fn hop(at: impl Into<String>, text: impl Into<String>) -> Hop {
     Hop { at: at.into(), text: text.into() }
 }
 
-pub fn explain(agent: &Agent, from: &str, to: &str) -> anyhow::Result<Explained> {
+/// Without a port: whatever policies leave open.
+pub fn explain(
+    agent: &Agent,
+    from: &str,
+    to: &str,
+    port: Option<super::policy::Asked>,
+) -> anyhow::Result<Explained> {
+    let (pod, target) = (find(agent, from), find(agent, to));
+    let elsewhere = || super::policy::address(agent, to, pod.as_ref());
+    let addr = if target.is_none() { elsewhere() } else { None };
+    let mut explained = way(agent, from, &addr.map_or_else(|| to.into(), |addr| addr.to_string()))?;
+    super::policy::judge(agent, &mut explained, (pod.as_ref(), target.as_ref()), port);
+    Ok(explained)
+}
+
+fn way(agent: &Agent, from: &str, to: &str) -> anyhow::Result<Explained> {
     let target = find(agent, to);
     let pod = find(agent, from);
     if pod.is_none() && super::access::is_node(agent, from) {
@@ -75,12 +99,26 @@ pub fn explain(agent: &Agent, from: &str, to: &str) -> anyhow::Result<Explained>
         let (rest, works) = super::beside::follow(agent, here, (&pod, parent), to);
         hops.extend(rest);
         let mtu = works.then(|| here.stage.send.get());
-        return Ok(Explained { from: pod.label(), to: addr.to_string(), hops, mtu, works });
+        return Ok(Explained {
+            from: pod.label(),
+            to: addr.to_string(),
+            hops,
+            mtu,
+            works,
+            dropped: false,
+        });
     }
     if let Some((rest, works)) = super::access::by_node(agent, here, &pod, addr) {
         hops.extend(rest);
         let mtu = works.then(|| here.stage.send.get());
-        return Ok(Explained { from: pod.label(), to: addr.to_string(), hops, mtu, works });
+        return Ok(Explained {
+            from: pod.label(),
+            to: addr.to_string(),
+            hops,
+            mtu,
+            works,
+            dropped: false,
+        });
     }
     let arrives = match kind.parent().map(|parent| super::beside::stands(agent, &pod, parent)) {
         None => format!("arrives on dev {}", pod.host_end()),
@@ -122,7 +160,7 @@ pub fn explain(agent: &Agent, from: &str, to: &str) -> anyhow::Result<Explained>
         hops.insert(1, hop(format!("pod {}", pod.label()), text));
     }
     let mtu = mtu.map(|mtu| mtu.min(here.stage.send.get()));
-    Ok(Explained { from: pod.label(), to: addr.to_string(), hops, mtu, works })
+    Ok(Explained { from: pod.label(), to: addr.to_string(), hops, mtu, works, dropped: false })
 }
 
 fn remote(

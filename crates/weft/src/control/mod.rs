@@ -6,6 +6,7 @@ mod beside;
 pub mod bgp;
 mod explain;
 mod metrics;
+pub mod policy;
 pub mod report;
 
 use std::{
@@ -72,6 +73,7 @@ pub fn spawn(agent: &Arc<Agent>, runtime: &tokio::runtime::Runtime) -> anyhow::R
             get(|State(agent): Shared| async move { reported(report::paths(&agent)) }),
         )
         .route("/v1/explain", get(explain))
+        .route("/v1/policies", get(policies))
         .route(
             "/v1/networks",
             get(|State(agent): Shared| async move { reported(report::networks(&agent)) }),
@@ -127,7 +129,17 @@ async fn off_loop<T: serde::Serialize + Send + 'static>(
 async fn explain(State(agent): Shared, Query(asked): Query<HashMap<String, String>>) -> Response {
     let word = |of: &str| asked.get(of).cloned().unwrap_or_default();
     let (from, to) = (word("from"), word("to"));
-    off_loop(agent, move |agent| explain::explain(agent, &from, &to)).await
+    let port = asked.get("port").map(|port| port.parse::<policy::Asked>()).transpose();
+    let port = match port {
+        Ok(port) => port,
+        Err(why) => return refused(StatusCode::BAD_REQUEST, why),
+    };
+    off_loop(agent, move |agent| explain::explain(agent, &from, &to, port)).await
+}
+
+async fn policies(State(agent): Shared, Query(asked): Query<HashMap<String, String>>) -> Response {
+    let pod = asked.get("pod").cloned();
+    off_loop(agent, move |agent| policy::policies(agent, pod.as_deref())).await
 }
 
 /// Checks a network beside all that there is before it is written: nothing is half made.

@@ -32,6 +32,9 @@ pub struct Status {
     pub networks: BTreeMap<NetworkName, NetworkStatus>,
     pub nodes: usize,
     pub pods: usize,
+    /// None: this agent reads no NetworkPolicies.
+    #[serde(default)]
+    pub policies: Option<super::policy::Count>,
     pub rounds: u64,
     pub changes: u64,
     pub refusals: u64,
@@ -127,6 +130,7 @@ pub fn status(agent: &Agent) -> Status {
         };
         (name.clone(), status)
     });
+    let (policies, impossible) = super::policy::count(agent);
     let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
     Status {
         node: agent.node.clone(),
@@ -141,6 +145,7 @@ pub fn status(agent: &Agent) -> Status {
             .chain(agent.conflicts())
             .chain(agent.leases_in_danger())
             .chain(agent.bgp_problems())
+            .chain(impossible)
             .collect(),
         store: StoreStatus {
             synced: shown.synced,
@@ -155,6 +160,7 @@ pub fn status(agent: &Agent) -> Status {
         networks: networks.collect(),
         nodes: shown.view.nodes.len(),
         pods: agent.ledger().attachments().count(),
+        policies,
         rounds: count(&agent.counters.rounds),
         changes: count(&agent.counters.changes),
         refusals: count(&agent.counters.refusals),

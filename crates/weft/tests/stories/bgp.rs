@@ -21,7 +21,7 @@ fn well(site: &Site) {
 }
 
 /// What `weft` prints on the node, and its exit code.
-fn weft(node: &Node, args: &str) -> (String, i32) {
+pub fn weft(node: &Node, args: &str) -> (String, i32) {
     let mut command = std::process::Command::new(program());
     command.args(args.split(' ')).env("WEFT_CONTROL", node.control());
     let out = node.netns.run(|| command.output().unwrap()).unwrap();

@@ -303,3 +303,18 @@ fn ipvlan_pods_have_addresses_of_a_dhcp_server_though_they_share_a_mac_address()
     until("given back", || server.given().is_empty());
     nothing_left(node);
 }
+
+#[test]
+fn policies_hold_with_ipvlan() {
+    crate::policies::policies_hold("ipvlan/l2/bridge", "underlay");
+}
+
+#[test]
+fn policies_hold_with_ipvlan_routed_by_the_nodes() {
+    crate::policies::policies_hold("ipvlan/l3/bridge", "host-gw");
+}
+
+#[test]
+fn an_ipvlan_pod_is_denied_from_its_first_instruction() {
+    crate::policies::denied_from_the_first_instruction("ipvlan/l2/bridge", "underlay");
+}

@@ -12,6 +12,7 @@ mod citizens;
 mod cni;
 mod dhcp;
 mod domains;
+mod explained;
 mod further;
 mod input;
 mod ipvlan;

@@ -12,12 +12,12 @@ use std::{
 };
 
 use crate::{
-    services::{ENDPOINT, seen_at, serve},
+    services::{ENDPOINT, SERVICE, cluster_ip, kube_proxy, load, seen_at, serve},
     story::*,
 };
 
 /// What the cluster says: a directory of objects that all agents read.
-struct Objects(PathBuf);
+pub struct Objects(PathBuf);
 
 impl Objects {
     fn new(plan: &Plan) -> Self {
@@ -48,7 +48,7 @@ impl Objects {
         );
     }
 
-    fn policy(&self, name: &str, spec: &Value) {
+    pub fn policy(&self, name: &str, spec: &Value) {
         let metadata = json!({"namespace": "lab", "name": name});
         let object = json!({"kind": "NetworkPolicy", "metadata": metadata, "spec": spec});
         self.put(&format!("policy-{name}"), &object);
@@ -60,14 +60,14 @@ fn app(name: &str) -> Value {
 }
 
 /// Only these may come in to `to`, by TCP to one port.
-fn only(to: &str, from: &[&str]) -> Value {
+pub fn only(to: &str, from: &[&str]) -> Value {
     let from: Vec<Value> = from.iter().map(|name| app(name)).collect();
     json!({"podSelector": {"matchLabels": {"app": to}}, "policyTypes": ["Ingress"],
         "ingress": [{"from": from, "ports": [{"protocol": "TCP", "port": ENDPOINT}]}]})
 }
 
 /// Only to these may it leave.
-fn only_out(from: &str, to: &[&str]) -> Value {
+pub fn only_out(from: &str, to: &[&str]) -> Value {
     let to: Vec<Value> = to.iter().map(|name| app(name)).collect();
     json!({"podSelector": {"matchLabels": {"app": from}}, "policyTypes": ["Egress"], "egress": [{"to": to}]})
 }
@@ -82,7 +82,7 @@ fn reading(plan: &Plan) -> (Site, Objects) {
     (site, objects)
 }
 
-fn world(attach: &str, join: &str) -> (Site, Objects) {
+pub fn world(attach: &str, join: &str) -> (Site, Objects) {
     let (site, objects) = reading(&Plan { pods: 2, lan: true, ..plan(2) });
     begin(&site, attach, join);
     site.settled("net", join).unwrap();
@@ -90,7 +90,7 @@ fn world(attach: &str, join: &str) -> (Site, Objects) {
 }
 
 /// a1, a2, b1, b2: each known to the cluster, with its address once it has one.
-fn add_pods(site: &Site, objects: &Objects) -> Vec<Pod> {
+pub fn add_pods(site: &Site, objects: &Objects) -> Vec<Pod> {
     let names = ["a1", "a2", "b1", "b2"];
     let node = |name: &str| &site.nodes[usize::from(name.starts_with('b'))];
     let add = |name: &&str| {
@@ -134,7 +134,7 @@ fn policed(netns: &Netns) -> bool {
     tables(netns).contains("weft-policy")
 }
 
-fn policies_hold(attach: &str, join: &str) {
+pub fn policies_hold(attach: &str, join: &str) {
     let model = format!("{attach} × {join}");
     let (site, objects) = world(attach, join);
     let pods = add_pods(&site, &objects);
@@ -194,16 +194,6 @@ fn policies_hold_with_macvlan() {
     policies_hold("macvlan/bridge", "underlay");
 }
 
-#[test]
-fn policies_hold_with_ipvlan() {
-    policies_hold("ipvlan/l2/bridge", "underlay");
-}
-
-#[test]
-fn policies_hold_with_routed_ipvlan() {
-    policies_hold("ipvlan/l3/bridge", "host-gw");
-}
-
 /// Whoever sends without pause from before there is a link, until told to end.
 struct Eager {
     ends: Arc<AtomicBool>,
@@ -248,7 +238,7 @@ fn counting(netns: &Netns) -> Arc<AtomicUsize> {
 }
 
 /// A pod that sends in its first instruction is denied, and so is what is sent to it.
-fn denied_from_the_first_instruction(attach: &str, join: &str) {
+pub fn denied_from_the_first_instruction(attach: &str, join: &str) {
     let model = format!("{attach} × {join}");
     let (site, objects) = world(attach, join);
     objects.policy(
@@ -326,11 +316,6 @@ fn a_macvlan_pod_is_denied_from_its_first_instruction() {
 }
 
 #[test]
-fn an_ipvlan_pod_is_denied_from_its_first_instruction() {
-    denied_from_the_first_instruction("ipvlan/l2/bridge", "underlay");
-}
-
-#[test]
 fn a_pod_that_the_cluster_does_not_know_is_refused() {
     let (site, objects) = world("veth", "vxlan");
     let (_, path) = namespace("odd");
@@ -378,7 +363,13 @@ fn the_agent_may_be_away(attach: &str, join: &str) {
     let args = [("CNI_ARGS", "K8S_POD_NAMESPACE=lab;K8S_POD_NAME=late")];
     let (exit, answer) = node.cni("ADD", "late", &path, &node.cni_config("net"), &args).unwrap();
     assert_eq!((exit, &answer["code"]), (1, &json!(11)), "{model}: {answer}");
+    // Who may do so in the pod may take its table away, until the next look.
+    let inside = policed(&a1.netns);
+    if inside {
+        sh(&a1.netns, "nft delete table inet weft-policy");
+    }
     fs::rename(&hidden, &objects.0).unwrap();
+    until("looked into", || policed(&a1.netns) == inside);
     until_passing("as it is now", &b2.netns, a1, TCP);
     assert_eq!(passing(&a2.netns, a1), SHUT, "{model}");
     let report = flow.stop();
@@ -398,6 +389,46 @@ fn the_agent_of_bridge_pods_may_be_away() {
 #[test]
 fn the_agent_of_macvlan_pods_may_be_away() {
     the_agent_may_be_away("macvlan/bridge", "underlay");
+}
+
+/// Judged is where a Service leads, not its address: the first pod of each node stands behind one.
+fn services_lead_past_no_policy(attach: &str) {
+    let (site, objects) = world(attach, "vxlan");
+    let pods = add_pods(&site, &objects);
+    let [a1, a2, b1, b2] = &pods[..] else { panic!() };
+    let endpoints = [a1, b1, b2];
+    for node in &site.nodes {
+        load(&node.netns, &(kube_proxy(&endpoints, true) + &kube_proxy(&endpoints, false)));
+    }
+    let serves = |from: &Pod, n: usize| {
+        let at = |ipv4| SocketAddr::new(cluster_ip(n, ipv4), SERVICE);
+        let families = [true, false].map(|ipv4| seen_at(&from.netns, at(ipv4), true).is_some());
+        assert_eq!(families[0], families[1], "{attach}: {} to service {n}", from.name);
+        families[0]
+    };
+    for pod in &pods {
+        until("served", || {
+            seen_at(&pod.netns, SocketAddr::new(cluster_ip(0, true), SERVICE), true).is_some()
+        });
+    }
+    objects.policy("in", &only("a1", &["a2", "b1"]));
+    objects.policy("out", &only_out("a1", &["b1"]));
+    until_passing("shut", &b2.netns, a1, SHUT);
+    until_passing("shut in", &a1.netns, b2, SHUT);
+    assert!(serves(a2, 0) && serves(b1, 0), "{attach}: those that may");
+    assert!(!serves(b2, 0), "{attach}: one that may not");
+    assert!(serves(a1, 0), "{attach}: itself");
+    assert!(serves(a1, 1) && !serves(a1, 2), "{attach}: where it leads");
+}
+
+#[test]
+fn services_lead_past_no_policy_of_veth_pods() {
+    services_lead_past_no_policy("veth");
+}
+
+#[test]
+fn services_lead_past_no_policy_of_bridge_pods() {
+    services_lead_past_no_policy("bridge");
 }
 
 #[test]

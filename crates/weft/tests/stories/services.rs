@@ -67,7 +67,7 @@ pub fn cluster_ip(n: usize, ipv4: bool) -> IpAddr {
 }
 
 /// What kube-proxy writes in its nftables mode: one service for each endpoint.
-fn kube_proxy(endpoints: &[&Pod], ipv4: bool) -> String {
+pub fn kube_proxy(endpoints: &[&Pod], ipv4: bool) -> String {
     let (ip, range) = if ipv4 { ("ip", "10.1.0.0/16") } else { ("ip6", "fd00:1::/64") };
     let (mut verdicts, mut chains) = (Vec::new(), String::new());
     for (n, pod) in endpoints.iter().enumerate() {

@@ -76,7 +76,7 @@ impl Key {
 impl Draft {
     /// Ports of the list's own pods that have a name are known; those of its peers are each pod's own.
     pub(super) fn add(&mut self, clause: Clause, key: &Key) {
-        let Clause { peers, by } = clause;
+        let Clause { peers, by, .. } = clause;
         let theirs = key.direction == Direction::Egress && matches!(by, By::Named(..));
         if theirs {
             let (chosen, within) = match peers {

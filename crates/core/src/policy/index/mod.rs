@@ -2,6 +2,7 @@
 //! change costs by what it touches: rules are looked at if they are for a pod of this node, pods if such a rule
 //! speaks of them.
 
+mod judge;
 mod known;
 mod lists;
 mod local;
@@ -16,6 +17,7 @@ use std::{
     sync::Arc,
 };
 
+pub use judge::{Judgement, Opening};
 use known::{Cluster, Known, Namespace};
 use lists::Made;
 use local::Local;
@@ -147,7 +149,7 @@ impl Index {
     }
 
     /// Policies that select a pod of this node.
-    pub fn selecting(&self) -> BTreeSet<ObjectName> {
+    pub fn in_force(&self) -> BTreeSet<ObjectName> {
         let of = |key: &lists::Key| {
             let object = |name: &Arc<str>| ObjectName {
                 namespace: key.namespace.clone(),
@@ -160,7 +162,7 @@ impl Index {
 
     /// What is in policies that select a pod of this node, and can't be.
     pub fn impossible(&self) -> BTreeMap<ObjectName, Vec<Impossible>> {
-        let flaws = self.selecting().into_iter().filter_map(|name| {
+        let flaws = self.in_force().into_iter().filter_map(|name| {
             let flaws = impossible(self.policies.get(&name.namespace)?.get(&name.name)?);
             (!flaws.is_empty()).then_some((name, flaws))
         });

@@ -44,63 +44,68 @@ pub(super) fn is_lists(set: &str) -> bool {
     set.starts_with("ingress-") || set.starts_with("egress-")
 }
 
-pub(super) fn write(table: &mut Table, direction: Direction, name: ListName, list: &List) {
+/// `known`: what another table has of the list; elements that are there too are not told.
+pub(super) fn write(
+    table: &mut Table,
+    (direction, name): (Direction, ListName),
+    list: &List,
+    known: &List,
+) {
     let chain = chain(direction, name);
-    let mut everything = false;
-    let mut kinds = BTreeMap::<Kind, Vec<Element>>::new();
-    for open in &list.entries {
-        match element(open) {
-            Some((kind, element)) => kinds.entry(kind).or_default().push(element),
-            None => everything = true,
-        }
-    }
+    let kinds: BTreeSet<Option<Kind>> = list.entries.iter().map(kind).collect();
     let mut rules = Vec::new();
-    if everything {
-        rules.push(Rule::new([], Then::Return));
-    }
-    for (kind, elements) in kinds {
+    for kind in kinds {
+        let Some(kind) = kind else {
+            rules.push(Rule::new([], Then::Return));
+            continue;
+        };
         let set = format!("{chain}-{}", kind.name());
         rules.push(Rule::new(kind.asks(direction, set.clone()), Then::Return));
-        let elements: BTreeSet<Element> = elements.into_iter().collect();
-        table.sets.insert(set, Set { shape: kind.shape(), elements });
+        table.sets.insert(set, Set { shape: kind.shape(), elements: BTreeSet::new() });
     }
     rules.push(Rule::new([], Then::Drop));
+    let mut elements = BTreeMap::<Kind, Vec<Element>>::new();
+    for (kind, element) in list.entries.difference(&known.entries).filter_map(element) {
+        elements.entry(kind).or_default().push(element);
+    }
+    for (kind, elements) in elements {
+        if let Some(set) = table.sets.get_mut(&format!("{chain}-{}", kind.name())) {
+            set.elements = elements.into_iter().collect();
+        }
+    }
     table.chains.insert(chain, Chain { hook: None, rules });
 }
 
-/// The kind of set that the entry is in, and as what. None: everything is open.
-fn element(open: &Open) -> Option<(Kind, Element)> {
-    match (open.peer, open.ports) {
-        (None, None) => None,
-        (None, Some(ports)) if ports.first == ports.last => {
-            Some((Kind::Ports, Element::one(Key::default().and_port(ports, ports.first))))
-        }
-        (None, Some(ports)) => {
-            let end = |port| Key::default().and_port(ports, port);
-            Some((Kind::PortRanges, Element::range(end(ports.first), end(ports.last))))
-        }
-        (Some(net), ports) => Some(of_net(net, ports)),
-    }
+/// The kind of set that the entry is in. None: everything is open.
+fn kind(open: &Open) -> Option<Kind> {
+    let single = |ports: Ports| ports.first == ports.last;
+    let Some(net) = open.peer else {
+        let ports = open.ports?;
+        return Some(if single(ports) { Kind::Ports } else { Kind::PortRanges });
+    };
+    let ipv4 = net.addr().is_ipv4();
+    let alone = net.prefix_len() == net.max_prefix_len();
+    Some(match open.ports {
+        None if alone => Kind::Peers { ipv4 },
+        None => Kind::Nets { ipv4 },
+        Some(ports) if alone && single(ports) => Kind::PeerPorts { ipv4 },
+        Some(_) => Kind::NetPorts { ipv4 },
+    })
 }
 
-fn of_net(net: IpNet, ports: Option<Ports>) -> (Kind, Element) {
-    let ipv4 = net.addr().is_ipv4();
-    let (first, last) = (Key::addr(net.network()), Key::addr(net.broadcast()));
-    let single = net.prefix_len() == net.max_prefix_len();
-    match ports {
-        None if single => (Kind::Peers { ipv4 }, Element::one(first)),
-        None => (Kind::Nets { ipv4 }, Element::range(first, last)),
-        Some(ports) if single && ports.first == ports.last => {
-            (Kind::PeerPorts { ipv4 }, Element::one(first.and_port(ports, ports.first)))
-        }
-        Some(ports) => {
-            let range = Element::range(
-                first.and_port(ports, ports.first),
-                last.and_port(ports, ports.last),
-            );
-            (Kind::NetPorts { ipv4 }, range)
-        }
-    }
+/// As what it is in it.
+fn element(open: &Open) -> Option<(Kind, Element)> {
+    let kind = kind(open)?;
+    let ends = open.peer.map_or_else(Default::default, |net| {
+        (Key::addr(net.network()), Key::addr(net.broadcast()))
+    });
+    let (first, last) = match open.ports {
+        None => ends,
+        Some(ports) => (ends.0.and_port(ports, ports.first), ends.1.and_port(ports, ports.last)),
+    };
+    let element =
+        if kind.shape().interval { Element::range(first, last) } else { Element::one(first) };
+    Some((kind, element))
 }
 
 impl Kind {

@@ -50,8 +50,16 @@ pub enum Wanted {
 /// A list, and what it decides on.
 type Decides = (Direction, ListName);
 
-fn is_same(other: Option<&&Arc<List>>, list: &Arc<List>) -> bool {
-    other.is_some_and(|other| Arc::ptr_eq(other, list) || *other == list)
+/// What of a list need not be told, since the other table has it; None: it is the same there.
+fn beside<'a>(
+    other: Option<&&'a Arc<List>>,
+    list: &Arc<List>,
+    nothing: &'a Arc<List>,
+) -> Option<&'a Arc<List>> {
+    match other {
+        None => Some(nothing),
+        Some(other) => (!Arc::ptr_eq(other, list) && *other != list).then_some(*other),
+    }
 }
 
 /// Whether what was there was what should be.
@@ -101,8 +109,9 @@ impl PolicyTable {
             return self.write_anew(wanted);
         }
         let (old, new) = (known.used(), wanted.used());
-        let was = known.table(|key, list| !is_same(new.get(key), list));
-        let is = wanted.table(|key, list| !is_same(old.get(key), list));
+        let nothing = Arc::default();
+        let was = known.table(|key, list| beside(new.get(key), list, &nothing));
+        let is = wanted.table(|key, list| beside(old.get(key), list, &nothing));
         match self.change(&was, &is) {
             Ok(()) => {
                 self.known = Some(wanted);
@@ -115,7 +124,8 @@ impl PolicyTable {
 
     /// From what is there, whatever that is.
     fn write_anew(&mut self, wanted: Wanted) -> Result<Was, Error> {
-        let is = wanted.table(|_, _| true);
+        let nothing = Arc::default();
+        let is = wanted.table(|_, _| Some(&nothing));
         let read = |error| Error::Read { what: "policies", error };
         let seen = seen::look(&mut self.socket, &is).map_err(read)?;
         let was = match (&seen, wanted.is_empty()) {
@@ -200,8 +210,8 @@ impl Wanted {
         found.collect()
     }
 
-    /// What leads to lists, and those that are asked for.
-    fn table(&self, asked: impl Fn(&Decides, &Arc<List>) -> bool) -> Table {
+    /// What leads to lists, and the lists that are not the same in another table.
+    fn table<'a>(&self, beside: impl Fn(&Decides, &Arc<List>) -> Option<&'a Arc<List>>) -> Table {
         let mut table = Table::default();
         if self.is_empty() {
             return table;
@@ -210,8 +220,10 @@ impl Wanted {
             Self::Node(firewall) => frame::node(&mut table, firewall),
             Self::Pod(own) => frame::pod(&mut table, own),
         }
-        for (key, list) in self.used().into_iter().filter(|(key, list)| asked(key, list)) {
-            list::write(&mut table, key.0, key.1, list);
+        for (key, list) in self.used() {
+            if let Some(known) = beside(&key, list) {
+                list::write(&mut table, key, list, known);
+            }
         }
         table
     }

@@ -1,6 +1,6 @@
 //! Brings kernels to what policies come to: the node's, and pods' own where others reach them past it.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, net::IpAddr, sync::atomic::Ordering};
 
 use anyhow::Context;
 use weft_core::{
@@ -8,7 +8,7 @@ use weft_core::{
     cni::{CniError, Code},
     policy::{
         cluster::ObjectName,
-        own::{self, Own},
+        own::{self, Door, Own},
     },
 };
 use weft_linux::{Kernel, PolicyTable, Wanted, Was};
@@ -88,33 +88,30 @@ fn moved<'a>(
 }
 
 fn write_node(agent: &Agent, policies: &Policies, kept: &mut Kept) -> Result<(), String> {
-    let written = node_table(agent, kept).and_then(|(table, firewall)| {
-        let doubted = policies.doubted.swap(false, std::sync::atomic::Ordering::SeqCst);
-        if doubted {
-            table.doubt();
-        }
-        let was = table.write(Wanted::Node(firewall)).map_err(|error| error.to_string())?;
-        if doubted && was == Was::Otherwise {
-            tracing::warn!("the table of policies was not as it was written; it is again");
-        }
-        Ok(())
-    });
-    written.map_err(|error| {
-        let problem = format!("policies are not in force as they should be: {error}");
-        kept.problems.push(problem.clone());
-        problem
-    })
+    let written = write_table(agent, policies, kept)
+        .map_err(|error| format!("policies are not in force as they should be: {error}"));
+    kept.problems.extend(written.as_ref().err().cloned());
+    written
 }
 
-fn node_table<'a>(
+fn write_table(
     agent: &Agent,
-    kept: &'a mut Kept,
-) -> Result<(&'a mut PolicyTable, weft_core::policy::firewall::Firewall), String> {
-    let firewall = kept.firewall.clone();
-    if kept.table.is_none() {
-        kept.table = Some(PolicyTable::here(&agent.kernel).map_err(|error| error.to_string())?);
+    policies: &Policies,
+    kept: &mut Kept,
+) -> Result<(), weft_linux::TableError> {
+    let table = match &mut kept.table {
+        Some(table) => table,
+        none => none.insert(PolicyTable::here(&agent.kernel)?),
+    };
+    let doubted = policies.doubted.swap(false, Ordering::SeqCst);
+    if doubted {
+        table.doubt();
     }
-    kept.table.as_mut().map(|table| (table, firewall)).ok_or_else(String::new)
+    let was = table.write(Wanted::Node(kept.firewall.clone()))?;
+    if doubted && was == Was::Otherwise {
+        tracing::warn!("the table of policies was not as it was written; it is again");
+    }
+    Ok(())
 }
 
 /// One pod's table that is to be written.
@@ -126,6 +123,8 @@ struct Step {
     was: Option<Own>,
     /// The caller is in its namespace.
     here: bool,
+    /// There is no pod any more that could come to need it.
+    last: bool,
 }
 
 fn write_inside(
@@ -134,84 +133,77 @@ fn write_inside(
     pods: &[Attachment],
     admitted: Option<&Attachment>,
 ) -> Result<(), String> {
-    let serving = agent.serving();
-    let mut wanted = BTreeMap::<u64, (Own, Attachment)>::new();
-    for pod in pods {
-        let Some(doors) = doors(agent, &serving, kept, pod) else { continue };
-        let entry = wanted.entry(pod.cookie).or_insert_with(|| (Own::default(), pod.clone()));
-        let all = std::mem::take(&mut entry.0.doors).into_iter().chain(doors).collect();
-        entry.0 = own::own(all, &kept.firewall);
-    }
-    let gone = kept.inside.iter().filter(|(cookie, _)| !wanted.contains_key(*cookie));
-    let gone = gone.map(|(cookie, inside)| (*cookie, (Own::default(), inside.pod.clone())));
-    let gone: Vec<_> = gone.collect();
-    let here = admitted.map(|pod| pod.cookie);
-    let mut steps = Vec::new();
-    for (cookie, (own, pod)) in wanted.into_iter().chain(gone) {
-        let known = kept.inside.get(&cookie);
-        if known.is_some_and(|known| known.own == own && !known.doubted) && here != Some(cookie) {
-            continue;
-        }
-        let was = known.filter(|known| !known.doubted).map(|known| known.own.clone());
-        steps.push(Step { cookie, own, pod, was, here: here == Some(cookie) });
-    }
+    let steps = steps(agent, kept, pods, admitted.map(|pod| pod.cookie));
     let mut mine = Ok(());
     for some in steps.chunks(AT_ONCE) {
-        let done: Vec<Result<(), String>> = std::thread::scope(|scope| {
-            let (own, others): (Vec<_>, Vec<_>) =
-                some.iter().enumerate().partition(|(_, s)| s.here);
-            let threads: Vec<_> = others
-                .into_iter()
-                .map(|(at, step)| (at, scope.spawn(|| write_pod(step))))
-                .collect();
-            let mut done: Vec<_> =
-                own.into_iter().map(|(at, step)| (at, write_pod(step))).collect();
-            let ended = |thread: std::thread::ScopedJoinHandle<'_, _>| {
-                thread.join().unwrap_or_else(|_| Err("writing policies panicked".into()))
-            };
-            done.extend(threads.into_iter().map(|(at, thread)| (at, ended(thread))));
-            done.sort_by_key(|(at, _)| *at);
-            done.into_iter().map(|(_, done)| done).collect()
-        });
-        for (step, done) in some.iter().zip(done) {
-            match done {
-                Ok(())
-                    if step.own == Own::default()
-                        && !pods.iter().any(|pod| pod.cookie == step.cookie) =>
-                {
-                    kept.inside.remove(&step.cookie);
-                }
-                Ok(()) => {
-                    let (own, pod) = (step.own.clone(), step.pod.clone());
-                    kept.inside.insert(step.cookie, Inside { own, pod, doubted: false });
-                }
-                Err(error) => {
-                    kept.inside.remove(&step.cookie);
-                    let problem =
-                        format!("pod {}: its policies are not in force: {error}", step.pod.label());
-                    kept.problems.push(problem.clone());
-                    if step.here {
-                        mine = Err(problem);
-                    }
-                }
+        for (step, done) in some.iter().zip(write_some(some)) {
+            if done.is_err() || step.last {
+                kept.inside.remove(&step.cookie);
+            } else {
+                let (own, pod) = (step.own.clone(), step.pod.clone());
+                kept.inside.insert(step.cookie, Inside { own, pod, doubted: false });
+            }
+            let Err(error) = done else { continue };
+            let pod = step.pod.label();
+            let problem = format!("pod {pod}: its policies are not in force: {error}");
+            kept.problems.push(problem.clone());
+            if step.here {
+                mine = Err(problem);
             }
         }
     }
     mine
 }
 
+/// The namespaces whose tables are not known to be as they should be.
+fn steps(agent: &Agent, kept: &Kept, pods: &[Attachment], here: Option<u64>) -> Vec<Step> {
+    let serving = agent.serving();
+    let mut wanted = BTreeMap::<u64, (Vec<Door>, &Attachment)>::new();
+    for pod in pods {
+        if let Some(doors) = doors(agent, &serving, kept, pod) {
+            wanted.entry(pod.cookie).or_insert((Vec::new(), pod)).0.extend(doors);
+        }
+    }
+    let gone = kept.inside.iter().filter(|(cookie, _)| !wanted.contains_key(*cookie));
+    let gone: Vec<_> = gone.map(|(cookie, inside)| (*cookie, (Vec::new(), &inside.pod))).collect();
+    let last: Vec<u64> = gone.iter().map(|(cookie, _)| *cookie).collect();
+    let mut steps = Vec::new();
+    for (cookie, (doors, pod)) in wanted.into_iter().chain(gone) {
+        let own = own::own(doors, &kept.firewall);
+        let (here, last) = (here == Some(cookie), last.contains(&cookie));
+        let known = kept.inside.get(&cookie).filter(|known| !known.doubted && !here);
+        if last || known.is_none_or(|known| known.own != own) {
+            let was = known.map(|known| known.own.clone());
+            steps.push(Step { cookie, own, pod: pod.clone(), was, here, last });
+        }
+    }
+    steps
+}
+
+/// Each on a thread of its own, but for the one that the caller is in.
+fn write_some(some: &[Step]) -> Vec<Result<(), String>> {
+    std::thread::scope(|scope| {
+        let begun: Vec<_> = some
+            .iter()
+            .map(|step| (step, (!step.here).then(|| scope.spawn(|| write_pod(step)))))
+            .collect();
+        let end = |(step, thread): (&Step, Option<std::thread::ScopedJoinHandle<'_, _>>)| {
+            let Some(thread) = thread else { return write_pod(step) };
+            thread.join().unwrap_or_else(|_| Err("writing them panicked".into()))
+        };
+        begun.into_iter().map(end).collect()
+    })
+}
+
 /// The pod's doors; None: what comes to it is its node's business alone.
-fn doors(
-    agent: &Agent,
-    serving: &Serving,
-    kept: &Kept,
-    pod: &Attachment,
-) -> Option<Vec<own::Door>> {
-    if pod.pod.is_none() || pod.phase == Phase::Doomed || !own::is_reached_past_node(pod) {
+fn doors(agent: &Agent, serving: &Serving, kept: &Kept, pod: &Attachment) -> Option<Vec<Door>> {
+    let concerned = pod.pod.is_some() && pod.further.is_none();
+    if !concerned || !own::is_reached_past_node(pod) {
         return None;
     }
-    let Some(here) = serving.networks.get(&pod.network) else {
-        // As it was, until its network is served.
+    let here = serving.networks.get(&pod.network).filter(|_| pod.phase != Phase::Doomed);
+    let Some(here) = here else {
+        // As it was, until its network is served, or its link is freed.
         let inside = kept.inside.get(&pod.cookie);
         return inside.map(|inside| inside.own.doors.clone());
     };
@@ -221,19 +213,19 @@ fn doors(
 }
 
 fn write_pod(step: &Step) -> Result<(), String> {
-    let failed = |error: weft_linux::Error| error.to_string();
     let table = if step.here {
         PolicyTable::inside()
     } else {
         let Some(netns) = namespace(&step.pod)? else { return Ok(()) };
         PolicyTable::of(&netns)
     };
-    let mut table = table.map_err(|error| error.to_string())?;
-    if let Some(was) = step.was.clone() {
-        table.trust(Wanted::Pod(was));
-    }
-    let _ = failed;
-    table.write(Wanted::Pod(step.own.clone())).map(drop).map_err(|error| error.to_string())
+    let written = table.and_then(|mut table| {
+        if let Some(was) = step.was.clone() {
+            table.trust(Wanted::Pod(was));
+        }
+        table.write(Wanted::Pod(step.own.clone()))
+    });
+    written.map(drop).map_err(|error| error.to_string())
 }
 
 /// Takes the tables away, the node's and those in pods.

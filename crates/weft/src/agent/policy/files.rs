@@ -177,12 +177,12 @@ struct PodSpec {
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Container {
-    ports: Vec<ContainerPort>,
+    ports: Vec<Exposed>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct ContainerPort {
+struct Exposed {
     #[serde(default)]
     name: Option<Arc<str>>,
     container_port: u16,
@@ -209,8 +209,8 @@ fn object(document: Value) -> anyhow::Result<((&'static str, ObjectName), Object
         "Pod" => {
             let spec: PodSpec = serde_json::from_value(spec).with_context(what)?;
             let ports = spec.containers.into_iter().flat_map(|container| container.ports);
-            let named = |port: ContainerPort| {
-                let ContainerPort { name, container_port, protocol } = port;
+            let named = |port: Exposed| {
+                let Exposed { name, container_port, protocol } = port;
                 name.map(|name| NamedPort { name, protocol, port: container_port })
             };
             let pod = Pod {

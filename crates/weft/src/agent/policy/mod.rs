@@ -122,6 +122,12 @@ impl Policies {
         })
     }
 
+    /// Looks at what the index says, and whether everything was listed.
+    pub fn ask<T>(&self, look: impl FnOnce(&Index, bool) -> T) -> T {
+        let said = self.said.lock().expect(POISONED);
+        look(&said.index, said.listed)
+    }
+
     /// Takes in what the cluster says: as much as is known at once.
     pub fn hear(&self, agent: &Agent, tell: impl FnOnce(&mut Said)) {
         tell(&mut self.said.lock().expect(POISONED));
@@ -143,7 +149,7 @@ impl Policies {
 
     /// Policies that select a pod of this node.
     pub fn selecting(&self) -> BTreeSet<ObjectName> {
-        self.said.lock().expect(POISONED).index.selecting()
+        self.said.lock().expect(POISONED).index.in_force()
     }
 
     pub(super) fn problems(&self) -> Vec<String> {
@@ -217,7 +223,8 @@ fn object_name(pod: &PodName) -> ObjectName {
 /// The pods that policies speak of, with the addresses that they have.
 fn locals<'a>(pods: impl Iterator<Item = &'a Attachment>) -> BTreeMap<ObjectName, Vec<IpAddr>> {
     let mut locals = BTreeMap::<ObjectName, Vec<IpAddr>>::new();
-    for pod in pods {
+    // On further networks it has none of the addresses by which the cluster knows it.
+    for pod in pods.filter(|pod| pod.further.is_none()) {
         if let Some(name) = &pod.pod {
             locals.entry(object_name(name)).or_default().extend(&pod.addrs);
         }

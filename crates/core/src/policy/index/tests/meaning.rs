@@ -1,6 +1,7 @@
 //! What Kubernetes' documentation says, sentence by sentence.
 
 use super::*;
+use crate::policy::spec::Protocol;
 
 const NAMESPACES: [&str; 3] = ["a team=red", "b team=red env=prod", "c"];
 
@@ -16,8 +17,8 @@ const PODS: [&str; 8] = [
     "c/sctp 10.0.2.4 app=sctp http:SCTP:99",
 ];
 
-/// What policies of namespace `a`, given by their specs, come to for `a/web`.
-fn meaning(specs: &[&str]) -> String {
+/// A cluster with these policies in namespace `a`, on the node of `a/web`.
+fn index(specs: &[&str]) -> Index {
     let mut index = Index::default();
     for text in NAMESPACES {
         let (name, text) = text.split_once(' ').unwrap_or((text, ""));
@@ -32,6 +33,12 @@ fn meaning(specs: &[&str]) -> String {
         let spec = serde_json::from_str(spec).unwrap();
         index.policy(&name(&format!("a/p{n}")), Some(spec));
     }
+    index
+}
+
+/// What policies come to for `a/web`.
+fn meaning(specs: &[&str]) -> String {
+    let index = index(specs);
     let flaws = index.impossible();
     let flaws = flaws.values().flatten().map(Impossible::to_string);
     let lists =
@@ -374,4 +381,39 @@ fn pods_to_which_the_same_is_open_share_a_list() {
     assert_eq!(list(0), list(1));
     assert_eq!(list(2), list(3));
     assert_eq!(index.firewall().lists.len(), 3);
+}
+
+#[test]
+fn who_asks_is_told_which_rule_it_is() {
+    let index = index(&[
+        r#"{"podSelector":{"matchLabels":{"app":"web"}},"ingress":[{"from":[{"podSelector":{"matchLabels":{"app":"db"}}}],"ports":[{"port":"http"},{"port":443}]}]}"#,
+        r#"{"ingress":[{"from":[{"ipBlock":{"cidr":"192.0.2.0/24"}}]}]}"#,
+    ]);
+    let cases = [
+        ("a/web", "10.0.0.2", Some(80), "a/p0 spec.ingress[0] opens tcp 80"),
+        (
+            "a/web",
+            "10.0.0.2",
+            None,
+            "a/p0 spec.ingress[0] opens tcp 80; a/p0 spec.ingress[0] opens tcp 443",
+        ),
+        ("a/web", "192.0.2.7", Some(99), "a/p1 spec.ingress[0] opens everything"),
+        ("a/web", "10.0.0.2", Some(81), "dropped: it is open by no rule of a/p0, a/p1"),
+        // Of another node too.
+        ("a/db", "10.0.0.3", None, "dropped: it is open by no rule of a/p1"),
+        ("b/web", "10.0.0.3", None, "no policy selects the pod"),
+        (
+            "a/new",
+            "10.0.0.3",
+            None,
+            "dropped: the cluster does not know the pod, which may be selected by a/p0, a/p1",
+        ),
+    ];
+    for (pod, from, port, want) in cases {
+        let port = port.map(|port| (Protocol::Tcp, port));
+        let said = index.judge(&name(pod), Direction::Ingress, from.parse().unwrap(), port);
+        assert_eq!(said.to_string(), want, "{pod} {from} {port:?}");
+    }
+    assert_eq!(index.pod_at("10.0.1.2".parse().unwrap()), Some(name("b/db")));
+    assert_eq!(index.pod_at("10.0.1.9".parse().unwrap()), None);
 }

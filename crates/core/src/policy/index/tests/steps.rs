@@ -4,7 +4,10 @@ use super::{
     scratch::{World, openness},
     *,
 };
-use crate::policy::firewall::{ListChange, Open, Ports};
+use crate::policy::{
+    firewall::{ListChange, Open, Ports},
+    spec::Protocol,
+};
 
 /// xorshift.
 struct Dice(u64);
@@ -184,9 +187,34 @@ fn step_by_step_is_the_same_as_from_nothing() {
                 assert!(!entries[..n].iter().any(|other| overlap(one, other)), "{entries:?}");
             }
         }
+        says_why(&index, &mut dice);
         empty(&mut index, &world);
     }
     assert!(busy > 6_000, "the worlds were too quiet: {busy}");
+}
+
+/// What is said of a packet is what its list does.
+fn says_why(index: &Index, dice: &mut Dice) {
+    for (pod, _) in index.locals() {
+        for direction in [Direction::Ingress, Direction::Egress] {
+            let list = index.list(pod, direction).map(|list| &index.firewall().lists[&list]);
+            for _ in 0..20 {
+                let other: IpAddr = dice.pick(&ADDRS).parse().unwrap();
+                let protocol = if dice.below(3) == 0 { Protocol::Udp } else { Protocol::Tcp };
+                let port = [53, 70, 80, 81, 90][dice.below(5)];
+                let packet = Open {
+                    peer: Some(other.into()),
+                    ports: Some(Ports { protocol, first: port, last: port }),
+                };
+                let within = |open: &&Open| open.ports.is_none() || overlap(open, &packet);
+                let peer = |open: &&Open| open.peer.is_none_or(|peer| peer.contains(&other));
+                let open =
+                    list.is_none_or(|list| list.entries.iter().filter(peer).any(|o| within(&o)));
+                let said = index.judge(pod, direction, other, Some((protocol, port)));
+                assert_eq!(!said.drops(), open, "{pod} {direction:?} {packet}: {said}, {list:?}");
+            }
+        }
+    }
 }
 
 /// Nothing is left of a cluster that is gone.
