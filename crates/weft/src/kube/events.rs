@@ -130,7 +130,7 @@ fn body(warning: &Warning, node: &str) -> Value {
         "apiVersion": "events.k8s.io/v1",
         "kind": "Event",
         "metadata": {
-            "generateName": format!("{}.", regarding.name.get(..200).unwrap_or(&regarding.name)),
+            "generateName": format!("{}-", regarding.name.get(..200).unwrap_or(&regarding.name)),
             "namespace": regarding.namespace,
         },
         "eventTime": format!("{now:.6}"),

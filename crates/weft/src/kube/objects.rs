@@ -200,7 +200,8 @@ struct Container<'a> {
 struct ContainerPort<'a> {
     #[serde(borrow)]
     name: Option<Cow<'a, str>>,
-    container_port: i64,
+    #[serde(rename = "containerPort")]
+    number: i64,
     #[serde(borrow)]
     protocol: Option<Cow<'a, str>>,
 }
@@ -257,7 +258,7 @@ fn named(port: &ContainerPort<'_>) -> Option<NamedPort> {
         Some("SCTP") => Protocol::Sctp,
         Some(_) => return None,
     };
-    let port = u16::try_from(port.container_port).ok()?;
+    let port = u16::try_from(port.number).ok()?;
     Some(NamedPort { name: text(name), protocol, port })
 }
 
@@ -270,7 +271,7 @@ impl<'de> Deserialize<'de> for SeenPod {
             uid: uid.into(),
             labels: labels_once(metadata.labels()),
             addrs: object.addrs(),
-            node: object.spec.node_name.as_deref().and_then(|name| text_of_node(name)),
+            node: object.spec.node_name.as_deref().and_then(text_of_node),
             ports: object.ports(),
         };
         let (meta, name) = (metadata.meta(), metadata.object_name());

@@ -72,8 +72,8 @@ async fn tell(server: &ApiServer, status: &Status) {
     let mut wait = RETRY_FIRST;
     for again in 1..=TRIES_MAX {
         let Err(error) = server.ask("tell a pod its networks", patch).await else { return };
-        // It is gone, or another has its name.
-        if error.is_missing_object() || error.is_conflict() {
+        // It is gone, or another has its name: a UID that differs is taken for one that is to be changed.
+        if error.is_missing_object() || matches!(error.code, Some(409 | 422)) {
             return;
         }
         if again == TRIES_MAX

@@ -115,10 +115,7 @@ impl Kubernetes {
 
     fn status(&self, name: &str) -> Value {
         let pod = || {
-            self.api(|api| {
-                api.get(&format!("{PODS}").replace("/pods", "/namespaces/ns/pods"), name)
-            })
-            .unwrap()
+            self.api(|api| api.get(&PODS.replace("/pods", "/namespaces/ns/pods"), name)).unwrap()
         };
         until("told its networks", || pod()["metadata"]["annotations"][STATUS].is_string());
         serde_json::from_str(pod()["metadata"]["annotations"][STATUS].as_str().unwrap()).unwrap()
