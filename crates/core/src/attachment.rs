@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 
 use crate::{
     attach::{Attach, access},
+    bandwidth::Bandwidth,
     dhcp::Lease,
     name::{IfName, Mac, NetworkName, fnv1a},
     ports::PortMapping,
@@ -55,6 +56,9 @@ pub struct Attachment {
     /// Ports of the node that lead to it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<PortMapping>,
+    /// How much it may send and receive.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bandwidth: Option<Bandwidth>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod: Option<PodName>,
     /// Fields of a newer version, kept when this one rewrites the record.

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::{AddResult, CniError, Code, VERSIONS, Version, config::Config, environment};
 use crate::{
     attachment::{AttachmentId, PodName},
+    bandwidth::Bandwidth,
     name::{Mac, NetworkName},
     ports::PortMapping,
 };
@@ -57,6 +58,7 @@ pub struct Call {
     pub mac: Option<Mac>,
     /// Ports of the node that are to lead to the pod.
     pub ports: Vec<PortMapping>,
+    pub bandwidth: Option<Bandwidth>,
     /// What the plugins before us in the chain made; for CHECK, what ADD answered in the end.
     pub prev: Option<AddResult>,
     pub dns: Value,
@@ -127,6 +129,7 @@ impl Request {
             ips: Vec::new(),
             mac: None,
             ports: Vec::new(),
+            bandwidth: None,
             prev: None,
             dns: Value::Null,
             valid: Vec::new(),
@@ -173,6 +176,7 @@ impl Request {
         call.ips = config.ips()?.unwrap_or(args.ips);
         call.mac = config.mac()?.or(args.mac);
         call.ports = config.ports()?;
+        call.bandwidth = config.bandwidth()?;
         for ipv4 in [true, false] {
             if call.ips.iter().filter(|ip| ip.is_ipv4() == ipv4).count() > 1 {
                 let asked: Vec<_> = call.ips.iter().map(ToString::to_string).collect();

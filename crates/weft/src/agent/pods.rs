@@ -78,6 +78,7 @@ fn add(
     let parent = match serving.networks.get(&name) {
         Some(here) => {
             ports::can_be_mapped(call, &here.network, &name)?;
+            can_be_limited(call, &here.network)?;
             let attach = &here.network.attach;
             let nic = children::parent(agent, attach, &name)?;
             nic.map(|nic| child_of(agent, call, attach, &netns, &nic)).transpose()?
@@ -120,6 +121,23 @@ fn add(
         agent.wake.ring(Reasons::OTHER);
     }
     Ok(result(&made.0, &ground, &made.1, call))
+}
+
+/// Whether what is asked for is in the node's hand.
+fn can_be_limited(call: &Call, network: &Network) -> Result<(), CniError> {
+    let receives = call.bandwidth.is_some_and(|asked| asked.ingress.is_some());
+    if !receives || network.attach.kind().parent().is_none() {
+        return Ok(());
+    }
+    Err(CniError::new(
+        Code::UnsupportedField,
+        "what the pod receives can't be limited",
+        format!(
+            "a link of kind {} is in the pod alone, the node has no end of it; leave out \
+             `ingressRate` (what the pod sends can be limited), or use a veth or a bridge",
+            network.attach.kind().described()
+        ),
+    ))
 }
 
 /// The pod is attached: from here on everybody has to do with it.
@@ -254,6 +272,7 @@ fn open(
                 other.cookie == cookie && other.default_route && other.phase != Phase::Doomed
             }),
         ports: call.ports.clone(),
+        bandwidth: call.bandwidth,
         pod: call.pod.clone(),
         extra: Map::new(),
     };
