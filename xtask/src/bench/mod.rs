@@ -4,6 +4,7 @@ mod addresses;
 mod bgp;
 mod cni;
 mod contender;
+mod cri;
 mod load;
 mod path;
 mod scale;
@@ -14,6 +15,7 @@ use clap::Args;
 pub use addresses::{Addresses, addresses};
 pub use bgp::{Bgp, bgp};
 pub use cni::cni;
+pub use cri::cri;
 pub use path::{Paths, path};
 pub use scale::{Scale, scale};
 

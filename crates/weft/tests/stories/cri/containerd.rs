@@ -220,7 +220,10 @@ impl<'a> Containerd<'a> {
     pub fn exec(&self, pod: &Started, script: &str) -> (bool, String) {
         let command = ["/bin/sh", "-c", script].map(str::to_owned).into();
         let exec = Exec { container: pod.container.clone(), command, timeout: 20 };
-        let done: Executed = self.door.call("ExecSync", exec).unwrap();
+        let done: Executed = match self.door.call("ExecSync", exec) {
+            Ok(done) => done,
+            Err(why) => return (false, why.to_string()),
+        };
         let code = (done.exit != 0).then(|| format!(" exit {}", done.exit)).unwrap_or_default();
         let text = [done.stdout, done.stderr, code.into_bytes()].concat();
         (done.exit == 0, String::from_utf8_lossy(&text).into_owned())

@@ -62,7 +62,7 @@ fn pods_meet(site: &Site, runtimes: &[Containerd<'_>], model: &str, mapped: bool
     site.nodes.iter().for_each(nothing_left);
 }
 
-fn through_containerd(plan: &Plan, models: &[(&str, &str)]) {
+fn through_containerd(plan: &Plan, models: &[(&str, &str)], mapped: bool) {
     prepare();
     let site = built(plan);
     with_released_plugin(&site);
@@ -77,7 +77,7 @@ fn through_containerd(plan: &Plan, models: &[(&str, &str)]) {
         let name = format!("net{}", n + 1);
         site.settled(&name, join).unwrap();
         runtimes.iter().for_each(|at| at.use_network(&name));
-        pods_meet(&site, &runtimes, &format!("{attach} × {join}"), true);
+        pods_meet(&site, &runtimes, &format!("{attach} × {join}"), mapped);
     }
 }
 
@@ -90,19 +90,19 @@ fn pods_of_containerd_meet_in_every_overlay() {
         ("veth", "vxlan+multicast"),
         ("bridge", "vxlan-bridged+multicast"),
     ];
-    through_containerd(&plan(3), &models);
+    through_containerd(&plan(3), &models, true);
 }
 
 #[test]
 fn pods_of_containerd_meet_in_every_underlay() {
     let models = [("veth", "host-gw"), ("bridge", "host-gw"), ("veth", "auto"), ("veth", "bgp")];
-    through_containerd(&plan(3), &models);
+    through_containerd(&plan(3), &models, true);
 }
 
 #[test]
 fn pods_of_containerd_meet_on_the_physical_network() {
     for mode in ["macvlan/bridge", "macvlan/private", "macvlan/vepa", "macvlan/passthru"] {
-        through_containerd(&crate::lan::lan(3), &[(mode, "underlay")]);
+        through_containerd(&crate::lan::lan(3), &[(mode, "underlay")], false);
     }
 }
 
@@ -122,22 +122,22 @@ fn pods_start_and_stop_while_the_agent_is_killed_every_second() {
     let (next, failed, over) = (AtomicU32::new(0), AtomicU32::new(0), AtomicBool::new(false));
     let mut kills = 0;
     let start = Instant::now();
+    let one = |n: u32| {
+        let made = runtime.run(&format!("pod-{n}"), &[]);
+        let ended = made.and_then(|(pod, _)| runtime.end(&pod));
+        if let Err(why) = ended {
+            println!("pod-{n}: {why}");
+            failed.fetch_add(1, Ordering::Relaxed);
+        }
+    };
+    let worker = || {
+        let mine = std::iter::repeat_with(|| next.fetch_add(1, Ordering::Relaxed));
+        mine.take_while(|n| *n < PODS).for_each(one);
+    };
     std::thread::scope(|scope| {
-        let one = |n: u32| {
-            let made = runtime.run(&format!("pod-{n}"), &[]);
-            let ended = made.and_then(|(pod, _)| runtime.end(&pod));
-            if let Err(why) = ended {
-                println!("pod-{n}: {why}");
-                failed.fetch_add(1, Ordering::Relaxed);
-            }
-        };
-        let worker = || {
-            std::iter::repeat_with(|| next.fetch_add(1, Ordering::Relaxed))
-                .take_while(|n| *n < PODS)
-                .for_each(one);
-        };
-        let workers: Vec<_> = (0..AT_ONCE).map(|_| scope.spawn(worker)).collect();
-        scope.spawn(|| {
+        let workers: Vec<_> = (0..AT_ONCE).map(|_| scope.spawn(&worker)).collect();
+        let over = &over;
+        scope.spawn(move || {
             workers.into_iter().for_each(|worker| worker.join().unwrap());
             over.store(true, Ordering::Relaxed);
         });
