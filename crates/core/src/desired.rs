@@ -123,7 +123,7 @@ pub fn node<'a>(
         }
     }
     state.extend(host.learnt.objects());
-    let translated = host.foreign_nat || pods.clone().any(|pod| pod.is_mapped());
+    let translated = host.foreign_nat || pods.clone().any(Attachment::is_mapped);
     state.extend(sysctls(host, served, translated));
     let ruleset = ruleset(host, served, translated);
     if ruleset != Ruleset::default() {

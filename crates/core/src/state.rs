@@ -270,9 +270,12 @@ impl Object {
             Self::Route(route) => route.to.dev(),
             Self::Sysctl { knob, .. } => knob.dev(),
             // It stands on a link of the host's, and is to outlive it.
-            Self::Table { .. } | Self::Apart { .. } | Self::Group { .. } => None,
-            // They ask for addresses alone.
-            Self::Hidden { .. } | Self::Port { .. } => None,
+            // The last two ask for addresses alone.
+            Self::Table { .. }
+            | Self::Apart { .. }
+            | Self::Group { .. }
+            | Self::Hidden { .. }
+            | Self::Port { .. } => None,
         }
     }
 
