@@ -53,6 +53,8 @@ enum Bench {
     Scale(bench::Scale),
     /// Many pods on nodes that share one range through etcd: what an address takes, and how long all
     Addresses(bench::Addresses),
+    /// Pods started and stopped by containerd through the CRI, the agent killed every second (root)
+    Cri,
     /// A table of routes fed to our engine, BIRD and GoBGP; hundreds of speakers in one process
     Bgp(bench::Bgp),
     /// The policies of a cluster of 150,000 pods as one node holds them: memory, what a pod's change takes
@@ -73,6 +75,7 @@ fn main() -> ExitCode {
         Task::Tidy => tidy::all(),
         Task::Bench(_) if cfg!(debug_assertions) => run::again_in_release(),
         Task::Bench(Bench::Cni(rounds)) => bench::cni(&rounds),
+        Task::Bench(Bench::Cri) => bench::cri(),
         Task::Bench(Bench::Path(paths)) => bench::path(&paths),
         Task::Bench(Bench::Scale(scale)) => bench::scale(&scale),
         Task::Bench(Bench::Addresses(addresses)) => bench::addresses(&addresses),

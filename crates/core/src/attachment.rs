@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 
 use crate::{
     attach::{Attach, access},
+    bandwidth::Bandwidth,
     dhcp::Lease,
     name::{IfName, Mac, NetworkName, fnv1a},
     ports::PortMapping,
@@ -58,6 +59,9 @@ pub struct Attachment {
     /// But only in this family (true: IPv4): another of the pod's networks has the other.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub default_only: Option<bool>,
+    /// How much it may send and receive.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bandwidth: Option<Bandwidth>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod: Option<PodName>,
     /// Where the runtime did not ask for it itself.

@@ -3,6 +3,7 @@
 
 pub mod attach;
 pub mod attachment;
+pub mod bandwidth;
 pub mod bgp;
 pub mod checksum;
 pub mod cni;

@@ -18,6 +18,7 @@ pub use group::Group;
 
 use crate::{
     attach::{VlanId, ipvlan, macvlan::Mode},
+    bandwidth::Limit,
     name::{IfName, Mac, Mtu, Vni},
     policy::Ruleset,
     ports::{Client, Door},
@@ -35,6 +36,8 @@ pub enum Key {
     Table,
     /// A pod's MAC address whose frames are not taken in by that device of the node.
     Apart(IfName, Mac),
+    /// How much the link sends.
+    Shaped(IfName),
     Up(IfName),
     Addr(IfName, IpNet),
     Neigh(IfName, IpAddr),
@@ -67,6 +70,7 @@ pub enum Object {
     Sysctl { knob: Knob, value: u8 },
     Table { ruleset: Ruleset },
     Apart { dev: IfName, mac: Mac },
+    Shaped { dev: IfName, limit: Limit },
     Up { dev: IfName },
     Addr { dev: IfName, addr: IpNet },
     Member { dev: IfName, addr: IpNet },
@@ -229,6 +233,7 @@ impl Object {
             Self::Sysctl { knob, .. } => Key::Sysctl(knob),
             Self::Table { .. } => Key::Table,
             Self::Apart { dev, mac } => Key::Apart(dev, mac),
+            Self::Shaped { dev, .. } => Key::Shaped(dev),
             Self::Up { dev } => Key::Up(dev),
             Self::Addr { dev, addr } | Self::Member { dev, addr } | Self::Anycast { dev, addr } => {
                 Key::Addr(dev, addr)
@@ -252,6 +257,7 @@ impl Object {
         match self {
             Self::Link(Link { dev, .. })
             | Self::Up { dev }
+            | Self::Shaped { dev, .. }
             | Self::Addr { dev, .. }
             | Self::Member { dev, .. }
             | Self::Anycast { dev, .. }
@@ -278,7 +284,7 @@ impl Object {
         match self {
             Self::Link(_) => 0,
             Self::Sysctl { .. } => 1,
-            Self::Table { .. } | Self::Apart { .. } => 2,
+            Self::Table { .. } | Self::Apart { .. } | Self::Shaped { .. } => 2,
             Self::Up { .. } => 3,
             Self::Addr { .. } | Self::Member { .. } | Self::Anycast { .. } => 4,
             Self::Neigh { .. } | Self::Proxy { .. } => 5,
@@ -293,7 +299,7 @@ impl Object {
 
     /// True if it is a link, up, or what must be set before it is.
     pub fn raises(&self) -> bool {
-        matches!(self, Self::Link(_) | Self::Sysctl { .. } | Self::Up { .. })
+        matches!(self, Self::Link(_) | Self::Sysctl { .. } | Self::Shaped { .. } | Self::Up { .. })
     }
 
     /// How many links must exist before this one: a port comes after its bridge.
@@ -406,6 +412,7 @@ impl fmt::Display for Object {
             Self::Sysctl { knob, value } => write!(f, "sysctl {knob} = {value}"),
             Self::Table { ruleset } => write!(f, "table inet weft {ruleset}"),
             Self::Apart { dev, mac } => write!(f, "netdev ingress {dev} ether saddr {mac} drop"),
+            Self::Shaped { dev, limit } => write!(f, "qdisc {limit} dev {dev}"),
             Self::Up { dev } => write!(f, "link {dev} up"),
             Self::Addr { dev, addr } => write!(f, "addr {addr} dev {dev}"),
             Self::Member { dev, addr } => write!(f, "addr {addr} dev {dev} noprefixroute"),
@@ -479,6 +486,7 @@ impl fmt::Display for Key {
             Self::Sysctl(knob) => write!(f, "sysctl {knob}"),
             Self::Table => f.write_str("table inet weft"),
             Self::Apart(dev, mac) => write!(f, "netdev ingress {dev} ether saddr {mac}"),
+            Self::Shaped(dev) => write!(f, "qdisc tbf dev {dev}"),
             Self::Up(dev) => write!(f, "link {dev} up"),
             Self::Addr(dev, addr) => write!(f, "addr {addr} dev {dev}"),
             Self::Neigh(dev, ip) => write!(f, "neigh {ip} dev {dev}"),

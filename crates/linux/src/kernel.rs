@@ -26,6 +26,7 @@ use crate::{
     netns::Netns,
     nft::{self, Finding, Nft, Passing},
     observe::{self, Found, Hops, HostLink, Observed, RouteTo},
+    shaped,
     socket::{self, Answer},
     uapi::RTPROT_RA,
     writer::{BATCH_MAX, Place, Writer},
@@ -255,6 +256,7 @@ impl Kernel {
                 state.extend(own.map(|link| at.object(&link.dev)));
             }
             state.extend(observe::neighbours(socket, &names)?);
+            state.extend(shaped::all(socket, &names)?);
             for route in observe::routes(socket, &names, &Hops::default())? {
                 if let Found::Ours(route) = route {
                     state.put(Object::Route(route));
@@ -445,6 +447,7 @@ fn observe_routing(socket: &mut socket::Link) -> io::Result<(Observed, Hops)> {
         observed.ours.extend(observe::proxies(socket, &ours)?);
     }
     observed.ours.extend(observe::neighbours(socket, &ours)?);
+    observed.ours.extend(shaped::all(socket, &ours)?);
     let hops = observe::hops(socket, &names)?;
     observed.ours.extend(hops.objects());
     for found in observe::routes(socket, &names, &hops)? {

@@ -16,6 +16,7 @@ mod observe;
 mod probe;
 pub mod rig;
 pub mod sandbox;
+mod shaped;
 mod socket;
 pub mod sockets;
 mod solicit;

@@ -20,7 +20,7 @@ use crate::{
     netns::Netns,
     nft::Nft,
     observe::{self, Hops, HostLink},
-    socket,
+    shaped, socket,
     wire::Batch,
 };
 
@@ -115,6 +115,10 @@ impl<'a> Writer<'a> {
             Object::Hidden { addr, from } => {
                 self.flush();
                 return self.nft()?.hide(*addr, *from).map_err(io::Error::other);
+            }
+            Object::Shaped { dev, limit } => {
+                let index = self.index(dev)?;
+                shaped::put(&mut self.batch, index, limit);
             }
             Object::Addr { dev, addr } => self.put_addr(dev, addr, Hold::Plain)?,
             Object::Member { dev, addr } => self.put_addr(dev, addr, Hold::Member)?,
@@ -249,6 +253,11 @@ impl<'a> Writer<'a> {
             Key::Hidden(addr, from) => {
                 self.flush();
                 return self.nft()?.show(*addr, *from).map_err(io::Error::other);
+            }
+            Key::Shaped(dev) => {
+                if let Ok(index) = self.index(dev) {
+                    shaped::take(&mut self.batch, index);
+                }
             }
             Key::Addr(dev, addr) => {
                 if let Ok(index) = self.index(dev) {

@@ -17,6 +17,7 @@ pub use parent::{Parent, Standing, VlanId};
 
 use crate::{
     attachment::Attachment,
+    bandwidth,
     kind::kind_or_map,
     name::{IfName, Mac, Mtu, NetworkName, NodeName},
     paths::Nic,
@@ -204,6 +205,7 @@ impl Attach {
             }));
         }
         state.merge(self.kind().beside(pod));
+        state.merge(bandwidth::inside(pod));
         state.merge(access::inside(pod, on));
         state
     }
@@ -231,6 +233,7 @@ impl Attach {
     /// As that, without the pod's way to the node: by its kind, and by how it is found.
     pub fn guarded(&self, pod: &Attachment, on: &Ground<'_>) -> State {
         let mut state = self.kind().outside(pod, on);
+        state.merge(bandwidth::outside(pod));
         for dev in &on.answers {
             let proxy = |ip: &IpAddr| Object::Proxy { dev: dev.clone(), ip: *ip };
             state.extend(pod.addrs.iter().map(proxy));

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::{AddResult, CniError, Code, VERSIONS, Version, config::Config, environment};
 use crate::{
     attachment::{self, AttachmentId, PodName},
+    bandwidth::Bandwidth,
     name::{Mac, NetworkName},
     ports::PortMapping,
     selection::{Element, Further},
@@ -67,6 +68,7 @@ pub struct Call {
     pub led: Vec<bool>,
     /// Of a further network: whose ADD asked for it, and how.
     pub further: Option<attachment::Further>,
+    pub bandwidth: Option<Bandwidth>,
     /// What the plugins before us in the chain made; for CHECK, what ADD answered in the end.
     pub prev: Option<AddResult>,
     pub dns: Value,
@@ -86,6 +88,8 @@ impl Call {
             id: Some(AttachmentId { ifname: further.ifname.clone(), ..id.clone() }),
             ips: asked.ips.clone(),
             mac: asked.mac,
+            ports: Vec::new(),
+            bandwidth: None,
             networks: Vec::new(),
             routers: asked.default_route.clone(),
             further: Some(attachment::Further {
@@ -163,6 +167,7 @@ impl Request {
             routers: Vec::new(),
             led: Vec::new(),
             further: None,
+            bandwidth: None,
             prev: None,
             dns: Value::Null,
             valid: Vec::new(),
@@ -210,6 +215,7 @@ impl Request {
         call.ips = config.ips()?.unwrap_or(args.ips);
         call.mac = config.mac()?.or(args.mac);
         call.ports = config.ports()?;
+        call.bandwidth = config.bandwidth()?;
         for ipv4 in [true, false] {
             if call.ips.iter().filter(|ip| ip.is_ipv4() == ipv4).count() > 1 {
                 let asked: Vec<_> = call.ips.iter().map(ToString::to_string).collect();

@@ -10,6 +10,7 @@ use super::{
     environment::{WORD, is_word},
 };
 use crate::{
+    bandwidth::{Bandwidth, LEAST_RATE, Limit},
     name::{BadName, Mac, NetworkName},
     policy::spec::Protocol,
     ports::PortMapping,
@@ -19,7 +20,7 @@ use crate::{
 /// What is weft's own, beside the spec's keys.
 const OURS: [&str; 4] = ["network", "networks", "socket", "agentWait"];
 /// Capabilities that are acted on (CONVENTIONS.md, "Dynamic plugin specific fields").
-const CAPABILITIES: [&str; 3] = ["ips", "mac", "portMappings"];
+const CAPABILITIES: [&str; 4] = ["bandwidth", "ips", "mac", "portMappings"];
 /// The spec's keys that need no word: acted on, or meant for the runtime.
 const STANDARD: [&str; 13] = [
     "args",
@@ -213,6 +214,34 @@ impl Config {
         Ok(ports)
     }
 
+    /// The capability `bandwidth`, in bits and bits a second; zero is no limit.
+    pub(super) fn bandwidth(&self) -> Result<Option<Bandwidth>, CniError> {
+        let Some(value) = self.runtime_config("bandwidth")? else { return Ok(None) };
+        let bad = |what: String| invalid(format!("`runtimeConfig.bandwidth`: {what}"));
+        if !value.is_object() {
+            return Err(bad(format!("{value} is no object")));
+        }
+        let number = |key: &str| match field(value, key) {
+            Value::Null => Ok(0),
+            given => {
+                given.as_u64().ok_or_else(|| bad(format!("`{key}` {given} is no number of bits")))
+            }
+        };
+        let limit = |way: &str| {
+            let (rate, burst) = (format!("{way}Rate"), format!("{way}Burst"));
+            let (bits, burst) = (number(&rate)?, number(&burst)?);
+            match Limit::of_bits(bits, burst) {
+                None if bits > 0 => {
+                    let why = format!("less than {LEAST_RATE} bits a second are refused");
+                    Err(bad(format!("`{rate}` {bits}: {why}")))
+                }
+                limit => Ok(limit),
+            }
+        };
+        let asked = Bandwidth { ingress: limit("ingress")?, egress: limit("egress")? };
+        Ok(Some(asked).filter(|asked| *asked != Bandwidth::default()))
+    }
+
     /// Capabilities that a runtime passes and nobody reads.
     fn unread_capabilities(&self) -> Vec<String> {
         let Some(Value::Object(all)) = self.get("runtimeConfig") else { return Vec::new() };
@@ -251,9 +280,16 @@ impl Config {
     }
 }
 
+/// A field of what a runtime passes: containerd writes its names as Go does, with a capital.
+fn field<'a>(of: &'a Value, key: &str) -> &'a Value {
+    let fields = of.as_object().into_iter().flatten();
+    let mut named = fields.filter(|(name, _)| name.eq_ignore_ascii_case(key));
+    named.next().map_or(&Value::Null, |(_, value)| value)
+}
+
 /// One of the capability `portMappings`. Go's empty values are nothing.
 fn port(given: &Value) -> Result<Option<PortMapping>, String> {
-    let number = |key: &str| match in_any_case(given, key) {
+    let number = |key: &str| match field(given, key) {
         Value::Null => Ok(0),
         value => value.as_u64().and_then(|port| u16::try_from(port).ok()).ok_or_else(|| {
             format!("`{key}` {value} of {given} is no port, which is a number up to 65535")
@@ -263,7 +299,7 @@ fn port(given: &Value) -> Result<Option<PortMapping>, String> {
         return Err(format!("{given} is no object"));
     }
     let (host_port, container_port) = (number("hostPort")?, number("containerPort")?);
-    let text = |key: &str| match in_any_case(given, key) {
+    let text = |key: &str| match field(given, key) {
         Value::Null => Ok(""),
         value => value.as_str().ok_or_else(|| format!("`{key}` {value} is not a string")),
     };
@@ -282,12 +318,6 @@ fn port(given: &Value) -> Result<Option<PortMapping>, String> {
         (_, 0) => Err(format!("{given} names no `containerPort`")),
         _ => Ok(Some(PortMapping { host_port, container_port, protocol, host_ip })),
     }
-}
-
-/// Go reads a field's name in any case, and containerd 1.6 writes `HostPort`.
-fn in_any_case<'a>(given: &'a Value, key: &str) -> &'a Value {
-    let mut fields = given.as_object().into_iter().flatten();
-    fields.find(|(name, _)| name.eq_ignore_ascii_case(key)).map_or(&Value::Null, |(_, value)| value)
 }
 
 /// With or without a prefix; the network's own is used.

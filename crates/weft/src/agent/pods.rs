@@ -130,6 +130,7 @@ fn ready<'a>(agent: &'a Agent, call: &'a Call, netns: &Netns) -> Result<Ready<'a
     let child = match serving.networks.get(&name) {
         Some(here) => {
             ports::can_be_mapped(call, &here.network, &name)?;
+            can_be_limited(call, &here.network)?;
             let attach = &here.network.attach;
             let nic = children::parent(agent, attach, &name)?;
             nic.map(|nic| child_of(agent, call, attach, netns, &nic)).transpose()?
@@ -188,6 +189,23 @@ pub(super) fn here<'a>(
     name: &NetworkName,
 ) -> Result<&'a NetworkHere, CniError> {
     serving.networks.get(name).ok_or_else(|| not_served(name, serving))
+}
+
+/// Whether what is asked for is in the node's hand.
+fn can_be_limited(call: &Call, network: &Network) -> Result<(), CniError> {
+    let receives = call.bandwidth.is_some_and(|asked| asked.ingress.is_some());
+    if !receives || network.attach.kind().parent().is_none() {
+        return Ok(());
+    }
+    Err(CniError::new(
+        Code::UnsupportedField,
+        "what the pod receives can't be limited",
+        format!(
+            "a link of kind {} is in the pod alone, the node has no end of it; leave out \
+             `ingressRate` (what the pod sends can be limited), or use a veth or a bridge",
+            network.attach.kind().described()
+        ),
+    ))
 }
 
 /// The pod is attached: from here on everybody has to do with it.
@@ -293,6 +311,7 @@ fn open(
         default_route,
         default_only,
         ports: call.ports.clone(),
+        bandwidth: call.bandwidth,
         pod: call.pod.clone(),
         further: call.further.clone(),
         extra: Map::new(),

@@ -118,7 +118,9 @@ pub(super) fn say(agent: &Agent, serving: &Serving, nics: &[Nic]) {
 fn at_stake(change: &Change) -> bool {
     match change.key() {
         Key::Link(dev) | Key::Up(dev) | Key::Addr(dev, _) => !dev.is_host_end() && !dev.is_vlan(),
-        Key::Sysctl(Knob::RouteLocalnet(_)) | Key::Hidden(..) | Key::Port(_) => false,
+        Key::Sysctl(Knob::RouteLocalnet(_)) | Key::Hidden(..) | Key::Port(_) | Key::Shaped(_) => {
+            false
+        }
         Key::Sysctl(_) | Key::Table | Key::Apart(..) => true,
         Key::Neigh(..)
         | Key::Proxy(..)

@@ -194,13 +194,40 @@ fn a_good_call_is_read_whole() {
     assert_eq!(call.dns["domain"], "x");
     assert_eq!(call.prev, None);
     assert_eq!(call.runtime, "containerd");
-    assert_eq!(
-        call.warnings,
-        [
-            "`future` in the configuration is not read by weft-cni",
-            "`runtimeConfig.bandwidth` is not read by weft-cni"
-        ]
-    );
+    assert_eq!(call.warnings, ["`future` in the configuration is not read by weft-cni"]);
+}
+
+#[test]
+fn ports_and_bandwidth_are_read_as_each_runtime_writes_them() {
+    // CRI-O and podman; containerd.
+    let ports = [
+        r#"{"hostPort":80,"containerPort":8080,"protocol":"tcp","hostIP":"192.0.2.1"}"#,
+        r#"{"HostPort":80,"ContainerPort":8080,"Protocol":"tcp","HostIP":"192.0.2.1"}"#,
+    ];
+    let limits = [
+        r#"{"ingressRate":8000000,"ingressBurst":2147483647,"egressRate":0}"#,
+        r#"{"IngressRate":8000000,"IngressBurst":4294967295,"EgressRate":0,"EgressBurst":0}"#,
+    ];
+    for (port, limit) in ports.into_iter().zip(limits) {
+        let fields = format!(r#","runtimeConfig":{{"portMappings":[{port}],"bandwidth":{limit}}}"#);
+        let call = request("ADD", &newest(&fields)).parse().unwrap();
+        assert_eq!(call.ports[0].to_string(), "192.0.2.1:80/tcp");
+        assert_eq!(call.ports[0].container_port, 8080);
+        let limit = call.bandwidth.unwrap();
+        let ingress = limit.ingress.map(|limit| limit.to_string());
+        assert_eq!(ingress.as_deref(), Some("tbf rate 8000000bit burst 65536b limit 90536b"));
+        assert_eq!(limit.egress, None);
+        assert_eq!(call.warnings, [""; 0]);
+    }
+    for (limit, why) in [
+        (r#"{"ingressRate":-1}"#, "`ingressRate` -1 is no number of bits"),
+        (r#"{"egressRate":10}"#, "`egressRate` 10: less than 1000 bits a second are refused"),
+        ("7", "7 is no object"),
+    ] {
+        let fields = format!(r#","runtimeConfig":{{"bandwidth":{limit}}}"#);
+        let said = said(request("ADD", &newest(&fields)).parse());
+        assert!(said.contains(why), "{said}");
+    }
 }
 
 #[test]

@@ -12,7 +12,7 @@ use super::wire::{
     Conditions, Container, ContainerName, Create, Door, Exec, Executed, Id, Image, Linux, Nothing,
     Pod, PodName, PortMapping, Run, Runtime, Status, StatusOf, Verbose,
 };
-use crate::story::{Node, Path, PathBuf, Value, json, sh, until};
+use crate::story::{Duration, Instant, Node, Path, PathBuf, Value, json, sh, until};
 
 const IMAGE: &str = "weft.test/busybox:1";
 /// Below which runc makes the pods' cgroups.
@@ -135,13 +135,13 @@ impl<'a> Containerd<'a> {
         let (path, tmp) = (conf.join("10-weft.conflist"), conf.join("10-weft.tmp"));
         fs::write(&tmp, list.to_string()).unwrap();
         fs::rename(tmp, path).unwrap();
-        let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        let end = Instant::now() + Duration::from_secs(20);
         while self.network().as_deref() != Some(network) {
-            if std::time::Instant::now() > end {
+            if Instant::now() > end {
                 let status: Runtime = self.door.call("Status", Verbose { verbose: true }).unwrap();
                 panic!("{network}: {status:?}\n{}", self.log());
             }
-            std::thread::sleep(std::time::Duration::from_millis(20));
+            std::thread::sleep(Duration::from_millis(20));
         }
     }
 
@@ -200,21 +200,42 @@ impl<'a> Containerd<'a> {
         let network = status.status.unwrap().network.unwrap();
         let all = std::iter::once(&network.ip).chain(network.more.iter().map(|ip| &ip.ip));
         let addrs = all.map(|ip| ip.parse().unwrap()).collect();
-        Started { name: name.into(), pod, container: made.id, addrs }
+        let started = Started { name: name.into(), pod, container: made.id, addrs };
+        let end = Instant::now() + Duration::from_secs(10);
+        let mut served = (false, String::new());
+        while !served.0 {
+            assert!(
+                Instant::now() < end,
+                "{name} does not serve: {} {:?}\n{}",
+                served.1,
+                self.exec(&started, "echo hi; ls -la /tmp; cat /proc/1/cmdline"),
+                self.log()
+            );
+            served = self.exec(&started, "wget -O - http://127.0.0.1:8080/ 2>&1");
+        }
+        started
     }
 
     /// What a command in the pod says, and whether it did what it should.
     pub fn exec(&self, pod: &Started, script: &str) -> (bool, String) {
         let command = ["/bin/sh", "-c", script].map(str::to_owned).into();
         let exec = Exec { container: pod.container.clone(), command, timeout: 20 };
-        let done: Executed = self.door.call("ExecSync", exec).unwrap();
-        let text = [done.stdout, done.stderr].concat();
+        let done: Executed = match self.door.call("ExecSync", exec) {
+            Ok(done) => done,
+            Err(why) => return (false, why.to_string()),
+        };
+        let code = (done.exit != 0).then(|| format!(" exit {}", done.exit)).unwrap_or_default();
+        let text = [done.stdout, done.stderr, code.into_bytes()].concat();
         (done.exit == 0, String::from_utf8_lossy(&text).into_owned())
+    }
+
+    pub fn stop(&self, pod: &str) -> Result<(), tonic::Status> {
+        self.door.call::<_, Nothing>("StopPodSandbox", Id { id: pod.to_owned() }).map(drop)
     }
 
     /// As the kubelet does: stop, then remove.
     pub fn end(&self, pod: &str) -> Result<(), tonic::Status> {
-        self.door.call::<_, Nothing>("StopPodSandbox", Id { id: pod.to_owned() })?;
+        self.stop(pod)?;
         self.door.call::<_, Nothing>("RemovePodSandbox", Id { id: pod.to_owned() }).map(drop)
     }
 
