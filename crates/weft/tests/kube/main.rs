@@ -2,10 +2,6 @@
 //! answers as the real one does is told by what the real one said.
 #![allow(clippy::unwrap_used)]
 
+mod agent;
 mod fake;
-mod follow;
 mod recorded;
-
-use std::time::Duration;
-
-const PATIENCE: Duration = Duration::from_secs(30);
