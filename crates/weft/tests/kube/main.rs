@@ -2,6 +2,7 @@
 //! answers as the real one does is told by what the real one said.
 #![allow(clippy::unwrap_used)]
 
+mod agent;
 mod fake;
 mod follow;
 mod pods;
@@ -9,7 +10,3 @@ mod recorded;
 #[path = "../stories/story.rs"]
 #[allow(dead_code, unused_imports)]
 mod story;
-
-use std::time::Duration;
-
-const PATIENCE: Duration = Duration::from_secs(30);

@@ -1,1 +1,0 @@
-//! Following a collection through everything that befalls an API server.
