@@ -4,6 +4,7 @@
 //! `publish.rs` what it tells the store, `watch.rs` what it hears from it. None of them decides:
 //! deciding is core's.
 
+mod able;
 mod access;
 mod announce;
 mod bgp;
@@ -24,6 +25,7 @@ mod first;
 mod fixed;
 mod further;
 mod hear;
+mod host;
 mod install;
 mod lease;
 mod ledger;

@@ -5,18 +5,14 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
     net::IpAddr,
-    path::Path,
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
-use ipnet::IpNet;
 use weft_core::{
     attach::Footing,
     attachment::Phase,
-    desired::Host,
     join::{Receive, Way},
     moved::moved,
     name::{IfName, NetworkName},
@@ -24,10 +20,10 @@ use weft_core::{
     plan::{Change, plan},
     state::{Knob, Object, State},
 };
-use weft_linux::{Event, ForeignRoute, HostLink, Observed, Passing, Refusal, Watch, read_knob};
+use weft_linux::{Event, ForeignRoute, HostLink, Observed, Refusal, Watch, read_knob};
 
 use super::{
-    Agent, NetworkHere, POISONED, Serving, bgp, findings, further, links,
+    Agent, NetworkHere, POISONED, Serving, bgp, findings, further, host, links,
     policy::Policies,
     publish,
     sight::{Look, Sight},
@@ -53,10 +49,10 @@ const ACK_WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// What the loop remembers between rounds. All of it can be learnt anew.
 pub(super) struct Memory {
-    reach: ways::Reaches,
-    nics: Vec<Nic>,
+    pub(super) reach: ways::Reaches,
+    pub(super) nics: Vec<Nic>,
     /// Why there is none.
-    no_underlay: Option<String>,
+    pub(super) no_underlay: Option<String>,
     found: Found,
     sight: Sight,
     /// Foreign routes to what we route too, as last looked for.
@@ -184,7 +180,7 @@ fn round(agent: &Agent, memory: &mut Memory, why: Reasons) -> Serving {
             Err(error) => return blind(agent, &error),
         };
         if anew {
-            ask_host(agent, memory, &seen.observed, &mut serving);
+            host::ask(agent, memory, &seen.observed, &mut serving);
         }
         decide(agent, memory, &mut serving, &seen.observed.links, (!anew).then_some(&last));
         reserve(agent, &serving, &seen.observed);
@@ -240,27 +236,6 @@ fn blind(agent: &Agent, error: &weft_linux::Error) -> Serving {
     last.converged = false;
     last.problems.push(format!("observe the kernel: {error}"));
     last
-}
-
-/// What the host has besides us: its underlay, its sysctls, what its firewall drops or translates.
-fn ask_host(agent: &Agent, memory: &mut Memory, observed: &Observed, serving: &mut Serving) {
-    let nics = underlay::find(&observed.links, &agent.config.underlay);
-    if let Ok(nics) = &nics {
-        if memory.nics != *nics {
-            memory.reach.clear();
-        }
-        memory.nics.clone_from(nics);
-        serving.nics.clone_from(nics);
-    }
-    // Without an underlay the paths that are there stay: it may come back.
-    memory.no_underlay = nics.err();
-    serving.host = host(agent, &observed.links, &serving.nics);
-    memory.strangers = super::daemons::find(Path::new("/"));
-    let (ranges, ports) = passing(agent, &agent.serving());
-    let passing = Passing { ranges: &ranges, ports: &ports };
-    if let Ok(findings) = agent.kernel.foreign_firewall(&passing) {
-        memory.strangers.extend(findings.iter().map(ToString::to_string));
-    }
 }
 
 /// Everything that follows from the view and what was learnt of the host. `last` is what was
@@ -343,14 +318,6 @@ fn decide(
     super::access::give(serving, links);
 }
 
-/// What no firewall may stop: pods' ranges, and the ports of tunnels.
-fn passing(agent: &Agent, last: &Serving) -> (Vec<IpNet>, Vec<u16>) {
-    let shown = agent.shown();
-    let ranges = shown.view.networks.values().flat_map(|network| network.ranges.clone());
-    let held = last.networks.values().flat_map(|here| &here.stage.hold);
-    (ranges.collect(), held.filter_map(Receive::port).collect())
-}
-
 /// What the kernel holds for pods whose records can't be read is not given to others.
 fn reserve(agent: &Agent, serving: &Serving, observed: &Observed) {
     let mut ledger = agent.ledger();
@@ -367,31 +334,6 @@ fn reserve(agent: &Agent, serving: &Serving, observed: &Observed) {
     for (name, here) in &serving.networks {
         let ours = |addr: &&IpAddr| here.blocks.iter().any(|block| block.contains(*addr));
         ledger.reserve(name, held.iter().filter(ours).copied());
-    }
-}
-
-fn host(agent: &Agent, links: &[HostLink], nics: &[Nic]) -> Host {
-    let nic_of = |dev: &IfName| nics.iter().any(|nic| nic.dev == *dev);
-    let strict = |dev: &IfName| {
-        let value = |of: &str| {
-            let path = format!("/proc/sys/net/ipv4/conf/{of}/rp_filter");
-            fs::read_to_string(path).ok().and_then(|v| v.trim().parse::<u8>().ok()).unwrap_or(0)
-        };
-        value("all").max(value(dev.as_str())) == 1
-    };
-    Host {
-        ra_devices: links.iter().filter(|l| l.ra_route).map(|link| link.dev.clone()).collect(),
-        strict_devices: links
-            .iter()
-            .filter(|link| nic_of(&link.dev) && strict(&link.dev))
-            .map(|link| link.dev.clone())
-            .collect(),
-        foreign_nat: agent.kernel.foreign_nat().unwrap_or(true),
-        bridge_calls: Path::new("/proc/sys").join(Knob::BridgeCall4.path()).exists(),
-        wire: nics.iter().map(|nic| nic.mtu).min(),
-        nics: nics.to_vec(),
-        parents: BTreeMap::new(),
-        learnt: agent.serving().host.learnt.clone(),
     }
 }
 

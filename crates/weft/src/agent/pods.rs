@@ -19,7 +19,7 @@ use weft_core::{
 use weft_linux::{HostLink, Kernel, Netns};
 
 use super::{
-    Agent, NetworkHere, POISONED, Serving, access,
+    Agent, NetworkHere, POISONED, Serving, able, access,
     check::check,
     children, dhcp, fault,
     further::{self, Births},
@@ -27,7 +27,6 @@ use super::{
     links::{bring_up, complete, detach, inside},
     policy, ports,
     serve::Caller,
-    switch,
     wake::Reasons,
 };
 
@@ -50,7 +49,7 @@ pub(super) fn answer(
         Verb::Del => del(agent, call).map(|()| None),
         Verb::Check => check(agent, call, netns).map(|()| None),
         Verb::Gc => gc(agent, call).map(|()| None),
-        Verb::Status => status(agent, call).map(|()| None),
+        Verb::Status => able::status(agent, call).map(|()| None),
         Verb::Version => Ok(None),
     };
     let counter = match (call.verb, &done) {
@@ -450,44 +449,6 @@ fn gc(agent: &Agent, call: &Call) -> Result<(), CniError> {
         return Ok(());
     }
     Err(CniError::new(Code::Refused, "some garbage could not be freed", failed.join("; ")))
-}
-
-fn status(agent: &Agent, call: &Call) -> Result<(), CniError> {
-    able(agent, call.network.as_ref())
-}
-
-/// Can an ADD be served, to this network or to the default one?
-pub(super) fn able(agent: &Agent, network: Option<&NetworkName>) -> Result<(), CniError> {
-    let serving = agent.serving();
-    let shown = agent.shown();
-    let unable = |what: String| CniError::new(Code::Unavailable, "weft can't serve ADD", what);
-    if serving.rounds == 0 {
-        return Err(unable("the agent has just started".into()));
-    }
-    let name = network.or_else(|| shown.view.default_network());
-    let Some(here) = name.and_then(|name| serving.networks.get(name)) else {
-        let away =
-            shown.away.clone().unwrap_or_else(|| "make one with `weft network apply`".into());
-        return Err(unable(format!("the network is not served: {away}")));
-    };
-    if !here.has_blocks() {
-        return Err(unable("this node has no block yet".into()));
-    }
-    let parent = here.network.attach.kind().parent();
-    if let (Some(parent), Some(name)) = (parent, name)
-        && let Some(why) = children::lacking(agent, name, parent)
-            .or_else(|| switch::refuses(agent, here.network.attach.kind()))
-    {
-        return Err(unable(why));
-    }
-    if serving.nics.is_empty() {
-        return Err(CniError::new(
-            Code::UnavailableLimited,
-            "pods may be cut off from other nodes",
-            serving.problems.join("; "),
-        ));
-    }
-    Ok(())
 }
 
 fn not_entered(call: &Call, error: &weft_linux::Error) -> CniError {

@@ -118,10 +118,8 @@ pub(super) fn say(agent: &Agent, serving: &Serving, nics: &[Nic]) {
 fn at_stake(change: &Change) -> bool {
     match change.key() {
         Key::Link(dev) | Key::Up(dev) | Key::Addr(dev, _) => !dev.is_host_end() && !dev.is_vlan(),
-        Key::Sysctl(Knob::RouteLocalnet(_)) | Key::Hidden(..) | Key::Port(_) | Key::Shaped(_) => {
-            false
-        }
-        Key::Sysctl(_) | Key::Table | Key::Apart(..) => true,
+        Key::Sysctl(knob) => !matches!(knob, Knob::RouteLocalnet(_)),
+        Key::Table | Key::Apart(..) => true,
         Key::Neigh(..)
         | Key::Proxy(..)
         | Key::Fdb(..)
@@ -130,7 +128,10 @@ fn at_stake(change: &Change) -> bool {
         | Key::NextHop(..)
         | Key::Group(_)
         | Key::Route(_)
-        | Key::Access(_) => false,
+        | Key::Access(_)
+        | Key::Hidden(..)
+        | Key::Port(_)
+        | Key::Shaped(_) => false,
     }
 }
 

@@ -4,7 +4,6 @@
 
 mod agent;
 mod fake;
-mod follow;
 mod pods;
 mod recorded;
 #[path = "../stories/story.rs"]

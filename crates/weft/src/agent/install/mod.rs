@@ -17,7 +17,7 @@ use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
 use self::watch::Watch;
-use super::{Agent, Config, POISONED, lease::wait_for, pods};
+use super::{Agent, Config, POISONED, able, lease::wait_for};
 
 pub(super) use files::{is_gone, remove};
 
@@ -131,7 +131,7 @@ fn keep(agent: &Agent, install: &Install) -> anyhow::Result<()> {
     files::make_dirs(install)?;
     let mut watch = Watch::on([&install.bin_dir, &install.conf_dir])?;
     files::plugin(install, &install.source()?)?;
-    while wait_for(agent, WAIT, || pods::able(agent, None).ok()).is_none() {}
+    while wait_for(agent, WAIT, || able::able(agent, None).ok()).is_none() {}
     let conf = conflist(&agent.config);
     loop {
         let plugin = files::plugin(install, &install.source()?)?;
