@@ -100,8 +100,10 @@ fn iptables(netns: &Netns, kind: &str, service: &Service) {
     let mut choose = |chain: &str, among: &[SocketAddr]| {
         for (n, to) in among.iter().enumerate() {
             let some = among.len() - n;
-            let chance =
-                format!("-m statistic --mode random --probability {:.6}", 1.0 / some as f64);
+            let chance = format!(
+                "-m statistic --mode random --probability {:.6}",
+                1.0 / f64::from(u32::try_from(some).unwrap())
+            );
             let chance = if some > 1 { chance } else { String::new() };
             let at = endpoints.iter().position(|known| known == to).unwrap();
             let _ = writeln!(rules, "-A {chain} {chance} -j KUBE-SEP-{at}");

@@ -18,10 +18,10 @@ fn speed(from: &Pod, to: &Pod) -> u64 {
     let (mut got, _) = door.accept().unwrap();
     let until = Instant::now() + Duration::from_millis(1500);
     let sender = thread::spawn(move || {
-        let (mut stream, block) = (sent, [0; 65536]);
+        let (mut stream, block) = (sent, vec![0; 65536]);
         while Instant::now() < until && stream.write_all(&block).is_ok() {}
     });
-    let (mut bytes, mut block) = (0, [0; 65536]);
+    let (mut bytes, mut block) = (0, vec![0; 65536]);
     // What the bucket held at first is no measure.
     while let Ok(n) = got.read(&mut block) {
         if n == 0 || Instant::now() > until {

@@ -224,7 +224,7 @@ impl<'a> Containerd<'a> {
             Ok(done) => done,
             Err(why) => return (false, why.to_string()),
         };
-        let code = (done.exit != 0).then(|| format!(" exit {}", done.exit)).unwrap_or_default();
+        let code = if done.exit == 0 { String::new() } else { format!(" exit {}", done.exit) };
         let text = [done.stdout, done.stderr, code.into_bytes()].concat();
         (done.exit == 0, String::from_utf8_lossy(&text).into_owned())
     }

@@ -135,7 +135,7 @@ fn pods_start_and_stop_while_the_agent_is_killed_every_second() {
         mine.take_while(|n| *n < PODS).for_each(one);
     };
     std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..AT_ONCE).map(|_| scope.spawn(&worker)).collect();
+        let workers: Vec<_> = (0..AT_ONCE).map(|_| scope.spawn(worker)).collect();
         let over = &over;
         scope.spawn(move || {
             workers.into_iter().for_each(|worker| worker.join().unwrap());
