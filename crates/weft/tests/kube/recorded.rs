@@ -67,7 +67,7 @@ fn alike(mut value: Value) -> Value {
             }
             // The real one says `Record` where it says it of the precondition alone.
             if let Some(Value::String(kind)) = fields.get_mut("kind") {
-                *kind = kind.to_lowercase().trim_end_matches('s').to_owned();
+                kind.to_lowercase().trim_end_matches('s').clone_into(kind);
             }
             if let Some(Value::String(said)) = fields.get_mut("message") {
                 said.truncate(20);
