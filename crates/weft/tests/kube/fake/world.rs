@@ -157,7 +157,7 @@ impl World {
             metadata["name"] = json!(format!("{stem}{:05}", self.revision));
         }
         let name = metadata["name"].as_str().unwrap_or_default().to_owned();
-        let place = Self::place(asked, &name);
+        let place = place(asked, &name);
         if self.objects.contains_key(&place) {
             let said = format!("{} {name:?} already exists", kind_of(asked.collection));
             return (409, status(409, "AlreadyExists", &said, details(asked, &name)));
@@ -178,7 +178,7 @@ impl World {
         put: bool,
         work: impl FnOnce(&Value) -> Result<Value, String>,
     ) -> Answer {
-        let place = Self::place(asked, asked.name);
+        let place = place(asked, asked.name);
         let Some(old) = self.objects.get(&place).cloned() else { return missing(asked) };
         let mut new = match work(&old) {
             Ok(new) => new,
@@ -214,7 +214,7 @@ impl World {
     }
 
     pub fn delete(&mut self, asked: &Asked<'_>, options: &Value) -> Answer {
-        let place = Self::place(asked, asked.name);
+        let place = place(asked, asked.name);
         let Some(old) = self.objects.get(&place).cloned() else { return missing(asked) };
         let wanted = &options["preconditions"]["resourceVersion"];
         if !wanted.is_null() && *wanted != old["metadata"]["resourceVersion"] {
@@ -242,7 +242,7 @@ impl World {
     }
 
     pub fn fetch(&self, asked: &Asked<'_>) -> Answer {
-        match self.objects.get(&Self::place(asked, asked.name)) {
+        match self.objects.get(&place(asked, asked.name)) {
             Some(object) => (200, (**object).clone()),
             None => missing(asked),
         }
@@ -269,10 +269,6 @@ impl World {
         let (collection, namespace) = split(path);
         self.remove(&(collection, namespace, name.to_owned()));
         self.revision
-    }
-
-    fn place(asked: &Asked<'_>, name: &str) -> Place {
-        (asked.collection.to_owned(), asked.namespace.to_owned(), name.to_owned())
     }
 
     fn write(&mut self, place: Place, mut object: Value) -> Value {
@@ -302,6 +298,10 @@ impl World {
         let what = Some((place, old, now.clone(), gone));
         self.changes.push(Change { revision: self.revision, what });
     }
+}
+
+fn place(asked: &Asked<'_>, name: &str) -> Place {
+    (asked.collection.to_owned(), asked.namespace.to_owned(), name.to_owned())
 }
 
 /// What a write does not change, whatever it says.
