@@ -28,21 +28,28 @@ const SPREAD_MAX: Duration = Duration::from_secs(10);
 const AGAIN: Duration = Duration::from_secs(60);
 /// The view may change without any network's doing so.
 const LOOK: Duration = Duration::from_secs(60);
+/// And what could not be said is said soon.
+const SOON: Duration = Duration::from_secs(1);
 /// As much as a condition's message takes.
 const MESSAGE_MAX: usize = 2048;
 
 pub(super) async fn run(agent: Arc<Agent>, store: KubernetesStore) {
     let mut networks = store.networks();
     let mut written: BTreeMap<String, (i64, Instant)> = BTreeMap::new();
+    let mut look = SOON;
     loop {
-        let _ = tokio::time::timeout(LOOK, networks.changed()).await;
+        let _ = tokio::time::timeout(look, networks.changed()).await;
+        look = LOOK;
         let nodes = u32::try_from(agent.shown().view.nodes.len()).unwrap_or(u32::MAX);
         let spread = (SPREAD_EACH.saturating_mul(nodes)).clamp(SPREAD_LEAST, SPREAD_MAX);
         tokio::time::sleep(jitter(spread)).await;
         let all = networks.borrow_and_update().clone();
         written.retain(|name, _| all.values().any(|network| network.metadata.name == *name));
         for network in all.values() {
-            let Some(condition) = wanted(&agent, network) else { continue };
+            let Some(condition) = wanted(&agent, network) else {
+                look = SOON;
+                continue;
+            };
             let (name, generation) = (&network.metadata.name, network.metadata.generation);
             let just =
                 written.get(name).is_some_and(|(of, at)| *of == generation && at.elapsed() < AGAIN);
@@ -53,7 +60,7 @@ pub(super) async fn run(agent: Arc<Agent>, store: KubernetesStore) {
                 Ok(()) => drop(written.insert(name.clone(), (generation, Instant::now()))),
                 // Another was quicker, or it is gone.
                 Err(error) if error.is_conflict() || error.is_missing_object() => {}
-                Err(error) => tracing::warn!(%error, "a network's condition is not said"),
+                Err(error) => tracing::warn!(%error, "a network's condition is not said yet"),
             }
         }
     }
