@@ -9,6 +9,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    attach::{Footing, bridge},
     attachment::{Attachment, Phase},
     name::IfName,
     policy::spec::Protocol,
@@ -140,6 +141,29 @@ pub fn keys(pod: &Attachment) -> Vec<Key> {
     };
     let addrs = pod.addrs.iter().filter(|addr| mapped(pod, **addr).next().is_some());
     addrs.flat_map(of).collect()
+}
+
+/// What the device that the pod shares with others is told before its ports go, unless another's ports
+/// need it: that it carries the node's loopback addresses no longer. What keeps pods from those addresses
+/// goes with the last port.
+pub fn deaf<'a>(
+    pod: &Attachment,
+    mut others: impl Iterator<Item = &'a Attachment>,
+) -> Option<Object> {
+    let kind = pod.attach.kind();
+    let shares = kind.footing() == Footing::Node && kind.reached_past_routes();
+    let has_ipv4 = |pod: &Attachment| {
+        pod.addrs.iter().any(|ip| ip.is_ipv4() && mapped(pod, *ip).next().is_some())
+    };
+    let needs = |other: &Attachment| {
+        other.id != pod.id
+            && other.network == pod.network
+            && other.phase != Phase::Doomed
+            && has_ipv4(other)
+    };
+    let deaf = shares && has_ipv4(pod) && !others.any(needs);
+    let knob = Knob::RouteLocalnet(bridge::device(&pod.network));
+    deaf.then_some(Object::Sysctl { knob, value: 0 })
 }
 
 /// The attachment that has a port already which this asks for, and the port.

@@ -123,6 +123,31 @@ fn whatever_is_held_for_ports_is_among_the_keys_that_end_them() {
 }
 
 #[test]
+fn with_the_last_port_of_a_bridge_it_carries_loopback_addresses_no_longer() {
+    let bridged = |container: &str, ports: &[&str]| {
+        let mut pod = pod(ports);
+        pod.attach = serde_json::from_str(r#"{"kind": "bridge"}"#).unwrap();
+        pod.id.container = container.into();
+        pod
+    };
+    let (one, two) = (bridged("one", &["80/tcp"]), bridged("two", &["81/tcp"]));
+    let said = |pod: &Attachment, others: &[&Attachment]| {
+        deaf(pod, others.iter().copied()).map(|object| object.to_string())
+    };
+    let bridge = bridge::device(&one.network);
+    let off = Some(format!("sysctl net.ipv4.conf.{bridge}.route_localnet = 0"));
+    assert_eq!(said(&one, &[&one]), off);
+    assert_eq!(said(&one, &[&one, &two]), None, "the other's ports need it");
+    let doomed = Attachment { phase: Phase::Doomed, ..two.clone() };
+    assert_eq!(said(&one, &[&one, &doomed]), off);
+    assert_eq!(said(&one, &[&one, &bridged("three", &[":: 80/tcp"])]), off, "IPv6 has no such way");
+    let elsewhere = Attachment { network: "blue".parse().unwrap(), ..two };
+    assert_eq!(said(&one, &[&elsewhere]), off);
+    assert_eq!(said(&bridged("four", &[]), &[]), None);
+    assert_eq!(said(&pod(&["80/tcp"]), &[]), None, "a pair's end goes with the pod");
+}
+
+#[test]
 fn who_has_a_port_is_told() {
     let (mut one, mut two) = (pod(&["80/tcp"]), pod(&["192.0.2.1 53/udp"]));
     one.id.container = "one".into();

@@ -97,6 +97,9 @@ pub(super) fn close(agent: &Agent, pod: &Attachment) -> Vec<Refusal> {
     if pod.ports.is_empty() {
         return Vec::new();
     }
+    let deaf = ports::deaf(pod, agent.ledger().attachments());
+    // A bridge that is gone refuses, and carries nothing.
+    deaf.into_iter().for_each(|object| drop(agent.kernel.apply(&[Change::Put(object)])));
     let changes: Vec<Change> = ports::keys(pod).into_iter().map(Change::Drop).collect();
     agent.kernel.apply(&changes)
 }

@@ -187,13 +187,14 @@ async fn list_once<T: Followed>(
     }
 }
 
-/// One object, if there are any, and the server's revision: as cheap as a list can be.
-pub async fn first<T: Followed>(
+/// So many objects at the most, if there are any, and the server's revision: as cheap as a list can be.
+pub async fn few<T: Followed>(
     server: &ApiServer,
     of: &Collection,
-) -> Result<(Option<T>, u64), KubeError> {
-    let page = page::<T>(server, of, 1, "").await?;
-    Ok((page.items.into_iter().next(), page.metadata.revision()))
+    most: usize,
+) -> Result<(Vec<T>, u64), KubeError> {
+    let page = page::<T>(server, of, most, "").await?;
+    Ok((page.items, page.metadata.revision()))
 }
 
 async fn page<T: Followed>(
@@ -266,7 +267,8 @@ async fn run<T: Followed>(mut follower: Follower<T>) {
             End::Expired => {
                 follower.at = None;
                 let spread = SPREAD_EACH * u32::try_from(follower.objects).unwrap_or(u32::MAX);
-                tokio::time::sleep(jitter(spread.min(SPREAD_MAX))).await;
+                // A server that forgets at once what it lists is not asked without end.
+                tokio::time::sleep(jitter(spread.clamp(RETRY_FIRST, SPREAD_MAX))).await;
                 continue;
             }
             End::Failed(error) => error,
@@ -349,7 +351,7 @@ impl<T: Followed> Follower<T> {
     /// A server that was begun anew, or from a copy of earlier days, waits in silence for a revision
     /// that is far off.
     async fn is_another(&self, what: &str, from: u64) -> Result<End, KubeError> {
-        let (_, revision) = first::<Bare>(&self.server, &self.of).await?;
+        let (_, revision) = few::<Bare>(&self.server, &self.of, 1).await?;
         if revision < from {
             Ok(End::Expired)
         } else {

@@ -1,6 +1,7 @@
 //! What the API server says of Nodes: this one's `podCIDRs`, and which others there are. A Node that
 //! is deleted takes with it what its agent had claimed, as `weft node forget` would; only one whose
-//! going was heard of, never one that a list lacks because we were told too little.
+//! going was heard of, never one that a list lacks because we were told too little, and none that the
+//! server knows again when its time has come.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,9 +15,9 @@ use tokio::time::Instant;
 use weft_core::name::NodeName;
 
 use super::{
-    ApiServer,
+    ApiServer, KubeError,
     client::jitter,
-    follow::{Bare, Collection, Followed, Meta, Told, first, follow},
+    follow::{Bare, Collection, Followed, Meta, Told, few, follow},
 };
 use crate::{
     agent::{Agent, dealt::NodeCidrs},
@@ -32,6 +33,8 @@ const GRACE: Duration = Duration::from_secs(60);
 const SPREAD_EACH: Duration = Duration::from_millis(2);
 const SPREAD_MAX: Duration = Duration::from_secs(10);
 const RETRY: Duration = Duration::from_secs(5);
+/// Nodes that are asked whether they have podCIDRs.
+const SOME: usize = 8;
 
 #[derive(Clone, Debug, Deserialize)]
 struct Node {
@@ -80,12 +83,13 @@ pub(super) async fn own(agent: Arc<Agent>, server: ApiServer, wanted: PodCidrs) 
     }
 }
 
-/// Asked only where this Node has none: whoever deals out gives all of them some.
+/// Asked only where this Node has none: whoever deals out gives all of them some. This Node itself, or
+/// another that has just come, may be the first of those that are asked for.
 async fn others_have(server: &ApiServer) -> bool {
     let mut pause = RETRY / 4;
     loop {
-        match first::<Node>(server, &Collection::all(NODES)).await {
-            Ok((found, _)) => return found.is_some_and(|node| !node.spec.pod_cidrs.is_empty()),
+        match few::<Node>(server, &Collection::all(NODES), SOME).await {
+            Ok((some, _)) => return some.iter().any(|node| !node.spec.pod_cidrs.is_empty()),
             Err(error) => tracing::debug!(%error, "whether Nodes have podCIDRs is not known yet"),
         }
         tokio::time::sleep(jitter(pause)).await;
@@ -94,8 +98,9 @@ async fn others_have(server: &ApiServer) -> bool {
 }
 
 /// Which Nodes there are, and which are going.
-#[derive(Default)]
 struct Known {
+    /// This node is never forgotten by itself.
+    own: NodeName,
     there: BTreeSet<NodeName>,
     /// When what they had is freed.
     going: BTreeMap<NodeName, Instant>,
@@ -105,8 +110,8 @@ struct Known {
 
 /// Follows all Nodes, by name alone, and forgets those that go.
 pub(super) async fn others(agent: Arc<Agent>, server: ApiServer) {
-    let mut told = follow::<Bare>(server, Collection::metadata(NODES));
-    let mut known = Known::default();
+    let mut told = follow::<Bare>(server.clone(), Collection::metadata(NODES));
+    let mut known = Known::of(agent.node.clone());
     loop {
         let next = known.going.values().min().copied();
         let due = async move {
@@ -117,21 +122,25 @@ pub(super) async fn others(agent: Arc<Agent>, server: ApiServer) {
         };
         tokio::select! {
             told = told.recv() => match told {
-                Some(told) => known.take(&agent, told),
+                Some(told) => known.take(told),
                 None => return,
             },
-            () = due, if known.heard => forget_due(&agent, &mut known).await,
+            () = due, if known.heard => forget_due(&agent, &server, &mut known).await,
         }
     }
 }
 
 impl Known {
-    fn take(&mut self, agent: &Agent, told: Told<Bare>) {
+    fn of(own: NodeName) -> Self {
+        Self { own, there: BTreeSet::new(), going: BTreeMap::new(), heard: false }
+    }
+
+    fn take(&mut self, told: Told<Bare>) {
         match told {
             Told::List { objects, .. } => {
                 let now: BTreeSet<NodeName> = objects.iter().filter_map(name).collect();
                 let gone: Vec<NodeName> = self.there.difference(&now).cloned().collect();
-                gone.into_iter().for_each(|node| self.gone(agent, node));
+                gone.into_iter().for_each(|node| self.gone(node));
                 self.going.retain(|node, _| !now.contains(node));
                 (self.there, self.heard) = (now, true);
             }
@@ -144,7 +153,7 @@ impl Known {
             Told::Gone(node) => {
                 if let Some(node) = name(&node) {
                     self.there.remove(&node);
-                    self.gone(agent, node);
+                    self.gone(node);
                 }
             }
             // It may have come back without our hearing of it.
@@ -154,24 +163,36 @@ impl Known {
         }
     }
 
-    fn gone(&mut self, agent: &Agent, node: NodeName) {
-        if node == agent.node {
+    fn gone(&mut self, node: NodeName) {
+        if node == self.own {
             return;
         }
         let nodes = u32::try_from(self.there.len()).unwrap_or(u32::MAX);
         let spread = jitter(SPREAD_EACH.saturating_mul(nodes).min(SPREAD_MAX));
         self.going.insert(node, Instant::now() + GRACE + spread);
     }
+
+    fn due(&self, now: Instant) -> Vec<NodeName> {
+        self.going.iter().filter(|(_, at)| **at <= now).map(|(node, _)| node.clone()).collect()
+    }
 }
 
-async fn forget_due(agent: &Agent, known: &mut Known) {
+async fn forget_due(agent: &Agent, server: &ApiServer, known: &mut Known) {
     let now = Instant::now();
-    let due: Vec<NodeName> =
-        known.going.iter().filter(|(_, at)| **at <= now).map(|(node, _)| node.clone()).collect();
-    for node in due {
+    for node in known.due(now) {
         known.going.remove(&node);
         if !has_anything(agent, &node) {
             continue;
+        }
+        // A connection that broke without a word has not told that it is back.
+        match is_there(server, &node).await {
+            Ok(false) => {}
+            Ok(true) => continue,
+            Err(error) => {
+                tracing::debug!(%node, %error, "whether its Node object is back is not known yet");
+                known.going.insert(node, now + RETRY);
+                continue;
+            }
         }
         match forget_node(agent, &node).await {
             Ok(freed) => {
@@ -185,6 +206,11 @@ async fn forget_due(agent: &Agent, known: &mut Known) {
     }
 }
 
+async fn is_there(server: &ApiServer, node: &NodeName) -> Result<bool, KubeError> {
+    let named = Collection { metadata_only: true, ..Collection::named(NODES, node.as_str()) };
+    Ok(!few::<Bare>(server, &named, 1).await?.0.is_empty())
+}
+
 fn has_anything(agent: &Agent, node: &NodeName) -> bool {
     let shown = agent.shown();
     let view = &shown.view;
@@ -196,4 +222,61 @@ fn has_anything(agent: &Agent, node: &NodeName) -> bool {
 
 fn name(node: &Bare) -> Option<NodeName> {
     node.metadata.name.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn known(there: &[&str]) -> Known {
+        let mut known = Known::of("own".parse().unwrap());
+        known.take(list(there));
+        known
+    }
+
+    fn object(name: &str) -> Bare {
+        Bare { metadata: Meta { name: name.into(), ..Meta::default() } }
+    }
+
+    fn list(names: &[&str]) -> Told<Bare> {
+        Told::List { objects: names.iter().map(|name| object(name)).collect(), revision: 1 }
+    }
+
+    fn due(known: &Known) -> Vec<String> {
+        let late = Instant::now() + GRACE + SPREAD_MAX;
+        known.due(late).iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn only_a_node_whose_going_was_heard_of_is_due_and_not_at_once() {
+        let mut known = known(&["own", "a", "b", "c"]);
+        known.take(Told::Gone(object("a")));
+        known.take(list(&["own", "c"]));
+        assert_eq!(due(&known), ["a", "b"]);
+        assert!(known.due(Instant::now()).is_empty(), "it has time to come back");
+        // A first list says of nobody that he is gone.
+        let mut fresh = Known::of("own".parse().unwrap());
+        fresh.take(list(&[]));
+        assert_eq!(due(&fresh), [""; 0]);
+    }
+
+    #[test]
+    fn one_that_comes_back_is_not_due_and_this_node_never_is() {
+        let mut known = known(&["own", "a", "b"]);
+        for name in ["own", "a", "b"] {
+            known.take(Told::Gone(object(name)));
+        }
+        known.take(Told::Put(object("a")));
+        assert_eq!(due(&known), ["b"]);
+        known.take(list(&["b"]));
+        assert_eq!(due(&known), ["a"], "this one has gone meanwhile");
+    }
+
+    #[test]
+    fn nothing_is_forgotten_while_the_server_is_away() {
+        let mut known = known(&["a"]);
+        assert!(known.heard);
+        known.take(Told::Away { why: "gone".into() });
+        assert!(!known.heard);
+    }
 }

@@ -152,8 +152,9 @@ fn a_network_that_contradicts_something_is_told_so_and_the_rest_goes_on() {
 fn a_nodes_pod_cidrs_are_its_blocks() {
     let api = FakeApi::start();
     api.put(NETWORKS, network("default", json!({"ranges": ["10.1.0.0/16"], "default": true})));
-    api.put(NODES, node("node-0", &["10.1.3.0/24"]));
+    // The first of all Nodes is this one.
     api.put(NODES, node("node-a", &[]));
+    api.put(NODES, node("node-b", &["10.1.3.0/24"]));
     let agent = Agent::start(&api, "cidrs", "auto");
     agent.until("it waits and says so", || {
         agent.log().contains("this Node has no podCIDR for it yet")

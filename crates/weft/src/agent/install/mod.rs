@@ -135,8 +135,9 @@ fn keep(agent: &Agent, install: &Install) -> anyhow::Result<()> {
     let conf = conflist(&agent.config);
     loop {
         let plugin = files::plugin(install, &install.source()?)?;
-        let aside = files::aside(install)?;
         let conf = files::conf(install, &conf)?;
+        // Behind ours: a runtime that finds no configuration at all says that its node is not ready.
+        let aside = files::aside(install)?;
         for done in [plugin, conf].into_iter().flatten().chain(aside) {
             tracing::info!("{done}");
         }

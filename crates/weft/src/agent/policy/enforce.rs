@@ -60,13 +60,20 @@ pub(super) fn settle(
 ) -> Result<(), String> {
     let mut kept = policies.kept.lock().expect(POISONED);
     let kept = &mut *kept;
-    let pods: Vec<Attachment> = agent.ledger().attachments().cloned().collect();
+    let (pods, all_read) = {
+        let ledger = agent.ledger();
+        let pods: Vec<Attachment> = ledger.attachments().cloned().collect();
+        (pods, ledger.unread().next().is_none())
+    };
     {
         let mut said = policies.said.lock().expect(POISONED);
         if !said.listed {
             return Ok(());
         }
-        let locals = locals(pods.iter());
+        let mut locals = locals(pods.iter());
+        if !all_read {
+            said.stand_in(&mut locals);
+        }
         moved(&kept.locals, &locals).for_each(|(name, addrs)| said.index.local(name, addrs));
         kept.locals = locals;
         follow(&mut kept.firewall, said.index.changes());

@@ -1,5 +1,6 @@
 //! Policies, namespaces and pods as files of a directory, written as Kubernetes writes them: for clusters
-//! without it. A file that can't be read leaves what it said before in force.
+//! without it. A file that can't be read leaves what it said before in force: for an agent that never
+//! read it, what the agent before wrote, so nothing counts as listed until each was read once.
 
 use std::{
     collections::BTreeMap,
@@ -64,8 +65,8 @@ fn follow(
         | AddWatchFlags::IN_DELETE_SELF;
     inotify.add_watch(dir, changes).context("watch")?;
     loop {
-        read(dir, files)?;
-        tell(agent, files, told);
+        let whole = read(dir, files)?;
+        tell(agent, files, told, whole);
         let mut ready = [PollFd::new(inotify.as_fd(), PollFlags::POLLIN)];
         poll(&mut ready, nix::poll::PollTimeout::NONE)?;
         let events = inotify.read_events()?;
@@ -75,8 +76,10 @@ fn follow(
     }
 }
 
-fn read(dir: &Path, files: &mut BTreeMap<PathBuf, Objects>) -> anyhow::Result<()> {
+/// False if of some file it is not known what it says or said.
+fn read(dir: &Path, files: &mut BTreeMap<PathBuf, Objects>) -> anyhow::Result<bool> {
     let mut there = BTreeMap::new();
+    let mut whole = true;
     for entry in fs::read_dir(dir)? {
         let path = entry?.path();
         if !path.extension().is_some_and(|kind| ["yaml", "yml", "json"].iter().any(|k| kind == *k))
@@ -88,15 +91,17 @@ fn read(dir: &Path, files: &mut BTreeMap<PathBuf, Objects>) -> anyhow::Result<()
             Ok(objects) => _ = there.insert(path, objects),
             Err(error) => {
                 tracing::warn!(error = format!("{error:#}"), file = %path.display(), "not understood");
-                there.extend(files.remove_entry(&path));
+                let known = files.remove_entry(&path);
+                whole &= known.is_some();
+                there.extend(known);
             }
         }
     }
     *files = there;
-    Ok(())
+    Ok(whole)
 }
 
-fn tell(agent: &Agent, files: &BTreeMap<PathBuf, Objects>, told: &mut Objects) {
+fn tell(agent: &Agent, files: &BTreeMap<PathBuf, Objects>, told: &mut Objects, whole: bool) {
     let Some(policies) = &agent.policies else { return };
     let now: Objects = files.values().flatten().map(|(key, o)| (key.clone(), o.clone())).collect();
     policies.hear(agent, |said| {
@@ -106,7 +111,10 @@ fn tell(agent: &Agent, files: &BTreeMap<PathBuf, Objects>, told: &mut Objects) {
         for (key, object) in now.iter().filter(|(key, object)| told.get(*key) != Some(*object)) {
             object.clone().say(said, &key.1);
         }
-        said.listed();
+        // A file that comes later and says nothing takes nothing back.
+        if whole {
+            said.listed();
+        }
     });
     *told = now;
 }
@@ -224,4 +232,32 @@ fn object(document: Value) -> anyhow::Result<((&'static str, ObjectName), Object
         }
         _ => bail!("{}: only Namespace, Pod and NetworkPolicy are read", what()),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_was_never_understood_keeps_the_list_from_being_whole() {
+        let dir = std::env::temp_dir().join(format!("weft-policies-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&dir);
+        fs::create_dir_all(&dir).unwrap();
+        let namespace = "{kind: Namespace, metadata: {name: lab}}";
+        let policy = "{kind: NetworkPolicy, metadata: {name: p}, spec: {podSelector: {}}}";
+        let write = |file: &str, text: &str| fs::write(dir.join(file), text).unwrap();
+        let mut files = BTreeMap::new();
+        let mut read = || (read(&dir, &mut files).unwrap(), files.values().flatten().count());
+        write("ns.yaml", namespace);
+        write("policy.yaml", "kind: [");
+        write("README", "no object");
+        assert_eq!(read(), (false, 1), "it may have said that a pod is closed");
+        write("policy.yaml", policy);
+        assert_eq!(read(), (true, 2));
+        write("policy.yaml", "kind: [");
+        assert_eq!(read(), (true, 2), "what it said stays");
+        fs::remove_file(dir.join("policy.yaml")).unwrap();
+        assert_eq!(read(), (true, 1));
+        fs::remove_dir_all(dir).unwrap();
+    }
 }

@@ -100,6 +100,17 @@ impl Said {
         self.listed = true;
     }
 
+    /// Where records of pods can't be read, the cluster's word tells who is here: a pod that is not known
+    /// would be open to everybody.
+    fn stand_in(&self, locals: &mut BTreeMap<ObjectName, Vec<IpAddr>>) {
+        for name in self.uids.keys() {
+            let addrs = self.index.addrs(name);
+            if !addrs.is_empty() {
+                locals.entry(name.clone()).or_insert_with(|| addrs.to_vec());
+            }
+        }
+    }
+
     fn knows(&self, pod: &PodName) -> bool {
         let uid = self.uids.get(&object_name(pod));
         uid.is_some_and(|uid| pod.uid.is_empty() || **uid == *pod.uid)
@@ -249,5 +260,35 @@ fn follow(firewall: &mut Firewall, change: Change) {
             Some(list) => firewall.pods.insert(key, list),
             None => firewall.pods.remove(&key),
         };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use weft_core::policy::spec::Direction;
+
+    fn name(name: &str) -> ObjectName {
+        ObjectName { namespace: "lab".into(), name: name.into() }
+    }
+
+    #[test]
+    fn a_pod_whose_record_can_not_be_read_is_policed_by_the_clusters_word() {
+        let node: NodeName = "node-a".parse().unwrap();
+        let (index, uids) = (Index::default(), BTreeMap::new());
+        let mut said = Said { index, node, listed: true, uids };
+        let addr = |last: u8| IpAddr::from([10, 1, 0, last]);
+        for (pod, at, node) in [("a", 1, "node-a"), ("b", 2, "node-a"), ("c", 3, "node-b")] {
+            let (addrs, node) = (vec![addr(at)], node.parse().ok());
+            said.pod(&name(pod), Some(Pod { addrs, node, ..Pod::default() }));
+        }
+        said.policy(&name("closed"), Some(PolicySpec::default()));
+        // Of `a` there is a record, with the address that it was given since.
+        let mut here = BTreeMap::from([(name("a"), vec![addr(7)])]);
+        said.stand_in(&mut here);
+        assert_eq!(here, BTreeMap::from([(name("a"), vec![addr(7)]), (name("b"), vec![addr(2)])]));
+        here.iter().for_each(|(name, addrs)| said.index.local(name, addrs));
+        let policed = |at| said.index.firewall().pods.contains_key(&(Direction::Ingress, addr(at)));
+        assert_eq!([7, 2, 3].map(policed), [true, true, false]);
     }
 }

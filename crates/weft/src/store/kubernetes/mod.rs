@@ -1,7 +1,7 @@
 //! The API server of Kubernetes as the store: networks are objects that users write (`Network`),
 //! every other record is a `Record`. Records are one resource, so that their changes have one order;
 //! by that order views are acknowledged. A network's own revision counts for nothing but
-//! compare-and-swap: in lists and watches it carries the records' (decision 0018).
+//! compare-and-swap: in lists and watches it carries the records' (decision 0017).
 
 mod object;
 mod watch;
