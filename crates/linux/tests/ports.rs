@@ -107,3 +107,19 @@ fn the_last_port_takes_the_table_with_it() {
         converge(kernel, &moved);
     });
 }
+
+#[test]
+fn a_table_that_somebody_altered_can_be_taken_away_too() {
+    node(|kernel| {
+        kernel.remove_ports().unwrap();
+        converge(kernel, &some());
+        sh("nft add rule inet weft-ports postrouting masquerade");
+        assert_eq!(
+            plan(&State::default(), &observe(kernel, &some())),
+            [],
+            "nothing is known of it"
+        );
+        kernel.remove_ports().unwrap();
+        assert!(!sh("nft list tables").contains("weft"));
+    });
+}

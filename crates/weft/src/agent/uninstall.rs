@@ -55,6 +55,7 @@ fn kernel(config: &Config) -> anyhow::Result<()> {
     if let Some(refusal) = refusals.first() {
         bail!("{refusal}");
     }
+    kernel.remove_ports().context("the node's table of ports")?;
     let failed = Found::read(&config.cache_dir, &boot_id()?).put_back(&config.cache_dir);
     if !failed.is_empty() {
         bail!("put back: {}", failed.join("; "));

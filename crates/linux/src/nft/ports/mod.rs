@@ -84,6 +84,11 @@ impl Nft {
             }
             _ => {}
         }
+        self.remove_ports()
+    }
+
+    /// The whole table, whatever somebody has made of it.
+    pub(crate) fn remove_ports(&self) -> Result<(), Error> {
         self.write(mark::PORTS, |batch| {
             table(batch, NEWTABLE, NLM_F_CREATE);
             table(batch, DELTABLE, 0);
