@@ -119,14 +119,27 @@ impl ApiServer {
     where
         Work: Future<Output = Result<T, Error>>,
     {
-        let end = Instant::now() + OPERATION_MAX;
+        self.ask_within(OPERATION_MAX, what, work).await
+    }
+
+    /// The same, of what takes longer: a page of a large collection.
+    pub async fn ask_within<T, Work>(
+        &self,
+        most: Duration,
+        what: &str,
+        work: impl Fn(Client) -> Work,
+    ) -> Result<T, KubeError>
+    where
+        Work: Future<Output = Result<T, Error>>,
+    {
+        let end = Instant::now() + most;
         let mut pause = PAUSE_FIRST;
         loop {
             let left = end.saturating_duration_since(Instant::now());
             let error = match timeout(left, work(self.client().await)).await {
                 Ok(Ok(done)) => return Ok(done),
                 Ok(Err(error)) => error,
-                Err(_) => return Err(self.silent(what, OPERATION_MAX)),
+                Err(_) => return Err(self.silent(what, most)),
             };
             let wait = jitter(pause);
             if !passes(&error) || Instant::now() + wait >= end {

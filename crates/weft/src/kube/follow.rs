@@ -15,6 +15,8 @@ use crate::store::OPERATION_MAX;
 
 /// Objects asked for at once when listing.
 const PAGE: usize = 1000;
+/// A page takes as long as a server needs that thousands ask at once after its restart.
+const PAGE_TIME_MAX: Duration = Duration::from_secs(30);
 /// Lists begun anew because the server forgot what the first page showed.
 const LISTS_MAX: usize = 3;
 /// Between tries to go on; doubles, with jitter.
@@ -208,7 +210,7 @@ async fn page<T: Followed>(
         let request = request(of, &query, "PartialObjectMetadataList");
         async move { client.request(request?).await }
     };
-    server.ask(&format!("list {}", of.path), list).await
+    server.ask_within(PAGE_TIME_MAX, &format!("list {}", of.path), list).await
 }
 
 fn request(

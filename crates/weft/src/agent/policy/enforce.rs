@@ -235,14 +235,17 @@ fn write_pod(step: &Step) -> Result<(), String> {
     written.map(drop).map_err(|error| error.to_string())
 }
 
-/// Takes the tables away, the node's and those in pods.
+/// Takes the tables away, the node's and those in pods; one that stays keeps no other.
 pub fn uninstall(kernel: &Kernel, pods: &[Attachment]) -> anyhow::Result<()> {
     let nothing = || Wanted::Pod(Own::default());
-    for pod in pods {
-        let Ok(Some(netns)) = namespace(pod) else { continue };
-        let mut table = PolicyTable::of(&netns)?;
-        table.write(nothing()).with_context(|| format!("policies of pod {}", pod.label()))?;
-    }
-    PolicyTable::here(kernel)?.write(nothing()).context("the node's table of policies")?;
-    Ok(())
+    let node = PolicyTable::here(kernel).and_then(|mut table| table.write(nothing()));
+    let node = node.map(drop).context("the node's table of policies");
+    let inside = pods.iter().filter_map(|pod| {
+        let netns = namespace(pod).ok().flatten()?;
+        let table = PolicyTable::of(&netns).and_then(|mut table| table.write(nothing()));
+        table.err().map(|error| format!("pod {}: {error}", pod.label()))
+    });
+    let failed: Vec<String> = inside.collect();
+    anyhow::ensure!(failed.is_empty(), "policies inside pods: {}", failed.join("; "));
+    node
 }
