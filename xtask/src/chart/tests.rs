@@ -103,3 +103,17 @@ fn uninstalling_is_the_same_daemon_set_with_another_command() {
     assert_eq!(container["args"][0], "uninstall");
     assert_eq!(set["spec"]["updateStrategy"]["rollingUpdate"]["maxUnavailable"], "100%");
 }
+
+#[test]
+fn agents_reach_namespaces_by_the_path_that_runtimes_name() {
+    for uninstall in [false, true] {
+        let all = objects(&json!({"uninstall": uninstall}));
+        let pod = &of_kind(&all, "DaemonSet")["spec"]["template"]["spec"];
+        let mounts = pod["containers"][0]["volumeMounts"].as_array().unwrap();
+        let mount = mounts.iter().find(|mount| mount["mountPath"] == "/var/run/netns").unwrap();
+        assert_eq!(mount["mountPropagation"], "HostToContainer");
+        let volumes = pod["volumes"].as_array().unwrap();
+        let volume = volumes.iter().find(|volume| volume["name"] == mount["name"]).unwrap();
+        assert_eq!(volume["hostPath"]["path"], "/run/netns");
+    }
+}
