@@ -354,7 +354,9 @@ fn apply(name: &NetworkName, network: Value, agent: &Control) -> anyhow::Result<
 
 fn log() {
     use tracing_subscriber::EnvFilter;
-    let filter = EnvFilter::try_from_env("WEFT_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    // That the API server is away is said by those who need it, once and in words.
+    let usual = || EnvFilter::new("info,kube_client=off");
+    let filter = EnvFilter::try_from_env("WEFT_LOG").unwrap_or_else(|_| usual());
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)
