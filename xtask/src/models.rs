@@ -64,7 +64,11 @@ fn table() -> anyhow::Result<String> {
     let mut rows = Vec::new();
     for entry in fs::read_dir(root().join(STORIES)).context("list the stories")? {
         let path = entry?.path();
-        let text = fs::read_to_string(&path)?;
+        if path.is_dir() {
+            // What a story is helped by.
+            continue;
+        }
+        let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
         rows.extend(read(&text).with_context(|| path.display().to_string())?);
     }
     rows.sort_by(|a, b| (&a.model, &a.test).cmp(&(&b.model, &b.test)));
