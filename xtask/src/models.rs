@@ -65,7 +65,7 @@ fn table() -> anyhow::Result<String> {
     for entry in fs::read_dir(root().join(STORIES)).context("list the stories")? {
         let path = entry?.path();
         if path.is_dir() {
-            // What a story is helped by.
+            // Parts of a story.
             continue;
         }
         let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;

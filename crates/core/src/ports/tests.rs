@@ -1,3 +1,5 @@
+//! Ports of the node as tables: what is asked for, what is held for it, who has one already.
+
 use std::net::IpAddr;
 
 use super::*;
