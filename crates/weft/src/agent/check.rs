@@ -23,6 +23,8 @@ pub(super) fn check(agent: &Agent, call: &Call, netns: Option<Netns>) -> Result<
     let known = known.ok_or_else(|| {
         CniError::new(Code::UnknownContainer, "there is no such attachment", id.to_string())
     })?;
+    as_made(agent, &known, &netns)?;
+    further::of(agent, &id).iter().try_for_each(|pod| as_made(agent, pod, &netns))?;
     if let Some(prev) = &call.prev {
         let had = |addr: &IpAddr| prev.ips.iter().any(|ip| ip.address.addr() == *addr);
         if let Some(addr) = known.addrs.iter().find(|addr| !had(addr)) {
@@ -35,8 +37,7 @@ pub(super) fn check(agent: &Agent, call: &Call, netns: Option<Netns>) -> Result<
             return Err(not("prevResult is not what ADD answered", details));
         }
     }
-    as_made(agent, &known, &netns)?;
-    further::of(agent, &id).iter().try_for_each(|pod| as_made(agent, pod, &netns))
+    Ok(())
 }
 
 /// Looks whether one attachment is as ADD made it.

@@ -122,7 +122,7 @@ impl ApiServer {
         self.ask_within(OPERATION_MAX, what, work).await
     }
 
-    /// The same, of what takes longer: a page of a large collection.
+    /// The same, where one answer may take longer: a page of a large collection.
     pub async fn ask_within<T, Work>(
         &self,
         most: Duration,
@@ -132,10 +132,11 @@ impl ApiServer {
     where
         Work: Future<Output = Result<T, Error>>,
     {
-        let end = Instant::now() + most;
+        let end = Instant::now() + OPERATION_MAX;
         let mut pause = PAUSE_FIRST;
         loop {
-            let left = end.saturating_duration_since(Instant::now());
+            let left =
+                end.saturating_duration_since(Instant::now()) + most.saturating_sub(OPERATION_MAX);
             let error = match timeout(left, work(self.client().await)).await {
                 Ok(Ok(done)) => return Ok(done),
                 Ok(Err(error)) => error,

@@ -15,8 +15,10 @@ use crate::store::OPERATION_MAX;
 
 /// Objects asked for at once when listing.
 const PAGE: usize = 1000;
-/// A page takes as long as a server needs that thousands ask at once after its restart.
+/// A page takes as long as a server needs that thousands ask at once after its restart; whether it is
+/// there at all, the first tells.
 const PAGE_TIME_MAX: Duration = Duration::from_secs(30);
+const FIRST_PAGE_TIME_MAX: Duration = Duration::from_secs(10);
 /// Lists begun anew because the server forgot what the first page showed.
 const LISTS_MAX: usize = 3;
 /// Between tries to go on; doubles, with jitter.
@@ -210,7 +212,8 @@ async fn page<T: Followed>(
         let request = request(of, &query, "PartialObjectMetadataList");
         async move { client.request(request?).await }
     };
-    server.ask_within(PAGE_TIME_MAX, &format!("list {}", of.path), list).await
+    let most = if token.is_empty() { FIRST_PAGE_TIME_MAX } else { PAGE_TIME_MAX };
+    server.ask_within(most, &format!("list {}", of.path), list).await
 }
 
 fn request(
