@@ -3,22 +3,16 @@
 
 use weft_core::{name::IfName, policy::Rule};
 
+pub(super) use super::numbers::*;
 use super::shape::{
     self, CMP_DATA, CMP_EQ, CMP_NEQ, CMP_OP, CMP_SREG, DATA_VALUE, DROP, META_DREG, META_KEY,
     REG_1, Reading, compare, expression, number, value, verdict,
 };
 use crate::wire::{self, Batch};
 
-pub(super) const META_IIFNAME: u32 = 6;
-pub(super) const META_OIFNAME: u32 = 7;
-const FIB_DREG: u16 = 1;
-const FIB_RESULT: u16 = 2;
-const FIB_FLAGS: u16 = 3;
 const RESULT_OIF: u32 = 1;
 /// `saddr . iif`, and whether there is a route at all (include/uapi/linux/netfilter/nf_tables.h).
 const SADDR_IIF_PRESENT: u32 = 1 | 8 | 32;
-const CT_DREG: u16 = 1;
-const CT_KEY: u16 = 2;
 const CT_STATUS: u32 = 2;
 /// `IPS_DST_NAT`.
 const DST_NAT: u32 = 1 << 5;

@@ -1,10 +1,8 @@
 //! Whether a rule as the kernel tells it says what was written: the kernel adds what was left at its
 //! default, and nothing else.
 
+use super::numbers::*;
 use crate::wire;
-
-const EXPR_NAME: u16 = 1;
-const EXPR_DATA: u16 = 2;
 
 /// Both are lists of expressions.
 pub(super) fn alike(written: &[u8], is: &[u8]) -> bool {

@@ -10,6 +10,7 @@ use weft_core::{
     state::Object,
 };
 
+use super::numbers::*;
 use super::{
     ACCEPT, Error, GETCHAIN, GETRULE, GETTABLE, HOOK_NUMBER, HOOK_PRIORITY, LIST_ELEM, NETDEV,
     NEWCHAIN, NEWRULE, NEWTABLE, NLM_F_APPEND, NLM_F_CREATE, Nft, POISONED, header, shape, text_of,
@@ -24,26 +25,11 @@ use crate::{
     wire::{self, Batch},
 };
 
-const DELRULE: u16 = NEWTABLE + 8;
-const NEWSET: u16 = NEWTABLE + 9;
-const NEWSETELEM: u16 = NEWTABLE + 12;
-const GETSETELEM: u16 = NEWTABLE + 13;
-const DELSETELEM: u16 = NEWTABLE + 14;
 const INGRESS: u32 = 0;
 const PRIORITY: u32 = 0;
 const HOOK_DEV: u16 = 3;
-const SET_TABLE: u16 = 1;
-const SET_NAME: u16 = 2;
-const SET_KEY_TYPE: u16 = 4;
-const SET_KEY_LEN: u16 = 5;
-const SET_ID: u16 = 10;
 /// `nft`'s own number for Ethernet addresses.
 const TYPE_ETHER: u32 = 9;
-const ELEMS_TABLE: u16 = 1;
-const ELEMS_SET: u16 = 2;
-const ELEMS: u16 = 3;
-const ELEM_KEY: u16 = 1;
-const DATA_VALUE: u16 = 1;
 
 impl Nft {
     /// Adds the address to the NIC's set; what the set stands in is written with it.

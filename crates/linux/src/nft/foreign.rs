@@ -6,6 +6,7 @@ use ipnet::IpNet;
 use serde::Serialize;
 use weft_core::{mark, network::overlap};
 
+use super::numbers::*;
 use super::{
     Base, Error, GETRULE, INET, NETDEV, Nft, OUTPUT, POISONED, PREROUTING, RULE_CHAIN,
     RULE_EXPRESSIONS, RULE_TABLE, chains, header,
@@ -16,7 +17,6 @@ use crate::socket;
 
 const INPUT: u32 = 1;
 const FORWARD: u32 = 2;
-const POSTROUTING: u32 = 4;
 const DROP: u32 = 0;
 /// Chains that jump to chains are followed so far (the kernel allows 16).
 const JUMPS_MAX: usize = 16;

@@ -5,6 +5,7 @@ mod access;
 mod alike;
 mod apart;
 mod foreign;
+mod numbers;
 mod policy;
 mod ports;
 mod shape;
@@ -21,6 +22,8 @@ pub(crate) use foreign::legacy_tables;
 pub use foreign::{Finding, Passing};
 pub use policy::{PolicyTable, Wanted, Was};
 
+use numbers::*;
+
 use crate::{
     socket,
     wire::{self, Batch, Message},
@@ -31,7 +34,6 @@ const BATCH_BEGIN: u16 = 0x10;
 const BATCH_END: u16 = 0x11;
 const NEWTABLE: u16 = SUBSYSTEM << 8;
 const GETTABLE: u16 = NEWTABLE + 1;
-const DELTABLE: u16 = NEWTABLE + 2;
 const NEWCHAIN: u16 = NEWTABLE + 3;
 const GETCHAIN: u16 = NEWTABLE + 4;
 const NEWRULE: u16 = NEWTABLE + 6;
@@ -50,7 +52,6 @@ const RULE_TABLE: u16 = 1;
 const RULE_CHAIN: u16 = 2;
 const RULE_EXPRESSIONS: u16 = 4;
 const RULE_USERDATA: u16 = 7;
-const LIST_ELEM: u16 = 1;
 
 const UNSPEC: u8 = 0;
 const INET: u8 = 1;
@@ -60,7 +61,6 @@ const NLM_F_APPEND: u16 = 0x800;
 const PREROUTING: u32 = 0;
 const FORWARD_HOOK: u32 = 2;
 const OUTPUT: u32 = 3;
-const POSTROUTING: u32 = 4;
 const ACCEPT: u32 = 1;
 
 const POISONED: &str = "no code that holds this lock panics";

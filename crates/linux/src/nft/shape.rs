@@ -5,55 +5,34 @@ use std::net::IpAddr;
 use ipnet::{IpNet, ip_mask_to_prefix};
 use weft_core::policy::Rule;
 
+pub(super) use super::numbers::*;
 use super::{LIST_ELEM, access};
 use crate::wire::{self, Batch};
 
-const EXPR_NAME: u16 = 1;
-const EXPR_DATA: u16 = 2;
 pub(super) const META_DREG: u16 = 1;
 pub(super) const META_KEY: u16 = 2;
 const META_IIFTYPE: u32 = 8;
-pub(super) const META_NFPROTO: u32 = 15;
-pub(super) const META_L4PROTO: u32 = 16;
-pub(super) const CMP_SREG: u16 = 1;
 pub(super) const CMP_OP: u16 = 2;
 pub(super) const CMP_DATA: u16 = 3;
 pub(super) const CMP_EQ: u32 = 0;
 pub(super) const CMP_NEQ: u32 = 1;
-pub(super) const PAYLOAD_DREG: u16 = 1;
-pub(super) const PAYLOAD_BASE: u16 = 2;
-pub(super) const PAYLOAD_OFFSET: u16 = 3;
-pub(super) const PAYLOAD_LEN: u16 = 4;
 /// ARPHRD_ETHER.
 const ETHERNET: u16 = 1;
 const LINK_HEADER: u32 = 0;
-pub(super) const NETWORK_HEADER: u32 = 1;
-pub(super) const TRANSPORT_HEADER: u32 = 2;
 const UDP: u8 = 17;
 /// Where the destination port stands in a UDP header, and its length.
 const UDP_DPORT: (u32, u32) = (2, 2);
 /// Where the sender stands in an Ethernet header, and its length.
 const ETHER_SOURCE: (u32, u32) = (6, 6);
-pub(super) const LOOKUP_SET: u16 = 1;
-pub(super) const LOOKUP_SREG: u16 = 2;
 const LOOKUP_FLAGS: u16 = 5;
 const BITWISE_SREG: u16 = 1;
 const BITWISE_DREG: u16 = 2;
 const BITWISE_LEN: u16 = 3;
 pub(super) const BITWISE_MASK: u16 = 4;
 pub(super) const BITWISE_XOR: u16 = 5;
-const IMMEDIATE_DREG: u16 = 1;
-const IMMEDIATE_DATA: u16 = 2;
-pub(super) const DATA_VALUE: u16 = 1;
-const DATA_VERDICT: u16 = 2;
-const VERDICT_CODE: u16 = 1;
-const VERDICT_CHAIN: u16 = 2;
-const REG_VERDICT: u32 = 0;
 pub(super) const REG_1: u32 = 1;
-pub(super) const RETURN: i32 = -5;
 pub(super) const DROP: i32 = 0;
 const ACCEPTED: i32 = 1;
-const JUMP: i32 = -3;
 const GOTO: i32 = -4;
 const TARGET_NAME: u16 = 1;
 const IPV4: u8 = 2;

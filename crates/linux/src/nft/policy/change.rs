@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 
 use weft_core::mark::POLICY_TABLE;
 
+use super::super::numbers::*;
 use super::{
     super::{
         CHAIN_HOOK, CHAIN_NAME, CHAIN_TABLE, CHAIN_TYPE, HOOK_NUMBER, HOOK_PRIORITY, INET,
@@ -19,19 +20,8 @@ use super::{
 };
 use crate::wire::Batch;
 
-const DELTABLE: u16 = NEWTABLE + 2;
 const DELCHAIN: u16 = NEWTABLE + 5;
-const DELRULE: u16 = NEWTABLE + 8;
-const NEWSET: u16 = NEWTABLE + 9;
 const DELSET: u16 = NEWTABLE + 11;
-const NEWSETELEM: u16 = NEWTABLE + 12;
-const DELSETELEM: u16 = NEWTABLE + 14;
-const SET_TABLE: u16 = 1;
-const SET_NAME: u16 = 2;
-const SET_ID: u16 = 10;
-const ELEMS_TABLE: u16 = 1;
-const ELEMS_SET: u16 = 2;
-const ELEMS: u16 = 3;
 /// Elements in one message: the length of their list is told in 16 bits.
 const ELEMENTS: usize = 400;
 

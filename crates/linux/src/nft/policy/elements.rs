@@ -4,19 +4,13 @@ use std::{collections::BTreeSet, net::IpAddr};
 
 use weft_core::policy::firewall::Ports;
 
+use super::super::numbers::*;
 use super::{super::LIST_ELEM, shape::Shape};
 use crate::wire::{self, Batch};
 
-const ELEM_KEY: u16 = 1;
-const ELEM_DATA: u16 = 2;
 const ELEM_FLAGS: u16 = 3;
 const ELEM_KEY_END: u16 = 10;
 const INTERVAL_END: u32 = 1;
-const DATA_VALUE: u16 = 1;
-const DATA_VERDICT: u16 = 2;
-const VERDICT_CODE: u16 = 1;
-const VERDICT_CHAIN: u16 = 2;
-const JUMP: i32 = -3;
 /// Two IPv6 addresses.
 const LONGEST: usize = 32;
 

@@ -2,6 +2,7 @@
 
 use weft_core::name::IfName;
 
+use super::super::numbers::*;
 use super::{
     super::shape::{
         self as words, CMP_DATA, CMP_OP, META_DREG, META_KEY, REG_1, bitwise, compare, expression,
@@ -12,38 +13,17 @@ use crate::wire::Batch;
 
 const META_IIF: u32 = 4;
 const META_OIF: u32 = 5;
-const META_IIFNAME: u32 = 6;
-const META_OIFNAME: u32 = 7;
-const META_NFPROTO: u32 = 15;
-const META_L4PROTO: u32 = 16;
-const CT_DREG: u16 = 1;
-const CT_KEY: u16 = 2;
 const CT_SREG: u16 = 4;
 const CT_STATE: u32 = 0;
 const CT_ZONE: u32 = 17;
 /// `NF_CT_STATE_BIT` of `IP_CT_ESTABLISHED` and `IP_CT_RELATED`.
 const KNOWN: u32 = 2 | 4;
-const CMP_SREG: u16 = 1;
 const NOT_EQUAL: u32 = 1;
 const AT_MOST: u32 = 3;
 const AT_LEAST: u32 = 5;
-const PAYLOAD_DREG: u16 = 1;
-const PAYLOAD_BASE: u16 = 2;
-const PAYLOAD_OFFSET: u16 = 3;
-const PAYLOAD_LEN: u16 = 4;
-const NETWORK_HEADER: u32 = 1;
-const TRANSPORT_HEADER: u32 = 2;
 const DESTINATION_PORT: (u32, u32) = (2, 2);
-const LOOKUP_SET: u16 = 1;
-const LOOKUP_SREG: u16 = 2;
-const LOOKUP_DREG: u16 = 3;
-const IMMEDIATE_DREG: u16 = 1;
-const IMMEDIATE_DATA: u16 = 2;
-const DATA_VALUE: u16 = 1;
-const REG_VERDICT: u32 = 0;
 const REG32_00: u32 = 8;
 const ACCEPT: i32 = 1;
-const RETURN: i32 = -5;
 const ICMPV6: u8 = 58;
 /// The index of `lo` in every namespace.
 const LOOPBACK: u32 = 1;

@@ -8,10 +8,11 @@ use std::{
 
 use weft_core::mark::POLICY_TABLE;
 
+use super::super::numbers::*;
 use super::{
     super::{
-        ACCEPT, CHAIN_TABLE, GETRULE, INET, NEWTABLE, RULE_CHAIN, RULE_EXPRESSIONS, RULE_TABLE,
-        chains, header, tables, text_of, value_of,
+        ACCEPT, CHAIN_TABLE, GETRULE, INET, RULE_CHAIN, RULE_EXPRESSIONS, RULE_TABLE, chains,
+        header, tables, text_of, value_of,
     },
     elements::{self, Told},
     rule::Rule,
@@ -23,14 +24,6 @@ use crate::{
     wire::{self, Batch},
 };
 
-const GETSET: u16 = NEWTABLE + 10;
-const GETSETELEM: u16 = NEWTABLE + 13;
-const SET_TABLE: u16 = 1;
-const SET_NAME: u16 = 2;
-const ELEMS_TABLE: u16 = 1;
-const ELEMS_SET: u16 = 2;
-const ELEMS: u16 = 3;
-const LIST_ELEM: u16 = 1;
 const NESTED: u16 = 1 << 15;
 
 pub(super) enum Seen {

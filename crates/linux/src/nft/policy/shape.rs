@@ -1,12 +1,9 @@
 //! What a set's elements are made of, as the kernel asks for it.
 
 use super::super::LIST_ELEM;
+use super::super::numbers::*;
 use crate::wire::Batch;
 
-const SET_FLAGS: u16 = 3;
-const SET_KEY_TYPE: u16 = 4;
-const SET_KEY_LEN: u16 = 5;
-const SET_DATA_TYPE: u16 = 6;
 const SET_DESC: u16 = 9;
 const DESC_CONCAT: u16 = 2;
 const FIELD_LEN: u16 = 1;

@@ -4,6 +4,7 @@ use std::{io, net::Ipv6Addr};
 
 use weft_core::{mark, name::IfName, ports::Client};
 
+use super::super::numbers::*;
 use super::{
     super::{
         Chain, Error, GETRULE, INET, NEWRULE, NEWTABLE, NLM_F_APPEND, NLM_F_CREATE, OUTPUT,
@@ -28,10 +29,6 @@ use crate::{
     wire::{self, Batch},
 };
 
-const LOOKUP_DREG: u16 = 3;
-const FIB_DREG: u16 = 1;
-const FIB_RESULT: u16 = 2;
-const FIB_FLAGS: u16 = 3;
 const RESULT_TYPE: u32 = 3;
 const OF_DADDR: u32 = 2;
 const NAT_TYPE: u16 = 1;
@@ -93,14 +90,14 @@ pub(super) fn frame(batch: &mut Batch) {
 /// `iifname "weft*" ip saddr (or daddr) 127.0.0.0/8 drop`: pods' links may carry it once the node
 /// itself sends from there to them.
 fn stray(batch: &mut Batch, at: u32) {
-    access::named(batch, access::META_IIFNAME, IfName::PREFIX.as_bytes());
+    access::named(batch, META_IIFNAME, IfName::PREFIX.as_bytes());
     shape::loopback(batch, at);
     shape::verdict_of(batch, shape::DROP);
 }
 
 /// `oifname "weft*" ip saddr 127.0.0.0/8 masquerade`.
 fn from_loopback(batch: &mut Batch) {
-    access::named(batch, access::META_OIFNAME, IfName::PREFIX.as_bytes());
+    access::named(batch, META_OIFNAME, IfName::PREFIX.as_bytes());
     shape::loopback(batch, shape::LOOPBACK_SOURCE);
     expression(batch, "masq", |_| {});
 }
@@ -111,7 +108,7 @@ fn own_loopback6(batch: &mut Batch) {
     nfproto(batch, of);
     address(batch, of.destination, of, REG_1);
     compare(batch, &octets(Ipv6Addr::LOCALHOST.into()));
-    shape::verdict_of(batch, shape::RETURN);
+    shape::verdict_of(batch, RETURN);
 }
 
 /// `[fib daddr type local] dnat ip to [ip daddr .] meta l4proto . th dport map @SET`.
@@ -132,7 +129,7 @@ fn leads(of: &'static Family, which: Of) -> Rule {
         meta(batch, META_L4PROTO, protocol);
         payload(batch, (TRANSPORT_HEADER, 2, 2), port);
         expression(batch, "lookup", |batch| {
-            batch.attr_str(shape::LOOKUP_SET, set.name).attr_be32(shape::LOOKUP_SREG, REG_1);
+            batch.attr_str(LOOKUP_SET, set.name).attr_be32(LOOKUP_SREG, REG_1);
             batch.attr_be32(LOOKUP_DREG, REG_1);
         });
         expression(batch, "nat", |batch| {
@@ -172,7 +169,7 @@ fn anybody(of: &'static Family) -> Rule {
 
 fn member(batch: &mut Batch, set: &Set) {
     expression(batch, "lookup", |batch| {
-        batch.attr_str(shape::LOOKUP_SET, set.name).attr_be32(shape::LOOKUP_SREG, REG_1);
+        batch.attr_str(LOOKUP_SET, set.name).attr_be32(LOOKUP_SREG, REG_1);
     });
 }
 

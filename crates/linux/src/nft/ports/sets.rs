@@ -12,32 +12,15 @@ use weft_core::{
     state::Object,
 };
 
-use super::super::{INET, LIST_ELEM, NEWTABLE, NLM_F_CREATE, header, text_of, value_of};
+pub(super) use super::super::numbers::*;
+use super::super::{INET, LIST_ELEM, NLM_F_CREATE, header, text_of, value_of};
 use crate::{
     socket,
     wire::{self, Batch},
 };
 
-const NEWSET: u16 = NEWTABLE + 9;
-const GETSET: u16 = NEWTABLE + 10;
-pub(super) const NEWSETELEM: u16 = NEWTABLE + 12;
-const GETSETELEM: u16 = NEWTABLE + 13;
-pub(super) const DELSETELEM: u16 = NEWTABLE + 14;
-const SET_TABLE: u16 = 1;
-const SET_NAME: u16 = 2;
-const SET_FLAGS: u16 = 3;
-const SET_KEY_TYPE: u16 = 4;
-const SET_KEY_LEN: u16 = 5;
-const SET_DATA_TYPE: u16 = 6;
 const SET_DATA_LEN: u16 = 7;
-const SET_ID: u16 = 10;
 pub(super) const IS_MAP: u32 = 8;
-const ELEMS_TABLE: u16 = 1;
-const ELEMS_SET: u16 = 2;
-const ELEMS: u16 = 3;
-const ELEM_KEY: u16 = 1;
-const ELEM_DATA: u16 = 2;
-const DATA_VALUE: u16 = 1;
 /// `nft`'s own numbers for what keys are made of; a concatenation has six bits for each.
 const TYPE_PROTOCOL: u32 = 12;
 const TYPE_PORT: u32 = 13;
