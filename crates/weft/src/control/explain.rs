@@ -94,21 +94,11 @@ fn way(agent: &Agent, from: &str, to: &str) -> anyhow::Result<Explained> {
     // What has no host access shares addresses with others at most.
     let local = local.filter(|to| to.network == pod.network || here.network.host_access);
     let kind = pod.attach.kind();
-    if let Some(parent) = kind.parent().filter(|_| kind.footing() == Footing::Network) {
-        let to = (addr, local.as_ref());
-        let (rest, works) = super::beside::follow(agent, here, (&pod, parent), to);
-        hops.extend(rest);
-        let mtu = works.then(|| here.stage.send.get());
-        return Ok(Explained {
-            from: pod.label(),
-            to: addr.to_string(),
-            hops,
-            mtu,
-            works,
-            dropped: false,
-        });
-    }
-    if let Some((rest, works)) = super::access::by_node(agent, here, &pod, addr) {
+    let parent = kind.parent().filter(|_| kind.footing() == Footing::Network);
+    let beside = parent
+        .map(|parent| super::beside::follow(agent, here, (&pod, parent), (addr, local.as_ref())));
+    let apart = beside.or_else(|| super::access::by_node(agent, here, &pod, addr));
+    if let Some((rest, works)) = apart {
         hops.extend(rest);
         let mtu = works.then(|| here.stage.send.get());
         return Ok(Explained {
