@@ -1,6 +1,6 @@
 //! The table of models: what the article says of each, what must not arrive, and the test that shows
 //! both. It is read from the tests themselves, above which it stands, so it can't tell of one that is not
-//! there; the README carries it between two marks.
+//! there; docs/promises.md carries it between two marks.
 
 use std::{fs, path::PathBuf};
 
@@ -15,7 +15,7 @@ const STORIES: &str = "crates/weft/tests/stories";
 
 #[derive(Args)]
 pub struct Models {
-    /// Write it into the README
+    /// Write it into docs/promises.md
     #[arg(long)]
     write: bool,
 }
@@ -34,27 +34,26 @@ impl Models {
             print!("{table}");
             return Ok(());
         }
-        let text = fs::read_to_string(readme()).context("read README.md")?;
-        Ok(fs::write(readme(), replaced(&text, &table)?)?)
+        let text = fs::read_to_string(page()).context("read docs/promises.md")?;
+        Ok(fs::write(page(), replaced(&text, &table)?)?)
     }
 }
 
-/// What is wrong with the README's copy.
+/// What is wrong with its copy there.
 pub fn stale() -> anyhow::Result<Option<String>> {
-    let text = fs::read_to_string(readme()).context("read README.md")?;
+    let text = fs::read_to_string(page()).context("read docs/promises.md")?;
     let current = replaced(&text, &table()?)? == text;
-    let said =
-        "README.md: the table of models is not what the tests say: `cargo xtask models --write`";
+    let said = "docs/promises.md: the table of models is not what the tests say: `cargo xtask models --write`";
     Ok((!current).then(|| said.into()))
 }
 
-fn readme() -> PathBuf {
-    root().join("README.md")
+fn page() -> PathBuf {
+    root().join("docs/promises.md")
 }
 
 fn replaced(text: &str, table: &str) -> anyhow::Result<String> {
     let (Some((before, rest)), true) = (text.split_once(BEGIN), text.contains(END)) else {
-        bail!("README.md has no place for the table of models: {BEGIN}{END}")
+        bail!("docs/promises.md has no place for the table of models: {BEGIN}{END}")
     };
     let after = rest.split_once(END).map_or("", |(_, after)| after);
     Ok(format!("{before}{BEGIN}{table}{END}{after}"))

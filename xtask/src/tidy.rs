@@ -1,6 +1,10 @@
 //! Checks of the tree itself: form, size, walls, licences.
 
-use std::{collections::BTreeSet, fs, path::Path};
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, bail};
 use serde_json::Value;
@@ -40,6 +44,7 @@ pub fn all() -> anyhow::Result<()> {
     println!("\n== files, walls, licences");
     let mut faults = files()?;
     faults.extend(readme()?);
+    faults.extend(promises()?);
     faults.extend(crate::models::stale()?);
     faults.extend(crate::chart::stale()?);
     let graph = metadata()?;
@@ -52,7 +57,12 @@ pub fn all() -> anyhow::Result<()> {
 }
 
 fn files() -> anyhow::Result<Vec<String>> {
-    let mut faults = Vec::new();
+    let faults: anyhow::Result<Vec<_>> = sources()?.iter().map(|path| file(path)).collect();
+    Ok(faults?.concat())
+}
+
+fn sources() -> anyhow::Result<Vec<PathBuf>> {
+    let mut sources = Vec::new();
     let mut dirs = vec![root().join("crates"), root().join("xtask")];
     while let Some(dir) = dirs.pop() {
         for entry in fs::read_dir(&dir).with_context(|| format!("list {}", dir.display()))? {
@@ -60,11 +70,11 @@ fn files() -> anyhow::Result<Vec<String>> {
             if path.is_dir() {
                 dirs.push(path);
             } else if path.extension().is_some_and(|ending| ending == "rs") {
-                faults.extend(file(&path)?);
+                sources.push(path);
             }
         }
     }
-    Ok(faults)
+    Ok(sources)
 }
 
 fn file(path: &Path) -> anyhow::Result<Vec<String>> {
@@ -92,6 +102,38 @@ fn readme() -> anyhow::Result<Option<String>> {
     let lacks = |command: &&str| !text.contains(*command);
     let lacking = ["cargo run --release -- lab", "cargo xtask test"].into_iter().find(lacks);
     Ok(lacking.map(|command| format!("README.md lacks `{command}`")))
+}
+
+/// Tests that `docs/promises.md` names in the last column of a table, and that are nowhere. A name is part of a
+/// test's, or stands for all of a module (`bad::`) or program (`binary(bfd)`).
+fn promises() -> anyhow::Result<Vec<String>> {
+    let page =
+        fs::read_to_string(root().join("docs/promises.md")).context("read docs/promises.md")?;
+    let mut tests = String::new();
+    for path in sources()? {
+        let text = fs::read_to_string(&path)?;
+        let names = text.lines().filter_map(|line| Some(line.split_once("fn ")?.1));
+        tests.extend(names.chain([&*path.to_string_lossy()]).flat_map(|name| [name, "\n"]));
+    }
+    let lacks = |name: &&str| !tests.contains(&part_of_a_test(name));
+    let lacking = page.lines().flat_map(last_column).filter(lacks);
+    Ok(lacking.map(|name| format!("docs/promises.md: no test is named `{name}`")).collect())
+}
+
+/// What stands in backquotes in the last column of a table's row.
+fn last_column(row: &str) -> impl Iterator<Item = &str> {
+    let cells = row.strip_prefix('|').and_then(|cells| cells.strip_suffix('|'));
+    let last = cells.and_then(|cells| cells.rsplit_once('|')).map_or("", |(_, last)| last);
+    last.split('`').skip(1).step_by(2)
+}
+
+/// A module is a file, a program the root of one.
+fn part_of_a_test(name: &str) -> String {
+    if let Some(module) = name.strip_suffix("::") {
+        return format!("/{module}.rs\n");
+    }
+    let program = name.strip_prefix("binary(").and_then(|name| name.strip_suffix(')'));
+    program.map_or_else(|| name.into(), |program| format!("/tests/{program}/main.rs\n"))
 }
 
 fn metadata() -> anyhow::Result<Value> {
