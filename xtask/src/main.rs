@@ -64,7 +64,8 @@ enum Bench {
 }
 
 fn vm_says(script: &str) -> anyhow::Result<()> {
-    let done = vm::Machine::prepare()?.run(script, std::time::Duration::from_secs(600))?;
+    let (bound, out) = (std::time::Duration::from_secs(600), &mut std::io::stdout());
+    let done = vm::Machine::prepare()?.run(script, bound, out)?;
     anyhow::ensure!(done, "it failed in the virtual machine");
     Ok(())
 }

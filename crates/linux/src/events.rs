@@ -2,7 +2,7 @@
 //! kernel puts on a notification, and passed over; so are neighbours that were only learnt.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     os::fd::{AsRawFd, BorrowedFd},
     sync::Mutex,
@@ -60,6 +60,8 @@ pub struct Watch {
     buffer: Mutex<Vec<u8>>,
     /// What was last told of each link of the host's.
     told: Mutex<BTreeMap<u32, Told>>,
+    /// Pods' links that are about to go.
+    doomed: Mutex<BTreeSet<u32>>,
     legacy: String,
 }
 
@@ -87,6 +89,7 @@ impl Watch {
             unsigned: kernel.unsigned.clone(),
             buffer: Mutex::new(vec![0; RECEIVE]),
             told: Mutex::default(),
+            doomed: Mutex::default(),
             legacy: nft::legacy_tables(),
         })
     }
@@ -105,6 +108,7 @@ impl Watch {
                 }
             }
             let route = self.read(&self.route, |message| {
+                self.note_doomed(message);
                 let strange = self.strange(true, message);
                 strange.then(|| self.word(message.kind, message.body).map(Event::Changed)).flatten()
             })?;
@@ -210,7 +214,7 @@ impl Watch {
     /// bridges, every deletion counts.
     fn neighbour(&self, kind: u16, body: &[u8]) -> bool {
         let (Some(index), Some(state)) = (u32_at(body, 4), u16_at(body, 8)) else { return true };
-        if self.own_deed(kind, index, body) {
+        if self.own_deed(kind, index, body) || self.is_doomed(index) {
             return false;
         }
         if state & NUD_PERMANENT != 0 {
@@ -223,6 +227,32 @@ impl Watch {
         let links = self.links.lock().expect("no code that holds this lock panics");
         let ours = links.get(&index).is_none_or(|(dev, _)| dev.is_ours());
         kind == RTM_DELNEIGH && body.first() != Some(&AF_BRIDGE) && ours
+    }
+}
+
+impl Watch {
+    /// A link that goes takes its neighbours along, which the kernel tells one by one and unsigned.
+    fn note_doomed(&self, message: &Message<'_>) {
+        // Of bridges' ports there are notifications of their own.
+        let (Some(0), Some(index)) = (message.body.first(), u32_at(message.body, 4)) else {
+            return;
+        };
+        let mut doomed = self.doomed.lock().expect("no code that holds this lock panics");
+        match message.kind {
+            RTM_DELLINK => drop(doomed.remove(&index)),
+            RTM_NEWLINK => {
+                let mut attrs = wire::attrs(message.body.get(16..).unwrap_or_default());
+                let group = attrs.find(|(kind, _)| *kind == IFLA_GROUP);
+                if group.is_some_and(|(_, of)| u32_at(of, 0) == Some(mark::DOOMED_GROUP)) {
+                    doomed.insert(index);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn is_doomed(&self, index: u32) -> bool {
+        self.doomed.lock().expect("no code that holds this lock panics").contains(&index)
     }
 }
 

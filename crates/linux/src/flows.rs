@@ -15,6 +15,9 @@ use crate::{
 const SUBSYSTEM: u16 = 1 << 8;
 const CT_GET: u16 = SUBSYSTEM + 1;
 const CT_DELETE: u16 = SUBSYSTEM + 2;
+const CT_GET_STATS: u16 = SUBSYSTEM + 5;
+
+const CTA_STATS_GLOBAL_ENTRIES: u16 = 1;
 
 const CTA_TUPLE_ORIG: u16 = 1;
 const CTA_TUPLE_REPLY: u16 = 2;
@@ -38,8 +41,9 @@ const BY_SOURCE: u32 = 1;
 const BY_PORT: u32 = 1 << 3 | 1 << 5;
 const UDP: u8 = 17;
 
-/// Up to here the kernel is asked for each address's flows, beyond for all there are.
-const ONE_BY_ONE: usize = 8;
+/// To look for one address's flows the kernel walks its whole table, which all namespaces share, empty
+/// or not: that takes as long as to tell so many flows.
+const WALK: usize = 1000;
 /// Flows forgotten in one send.
 const AT_ONCE: usize = 256;
 
@@ -62,6 +66,9 @@ impl Kernel {
         let own: BTreeSet<IpAddr> = own.into_iter().map(|at| at.addr.addr()).collect();
         self.with_flows(|socket| {
             let mut flows = Vec::new();
+            if count(socket)? == 0 {
+                return Ok(0);
+            }
             for (ipv4, port) in
                 [true, false].into_iter().flat_map(|v| ports.iter().map(move |p| (v, *p)))
             {
@@ -95,17 +102,31 @@ impl Kernel {
 }
 
 fn forget(socket: &mut socket::Link, addrs: &BTreeSet<IpAddr>) -> io::Result<usize> {
+    let sides = [CTA_TUPLE_ORIG, CTA_TUPLE_REPLY];
     let mut flows = Vec::new();
-    if addrs.len() > ONE_BY_ONE {
-        flows = tracked(socket, addrs, None)?;
-    } else {
-        for addr in addrs {
-            for side in [CTA_TUPLE_ORIG, CTA_TUPLE_REPLY] {
-                flows.extend(tracked(socket, addrs, Some((*addr, side)))?);
+    match count(socket)? {
+        0 => {}
+        few if few < WALK * sides.len() * addrs.len() => flows = tracked(socket, addrs, None)?,
+        _ => {
+            for (addr, side) in addrs.iter().flat_map(|addr| sides.map(|side| (*addr, side))) {
+                flows.extend(tracked(socket, addrs, Some((addr, side)))?);
             }
         }
     }
     delete(socket, &flows)
+}
+
+/// How many flows are tracked in the socket's namespace.
+fn count(socket: &mut socket::Link) -> io::Result<usize> {
+    let mut batch = socket.batch();
+    batch.begin(CT_GET_STATS, 0, &header(0));
+    batch.end();
+    let entries = |message: &Message<'_>| {
+        let count = value(message, CTA_STATS_GLOBAL_ENTRIES)?.try_into().ok()?;
+        usize::try_from(u32::from_be_bytes(count)).ok()
+    };
+    // Refused: no connection tracking here, or none that can be asked for.
+    Ok(socket.ask(&batch, entries)?.into_iter().flatten().next().unwrap_or(0))
 }
 
 fn delete(socket: &mut socket::Link, flows: &[Flow]) -> io::Result<usize> {

@@ -18,7 +18,7 @@ use weft_core::{
     name::{IfName, Mac, Mtu},
     plan::Change,
     policy::Ruleset,
-    state::{Kind, Knob, Object, State},
+    state::{Key, Kind, Knob, Object, State},
 };
 
 use crate::{
@@ -220,7 +220,17 @@ impl Kernel {
 
     /// What a pod's namespace holds of these links.
     pub fn observe_pod(&self, devs: &[IfName]) -> Result<State, Error> {
-        let mut state = self.look_inside(devs)?;
+        self.observe_inside(devs, None)
+    }
+
+    /// As that, of links that were just made: what they hold beside what is wanted is not looked for
+    /// where that takes longer the more pods there are.
+    pub fn observe_new_pod(&self, devs: &[IfName], wanted: &State) -> Result<State, Error> {
+        self.observe_inside(devs, Some(wanted))
+    }
+
+    fn observe_inside(&self, devs: &[IfName], wanted: Option<&State>) -> Result<State, Error> {
+        let mut state = self.look_inside(devs, wanted)?;
         for dev in devs {
             // Of links to strangers alone: the others have no such address, and hear nobody.
             let knob = Knob::AcceptRa(dev.clone());
@@ -233,7 +243,7 @@ impl Kernel {
         Ok(state)
     }
 
-    fn look_inside(&self, devs: &[IfName]) -> Result<State, Error> {
+    fn look_inside(&self, devs: &[IfName], wanted: Option<&State>) -> Result<State, Error> {
         self.with(|socket| {
             let links = observe::links(socket)?;
             let lo = links.iter().find(|link| link.loopback && link.up);
@@ -255,8 +265,13 @@ impl Kernel {
                 let own = links.get(&at.index).filter(|link| link.is_child() || !at.link_local);
                 state.extend(own.map(|link| at.object(&link.dev)));
             }
-            state.extend(observe::neighbours(socket, &names)?);
-            state.extend(shaped::all(socket, &names)?);
+            state.extend(match wanted {
+                Some(wanted) => observe::wanted_neighbours(socket, &names, wanted)?,
+                None => observe::neighbours(socket, &names)?,
+            });
+            if wanted.is_none_or(|wanted| wanted.keys().any(|k| matches!(k, Key::Shaped(_)))) {
+                state.extend(shaped::all(socket, &names)?);
+            }
             for route in observe::routes(socket, &names, &Hops::default())? {
                 if let Found::Ours(route) = route {
                     state.put(Object::Route(route));

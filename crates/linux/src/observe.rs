@@ -246,6 +246,24 @@ pub(crate) fn neighbours(
     socket.dump(RTM_GETNEIGH, &ndmsg(0, 0, 0, 0), |_| {}, |message| neighbour(message, names))
 }
 
+/// Of the neighbours that are wanted those that are there. The kernel has the neighbours of all namespaces
+/// in one table, and walks all of it to tell those of one.
+pub(crate) fn wanted_neighbours(
+    socket: &mut socket::Link,
+    names: &BTreeMap<u32, IfName>,
+    wanted: &State,
+) -> io::Result<Vec<Object>> {
+    let mut batch = socket.batch();
+    for object in wanted.objects() {
+        let Object::Neigh { dev, ip, .. } = object else { continue };
+        let Some((index, _)) = names.iter().find(|(_, name)| *name == dev) else { continue };
+        let body = ndmsg(family(*ip), *index, 0, 0);
+        batch.begin(RTM_GETNEIGH, 0, &body).attr_ip(NDA_DST, *ip).end();
+    }
+    let found = socket.ask(&batch, |message| neighbour(message, names))?;
+    Ok(found.into_iter().flatten().collect())
+}
+
 /// Addresses answered for on links that `names` knows.
 pub(crate) fn proxies(
     socket: &mut socket::Link,

@@ -62,7 +62,18 @@ fn flows_of_an_address_are_forgotten_and_no_others() {
             assert_eq!(flows(), before);
         }
         assert_eq!(kernel.forget_flows(&BTreeSet::new()).unwrap(), 0);
-        // Many at once are looked for among all there are.
+        // Where there are many, the kernel is asked for those of each address.
+        let many = UdpSocket::bind(("10.5.0.2", 0)).unwrap();
+        for port in 1..=5000u16 {
+            many.send_to(b"x", ("10.5.0.3", 10_000 + port)).unwrap();
+        }
+        send("10.5.0.1", "10.5.0.2");
+        send("10.5.0.2", "10.5.0.1");
+        assert_eq!(flows(), before + 5002);
+        assert_eq!(forget(kernel, &["10.5.0.1"]), 2);
+        assert_eq!(forget(kernel, &["10.5.0.3"]), 5000);
+        assert_eq!(flows(), before);
+        // Many addresses at once are looked for among all there are.
         for n in 1..4 {
             send("10.5.0.1", &format!("10.5.0.{n}"));
             send("fd00:5::2", &format!("fd00:5::{n}"));

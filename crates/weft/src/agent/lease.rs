@@ -1,6 +1,7 @@
 //! What a call waits for and holds: its turn, the network it means, addresses.
 
 use std::{
+    net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -12,7 +13,7 @@ use weft_core::{
     name::NetworkName,
 };
 
-use super::{Agent, POISONED, Serving, fixed, strangers};
+use super::{Agent, POISONED, Serving, fixed, ledger::Ledger, strangers};
 
 /// How long ADD waits for what is on its way: the first view, a block, an address being freed.
 const WAIT_MAX: Duration = Duration::from_secs(10);
@@ -45,7 +46,7 @@ impl Drop for Turn<'_> {
 pub(super) struct Lease<'a> {
     pub(super) agent: &'a Agent,
     pub(super) network: NetworkName,
-    pub(super) addrs: Option<Vec<std::net::IpAddr>>,
+    pub(super) addrs: Option<Vec<IpAddr>>,
 }
 impl Drop for Lease<'_> {
     fn drop(&mut self) {
@@ -128,7 +129,7 @@ pub(super) fn lease(
     call: &Call,
     name: &NetworkName,
     serving: &Serving,
-) -> Result<Vec<std::net::IpAddr>, CniError> {
+) -> Result<Vec<IpAddr>, CniError> {
     if serving.networks.get(name).is_some_and(|here| here.network.by_dhcp()) {
         // Its network is asked once it has a link.
         return Ok(Vec::new());
@@ -148,34 +149,29 @@ pub(super) fn from_blocks(
     call: &Call,
     name: &NetworkName,
     serving: &Serving,
-    fixed: &[std::net::IpAddr],
-) -> Result<Vec<std::net::IpAddr>, CniError> {
+    fixed: &[IpAddr],
+) -> Result<Vec<IpAddr>, CniError> {
     let asked: Vec<_> = call.ips.iter().filter(|addr| !fixed.contains(addr)).copied().collect();
     let ranges = serving.networks.get(name).map(|here| here.network.ranges.clone());
     let families: Vec<bool> =
         ranges.unwrap_or_default().iter().map(|range| range.addr().is_ipv4()).collect();
     let shared = strangers::ahead(agent, call, name, &families)?;
     let mut last = None;
-    let mut ask = || {
-        let leased = agent.ledger().lease(name, &families, &asked, fixed);
-        match leased {
-            Ok(addrs) => Some(Ok(addrs)),
-            Err(NoAddress::Taken(addr)) if !being_freed(agent, addr) => {
-                Some(Err(NoAddress::Taken(addr)))
+    let mut ask = || match lease_now(agent, name, &families, (&asked, fixed)) {
+        Ok(addrs) => Some(Ok(addrs)),
+        Err((NoAddress::Taken(addr), false)) => Some(Err(NoAddress::Taken(addr))),
+        Err((
+            no
+            @ (NoAddress::Elsewhere { .. } | NoAddress::Reserved(_) | NoAddress::Stranger { .. }),
+            _,
+        )) => Some(Err(no)),
+        Err((no, _)) => {
+            if let NoAddress::Exhausted { ipv4, .. } = no {
+                agent.hungry.lock().expect(POISONED).insert(name.clone(), ipv4);
+                agent.claimer.notify_one();
             }
-            Err(
-                no @ (NoAddress::Elsewhere { .. }
-                | NoAddress::Reserved(_)
-                | NoAddress::Stranger { .. }),
-            ) => Some(Err(no)),
-            Err(no) => {
-                if let NoAddress::Exhausted { ipv4, .. } = no {
-                    agent.hungry.lock().expect(POISONED).insert(name.clone(), ipv4);
-                    agent.claimer.notify_one();
-                }
-                last = Some(no);
-                None
-            }
+            last = Some(no);
+            None
         }
     };
     let mut leased = wait_for(agent, FULL_MAX, &mut ask);
@@ -209,6 +205,21 @@ pub(super) fn from_blocks(
     Err(CniError::new(code, "no address for the pod", details))
 }
 
+/// Why there is none, and whether what is asked for is being freed: by the same ledger, as it may be free
+/// the next moment.
+fn lease_now(
+    agent: &Agent,
+    name: &NetworkName,
+    families: &[bool],
+    (asked, fixed): (&[IpAddr], &[IpAddr]),
+) -> Result<Vec<IpAddr>, (NoAddress, bool)> {
+    let mut ledger = agent.ledger();
+    ledger.lease(name, families, asked, fixed).map_err(|no| {
+        let freed = matches!(no, NoAddress::Taken(addr) if being_freed(&ledger, addr));
+        (no, freed)
+    })
+}
+
 /// Why there will be no address soon: no block to claim, and none that is being freed.
 fn no_more(agent: &Agent, name: &NetworkName) -> Option<String> {
     let unclaimed = agent.unclaimed.lock().expect(POISONED);
@@ -217,15 +228,14 @@ fn no_more(agent: &Agent, name: &NetworkName) -> Option<String> {
     (!agent.ledger().attachments().any(doomed)).then(|| why.why.clone())
 }
 
-fn holder(agent: &Agent, name: &NetworkName, addr: std::net::IpAddr) -> String {
+fn holder(agent: &Agent, name: &NetworkName, addr: IpAddr) -> String {
     let ledger = agent.ledger();
     let mut pods = ledger.attachments().filter(|pod| pod.network == *name);
     let holder = pods.find(|pod| pod.addrs.contains(&addr)).map(Attachment::label);
     holder.unwrap_or_else(|| "a pod that is being added".into())
 }
 
-fn being_freed(agent: &Agent, addr: std::net::IpAddr) -> bool {
-    let ledger = agent.ledger();
+fn being_freed(ledger: &Ledger, addr: IpAddr) -> bool {
     ledger.attachments().any(|a| a.phase == Phase::Doomed && a.addrs.contains(&addr))
 }
 

@@ -1,6 +1,9 @@
 //! Pods' links: made, resized, made again, taken apart. The calls that lead here are in `pods.rs`.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
 
 use weft_core::{
     attach::{Birth, Footing, Ground},
@@ -88,10 +91,11 @@ fn whole(
     there: &Kernel,
 ) -> Result<Link, CniError> {
     let refused = |what: &str, why: String| CniError::new(Code::Refused, what.to_owned(), why);
+    let wanted = pod.attach.inside(pod, ground);
     let inside = there
-        .observe_pod(&pod.links())
+        .observe_new_pod(&pod.links(), &wanted)
         .map_err(|error| refused("look into the pod", error.to_string()))?;
-    let missing = plan(&pod.attach.inside(pod, ground), &inside);
+    let missing = plan(&wanted, &inside);
     let missing = missing.iter().find(|change| matches!(change, Change::Put(_)));
     match (missing, inside.link(&pod.id.ifname)) {
         (None, Some(link)) => {
@@ -239,8 +243,9 @@ pub(super) fn resize(agent: &Agent, serving: &mut Serving, when: Resize) {
         let ledger = agent.ledger();
         ledger.attachments().filter(|pod| pod.phase == Phase::Attached).cloned().collect()
     };
-    serving.applied.retain(|id, _| pods.iter().any(|pod| pod.id == *id));
-    for pod in pods {
+    let here: BTreeSet<&AttachmentId> = pods.iter().map(|pod| &pod.id).collect();
+    serving.applied.retain(|id, _| here.contains(id));
+    for pod in &pods {
         let Some(here) = serving.networks.get(&pod.network) else { continue };
         let (send, accept) = (here.stage.send, here.stage.accept);
         let was = serving.applied.get(&pod.id);
@@ -254,7 +259,7 @@ pub(super) fn resize(agent: &Agent, serving: &mut Serving, when: Resize) {
         }
         let served = here.served(&pod.network);
         let ground = Ground { send, accept, ..served.ground(&agent.node, &serving.host) };
-        match inside(&pod, &ground) {
+        match inside(pod, &ground) {
             Ok(()) => {
                 serving.applied.insert(pod.id.clone(), now);
                 serving.refused_inside.remove(&pod.id);

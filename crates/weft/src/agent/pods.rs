@@ -98,7 +98,7 @@ fn add(
     // From here on a DEL finds it: it waits for its turn.
     awaited(caller)?;
     for one in made.iter().rev() {
-        commit(agent, &one.pod.id)?;
+        commit(agent, &one.pod)?;
         agent.tell_addresses(&one.pod.network);
     }
     births.committed();
@@ -208,13 +208,15 @@ fn can_be_limited(call: &Call, network: &Network) -> Result<(), CniError> {
 }
 
 /// The pod is attached: from here on everybody has to do with it.
-fn commit(agent: &Agent, id: &AttachmentId) -> Result<(), CniError> {
+fn commit(agent: &Agent, pod: &Attachment) -> Result<(), CniError> {
     agent
         .ledger()
-        .set_phase(id, Phase::Attached)
+        .set_phase(&pod.id, Phase::Attached)
         .map_err(|error| CniError::new(Code::Io, "write the ledger", error.to_string()))?;
     fault::point("add.after-commit");
-    agent.leases.keep();
+    if pod.lease.is_some() {
+        agent.leases.keep();
+    }
     agent.tell_residents();
     Ok(())
 }

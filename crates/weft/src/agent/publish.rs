@@ -182,6 +182,9 @@ impl Agent {
         let mut residents: BTreeMap<NetworkName, Vec<Resident>> =
             wide.map(|(name, _)| (name.clone(), Vec::new())).collect();
         self.publication.send_if_modified(|known| {
+            if residents.is_empty() && known.residents.is_empty() {
+                return false;
+            }
             // Looked at in here, or the later of two that are told at once might tell less.
             for pod in self.ledger().attachments().filter(|pod| pod.phase == Phase::Attached) {
                 if let Some(pods) = residents.get_mut(&pod.network) {

@@ -48,7 +48,8 @@ pub(super) fn forget_flows(agent: &Agent, gone: &[AttachmentId]) {
         let pods = gone.iter().filter_map(|id| ledger.get(id));
         let addrs: BTreeSet<IpAddr> = pods.flat_map(|pod| pod.addrs.iter().copied()).collect();
         // Networks without host access may have the same, and another pod's flows are not ended.
-        let others = ledger.attachments().filter(|pod| !gone.contains(&pod.id));
+        let has = |pod: &&Attachment| pod.addrs.iter().any(|addr| addrs.contains(addr));
+        let others = ledger.attachments().filter(has).filter(|pod| !gone.contains(&pod.id));
         let theirs: BTreeSet<IpAddr> = others.flat_map(|pod| pod.addrs.iter().copied()).collect();
         addrs.difference(&theirs).copied().collect()
     };

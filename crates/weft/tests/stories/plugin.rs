@@ -129,6 +129,19 @@ fn freeze(node: &Node) {
 
 /// True if it waits in a kernel function of this kind (`/proc/PID/wchan`).
 fn asleep_in(child: &Child, function: &str) -> bool {
-    let path = format!("/proc/{}/wchan", child.id());
-    std::fs::read_to_string(path).is_ok_and(|at| at.contains(function))
+    sleeps(&format!("/proc/{}", child.id()), function)
+}
+
+fn sleeps(process: &str, function: &str) -> bool {
+    std::fs::read_to_string(format!("{process}/wchan")).is_ok_and(|at| at.contains(function))
+}
+
+/// True if some plugin of this test's waits for its agent's answer.
+pub fn some_call_waits() -> bool {
+    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    let mut processes = processes.map(|entry| entry.path().display().to_string());
+    processes.any(|process| {
+        let comm = std::fs::read_to_string(format!("{process}/comm"));
+        comm.is_ok_and(|comm| comm.trim() == "weft-cni") && sleeps(&process, "unix_stream")
+    })
 }

@@ -12,6 +12,7 @@ use std::{
 };
 
 use crate::{
+    plugin::some_call_waits,
     services::{ENDPOINT, SERVICE, cluster_ip, kube_proxy, load, seen_at, serve},
     story::*,
 };
@@ -197,23 +198,33 @@ fn policies_hold_with_macvlan() {
 /// Whoever sends without pause from before there is a link, until told to end.
 struct Eager {
     ends: Arc<AtomicBool>,
+    sent: Vec<Arc<AtomicUsize>>,
     threads: Vec<thread::JoinHandle<()>>,
 }
 
 impl Eager {
     fn start(netns: &Netns, to: &[IpAddr]) -> Self {
         let ends = Arc::new(AtomicBool::new(false));
-        let threads = to.iter().map(|to| {
+        let sent: Vec<Arc<AtomicUsize>> = to.iter().map(|_| Arc::default()).collect();
+        let threads = to.iter().zip(sent.clone()).map(|(to, sent)| {
             let (ends, to) = (ends.clone(), SocketAddr::new(*to, ENDPOINT + 1));
             let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
             let socket = netns.run(|| UdpSocket::bind(any).unwrap()).unwrap();
             thread::spawn(move || {
                 while !ends.load(Ordering::SeqCst) {
                     let _ = socket.send_to(b"first!", to);
+                    sent.fetch_add(1, Ordering::SeqCst);
                 }
             })
         });
-        Self { threads: threads.collect(), ends }
+        Self { threads: threads.collect(), sent, ends }
+    }
+
+    /// Waits until it has sent that many more to each.
+    fn until_sent(&self, more: usize) {
+        let sent = |count: &Arc<AtomicUsize>| count.load(Ordering::SeqCst);
+        let goals: Vec<usize> = self.sent.iter().map(|count| sent(count) + more).collect();
+        until("sent", || self.sent.iter().zip(&goals).all(|(count, goal)| sent(count) >= *goal));
     }
 }
 
@@ -225,16 +236,42 @@ impl Drop for Eager {
 }
 
 /// Counts what arrives.
-fn counting(netns: &Netns) -> Arc<AtomicUsize> {
-    let count = Arc::new(AtomicUsize::new(0));
-    let socket = netns.run(|| UdpSocket::bind(("::", ENDPOINT + 1)).unwrap()).unwrap();
-    let counted = count.clone();
-    thread::spawn(move || {
-        while socket.recv_from(&mut [0; 64]).is_ok() {
-            counted.fetch_add(1, Ordering::SeqCst);
-        }
-    });
-    count
+struct Arrivals {
+    count: Arc<AtomicUsize>,
+    marks: Arc<AtomicUsize>,
+    /// Sends from the same namespace.
+    marker: UdpSocket,
+}
+
+const MARK: &[u8] = b"so far";
+
+impl Arrivals {
+    fn count_in(netns: &Netns) -> Self {
+        let bind = |port| netns.run(|| UdpSocket::bind(("::", port)).unwrap()).unwrap();
+        let (socket, marker) = (bind(ENDPOINT + 1), bind(0));
+        let (count, marks) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
+        let (counted, marked) = (count.clone(), marks.clone());
+        thread::spawn(move || {
+            let mut bytes = [0; 64];
+            while let Ok((length, _)) = socket.recv_from(&mut bytes) {
+                let what = if &bytes[..length] == MARK { &marked } else { &counted };
+                what.fetch_add(1, Ordering::SeqCst);
+            }
+        });
+        Self { count, marks, marker }
+    }
+
+    fn any(&self) -> bool {
+        self.count.load(Ordering::SeqCst) > 0
+    }
+
+    /// How many came before now: what the socket holds is read up to a mark of our own.
+    fn so_far(&self) -> usize {
+        let known = self.marks.load(Ordering::SeqCst);
+        self.marker.send_to(MARK, ("::1", ENDPOINT + 1)).unwrap();
+        until("read", || self.any() || self.marks.load(Ordering::SeqCst) > known);
+        self.count.load(Ordering::SeqCst)
+    }
 }
 
 /// A pod that sends in its first instruction is denied, and so is what is sent to it.
@@ -250,18 +287,17 @@ pub fn denied_from_the_first_instruction(attach: &str, join: &str) {
         objects.pod(&site.nodes[node], name, &[]);
         let pod = site.nodes[node].add_pod(name, "net").unwrap();
         objects.pod(&site.nodes[node], name, &pod.addrs);
-        let count = counting(&pod.netns);
-        (pod, count)
+        let arrivals = Arrivals::count_in(&pod.netns);
+        (pod, arrivals)
     };
-    let ((near, near_count), (far, far_count)) = (other(0, "a1"), other(1, "b1"));
+    let ((near, at_near), (far, at_far)) = (other(0, "a1"), other(1, "b1"));
     let node = &site.nodes[0];
     objects.pod(node, "early", &[]);
-    let mut heard = 0;
     for round in 0..3 {
         let (netns, path) = namespace("early");
         let targets: Vec<IpAddr> = near.addrs.iter().chain(&far.addrs).copied().collect();
         let eager = Eager::start(&netns, &targets);
-        let inside = counting(&netns);
+        let inside = Arrivals::count_in(&netns);
         let config = node.cni_config("net");
         let args = [("CNI_ARGS", "K8S_POD_NAMESPACE=lab;K8S_POD_NAME=early")];
         let (exit, answer) = node.cni("ADD", "early", &path, &config, &args).unwrap();
@@ -272,20 +308,18 @@ pub fn denied_from_the_first_instruction(attach: &str, join: &str) {
             .collect();
         let from_near = Eager::start(&near.netns, &own);
         let from_far = Eager::start(&far.netns, &own);
-        // It can reach nobody, and so is known to be looked for.
-        thread::sleep(Duration::from_millis(300));
-        for (what, count) in [("near", &near_count), ("far", &far_count), ("in", &inside)] {
-            assert_eq!(count.load(Ordering::SeqCst), heard, "{model}, round {round}: {what}");
+        [&eager, &from_near, &from_far].iter().for_each(|eager| eager.until_sent(1000));
+        for (what, arrivals) in [("near", &at_near), ("far", &at_far), ("in", &inside)] {
+            assert_eq!(arrivals.so_far(), 0, "{model}, round {round}: {what}");
         }
         if round == 2 {
             // All of it would have arrived.
             objects.remove("policy-none");
             until(&format!("{model}: heard"), || {
-                [&near_count, &far_count, &inside].iter().all(|c| c.load(Ordering::SeqCst) > 0)
+                [&at_near, &at_far, &inside].iter().all(|arrivals| arrivals.any())
             });
         }
         drop((eager, from_near, from_far));
-        heard = 0;
         let (exit, answer) = node.cni("DEL", "early", &path, &config, &[]).unwrap();
         assert_eq!(exit, 0, "{model}: {answer}");
         drop(netns);
@@ -328,7 +362,7 @@ fn a_pod_that_the_cluster_does_not_know_is_refused() {
     let late = thread::scope(|scope| {
         let call =
             scope.spawn(|| node.cni("ADD", "odd", &path, &node.cni_config("net"), &args).unwrap());
-        thread::sleep(Duration::from_millis(100));
+        until("the call is in the agent", some_call_waits);
         objects.pod(node, "odd", &[]);
         call.join().unwrap()
     });

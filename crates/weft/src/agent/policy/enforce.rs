@@ -52,7 +52,8 @@ pub(super) fn look_again(policies: &Policies) {
     kept.looked = last;
 }
 
-/// Writes what has changed. Of a pod that is being attached it tells whether all of its is in force.
+/// Writes what has changed. Of a pod that is being attached it tells whether all of its is in force; what
+/// changes for others on its account is written behind, so that an ADD takes as long however many they are.
 pub(super) fn settle(
     agent: &Agent,
     policies: &Policies,
@@ -62,9 +63,13 @@ pub(super) fn settle(
     let kept = &mut *kept;
     let (pods, all_read) = {
         let ledger = agent.ledger();
-        let pods: Vec<Attachment> = ledger.attachments().cloned().collect();
-        (pods, ledger.unread().next().is_none())
+        let all_read = ledger.unread().next().is_none();
+        let alone = admitted.filter(|_| all_read);
+        let concerned = |pod: &&Attachment| alone.is_none_or(|one| together(one, pod));
+        let pods: Vec<Attachment> = ledger.attachments().filter(concerned).cloned().collect();
+        (pods, all_read)
     };
+    let alone = admitted.is_some() && all_read;
     {
         let mut said = policies.said.lock().expect(POISONED);
         if !said.listed {
@@ -74,24 +79,46 @@ pub(super) fn settle(
         if !all_read {
             said.stand_in(&mut locals);
         }
-        moved(&kept.locals, &locals).for_each(|(name, addrs)| said.index.local(name, addrs));
-        kept.locals = locals;
+        moved(&mut kept.locals, locals, alone, |name, addrs| said.index.local(name, addrs));
         follow(&mut kept.firewall, said.index.changes());
     }
-    kept.problems.clear();
+    if !alone {
+        kept.problems.clear();
+    } else if !kept.inside.is_empty() {
+        policies.ring();
+    }
     let node = write_node(agent, policies, kept);
     let inside = write_inside(agent, kept, &pods, admitted);
     node.and(inside)
 }
 
-/// Pods whose addresses differ; of those that are gone none.
-fn moved<'a>(
-    was: &'a BTreeMap<ObjectName, Vec<IpAddr>>,
-    is: &'a BTreeMap<ObjectName, Vec<IpAddr>>,
-) -> impl Iterator<Item = (&'a ObjectName, &'a [IpAddr])> {
-    let gone = was.keys().filter(|name| !is.contains_key(*name)).map(|name| (name, &[][..]));
-    let new = is.iter().filter(|(name, addrs)| was.get(*name) != Some(*addrs));
-    gone.chain(new.map(|(name, addrs)| (name, &addrs[..])))
+/// True of attachments of one pod, as its namespace or the cluster tells.
+fn together(one: &Attachment, other: &Attachment) -> bool {
+    let named = one.pod.as_ref().zip(other.pod.as_ref());
+    let same = named.is_some_and(|(a, b)| (&a.namespace, &a.name) == (&b.namespace, &b.name));
+    one.cookie == other.cookie || same
+}
+
+/// Follows pods whose addresses differ; of those that are gone none. Where `alone`, others are not gone.
+fn moved(
+    known: &mut BTreeMap<ObjectName, Vec<IpAddr>>,
+    now: BTreeMap<ObjectName, Vec<IpAddr>>,
+    alone: bool,
+    mut tell: impl FnMut(&ObjectName, &[IpAddr]),
+) {
+    known.retain(|name, _| {
+        let stays = alone || now.contains_key(name);
+        if !stays {
+            tell(name, &[]);
+        }
+        stays
+    });
+    for (name, addrs) in now {
+        if known.get(&name) != Some(&addrs) {
+            tell(&name, &addrs);
+            known.insert(name, addrs);
+        }
+    }
 }
 
 fn write_node(agent: &Agent, policies: &Policies, kept: &mut Kept) -> Result<(), String> {
@@ -171,7 +198,8 @@ fn steps(agent: &Agent, kept: &Kept, pods: &[Attachment], here: Option<u64>) -> 
             wanted.entry(pod.cookie).or_insert((Vec::new(), pod)).0.extend(doors);
         }
     }
-    let gone = kept.inside.iter().filter(|(cookie, _)| !wanted.contains_key(*cookie));
+    // Of a pod that is being attached others are not known to be gone.
+    let gone = kept.inside.iter().filter(|(at, _)| here.is_none() && !wanted.contains_key(*at));
     let gone: Vec<_> = gone.map(|(cookie, inside)| (*cookie, (Vec::new(), &inside.pod))).collect();
     let last: Vec<u64> = gone.iter().map(|(cookie, _)| *cookie).collect();
     let mut steps = Vec::new();
