@@ -54,14 +54,13 @@ pub fn oci(all: &[Programs], name: &str, tag: &str) -> anyhow::Result<Vec<u8>> {
     for programs in all {
         images.push(image(programs, &mut blobs)?);
     }
-    let mut named = match images.as_slice() {
-        [only] => only.clone(),
-        _ => {
-            let index = Blob::json(INDEX, &index(&images));
-            let described = index.descriptor();
-            blobs.push(index);
-            described
-        }
+    let mut named = if let [only] = images.as_slice() {
+        only.clone()
+    } else {
+        let index = Blob::json(INDEX, &index(&images));
+        let described = index.descriptor();
+        blobs.push(index);
+        described
     };
     named["annotations"] = json!({
         "io.containerd.image.name": format!("{name}:{tag}"),

@@ -98,7 +98,7 @@ const CAUSES: [(&[&str], &str); 5] = [
 
 fn explain(kubeconfig: &Path, said: &str) -> String {
     // The same once more for each attempt, as its log has it.
-    let logged = |line: &&str| line.starts_with("E") && line.contains("] \"Unhandled Error\"");
+    let logged = |line: &&str| line.starts_with('E') && line.contains("] \"Unhandled Error\"");
     let lines: Vec<&str> = said.trim().lines().filter(|line| !logged(line)).collect();
     let said = lines.join("\n");
     let known = |words: &&[&str]| words.iter().any(|word| said.contains(word));
