@@ -4,10 +4,13 @@ use std::{path::Path, process::Command};
 
 use anyhow::{Context, bail};
 
-use crate::run::{MUSL, cargo, step};
+use crate::{
+    dist::Arch,
+    run::{cargo, step},
+};
 
 /// Debian's packages, each with a file that tells whether it is there.
-const PACKAGES: [(&str, &str); 21] = [
+const PACKAGES: [(&str, &str); 22] = [
     ("protobuf-compiler", "/usr/bin/protoc"),
     ("libprotobuf-dev", "/usr/include/google/protobuf/descriptor.proto"),
     ("etcd-server", "/usr/bin/etcd"),
@@ -29,30 +32,31 @@ const PACKAGES: [(&str, &str); 21] = [
     ("kmod", "/sbin/depmod"),
     ("xz-utils", "/usr/bin/xz"),
     ("musl-tools", "/usr/bin/musl-gcc"),
+    (CROSS, "/usr/bin/aarch64-linux-gnu-gcc"),
 ];
+/// Only a release for arm64 takes it.
+pub const CROSS: &str = "gcc-aarch64-linux-gnu";
 const NEXTEST: &str = "0.9.143";
 
-/// What building the release takes.
-const BUILD: [&str; 3] = ["protobuf-compiler", "libprotobuf-dev", "musl-tools"];
-
 /// What a static build needs.
-pub fn musl() -> anyhow::Result<()> {
-    packages(|package| BUILD.contains(&package))?;
-    target()
+pub fn musl(arch: Arch) -> anyhow::Result<()> {
+    packages(|package| arch.packages().contains(&package))?;
+    target(arch)
 }
 
-fn target() -> anyhow::Result<()> {
+fn target(arch: Arch) -> anyhow::Result<()> {
     let mut rustup = Command::new("rustup");
     // Where the toolchain did not come by rustup, the build says what is missing.
     if rustup.arg("--version").output().is_ok() {
-        step("the toolchain's musl target", Command::new("rustup").args(["target", "add", MUSL]))?;
+        let add = ["target", "add", arch.target()];
+        step("the toolchain's musl target", Command::new("rustup").args(add))?;
     }
     Ok(())
 }
 
 pub fn all() -> anyhow::Result<()> {
-    packages(|_| true)?;
-    target()?;
+    packages(|package| package != CROSS)?;
+    target(Arch::Amd64)?;
     let nextest = cargo().args(["nextest", "--version"]).output();
     if !nextest.is_ok_and(|out| out.status.success()) {
         let install = ["install", "cargo-nextest", "--locked", "--version", NEXTEST];

@@ -8,6 +8,8 @@ use std::{
 
 use anyhow::{Context, bail};
 
+use crate::dist::Arch;
+
 /// The root of the checkout.
 pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new(".")).to_owned()
@@ -51,12 +53,18 @@ pub fn find(program: &str) -> anyhow::Result<PathBuf> {
     files.find(|file| file.is_file()).with_context(|| format!("{program} is not installed"))
 }
 
-/// Builds the plugin as it is released.
+/// Builds the plugin as it is released, for this machine's nodes.
 pub fn plugin() -> anyhow::Result<PathBuf> {
+    plugin_for(Arch::Amd64)
+}
+
+pub fn plugin_for(arch: Arch) -> anyhow::Result<PathBuf> {
     let mut build = cargo();
-    build.args(["build", "--package", "weft-cni", "--profile", "plugin", "--target", MUSL]);
-    step("build the plugin (static, for musl)", &mut build)?;
-    Ok(target().join(MUSL).join("plugin/weft-cni"))
+    let target_of = arch.target();
+    build.args(["build", "--package", "weft-cni", "--profile", "plugin", "--target", target_of]);
+    let what = format!("build the plugin (static, for musl, {})", arch.name());
+    step(&what, arch.cross(&mut build))?;
+    Ok(target().join(target_of).join("plugin/weft-cni"))
 }
 
 /// Where cargo puts what it builds.

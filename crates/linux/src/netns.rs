@@ -12,6 +12,7 @@ use std::{
 use nix::{
     mount::{MsFlags, mount},
     sched::{CloneFlags, setns, unshare},
+    sys::stat::fstat,
 };
 
 const OWN: &str = "/proc/thread-self/ns/net";
@@ -66,6 +67,12 @@ impl Netns {
         File::create(path)?;
         let own = format!("/proc/self/fd/{}", self.0.as_raw_fd());
         Ok(mount(Some(own.as_str()), path, None::<&str>, MsFlags::MS_BIND, None::<&str>)?)
+    }
+
+    /// True of two descriptors of one namespace.
+    pub fn is(&self, other: &Self) -> io::Result<bool> {
+        let of = |netns: &Self| fstat(&netns.0).map(|file| (file.st_dev, file.st_ino));
+        Ok(of(self)? == of(other)?)
     }
 
     /// A number that no other namespace of this boot has (`SO_NETNS_COOKIE`, Linux 5.14).

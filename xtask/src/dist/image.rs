@@ -5,7 +5,10 @@
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::archive::{Member, gzip, tar};
+use super::{
+    arch::Arch,
+    archive::{Member, gzip, tar},
+};
 
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -36,16 +39,51 @@ impl Blob {
     }
 }
 
-/// The image's files, the name under which a runtime knows it, and its tag.
-pub fn oci(weft: &[u8], plugin: &[u8], name: &str, tag: &str) -> anyhow::Result<Vec<u8>> {
+/// What one image has for one processor.
+pub struct Programs {
+    pub arch: Arch,
+    pub weft: Vec<u8>,
+    pub plugin: Vec<u8>,
+}
+
+/// The image's files, the name under which a runtime knows it, and its tag. For several processors it is
+/// an index of images, of which a runtime takes its own.
+pub fn oci(all: &[Programs], name: &str, tag: &str) -> anyhow::Result<Vec<u8>> {
+    let mut blobs = Vec::new();
+    let mut images = Vec::new();
+    for programs in all {
+        images.push(image(programs, &mut blobs)?);
+    }
+    let mut named = if let [only] = images.as_slice() {
+        only.clone()
+    } else {
+        let index = Blob::json(INDEX, &index(&images));
+        let described = index.descriptor();
+        blobs.push(index);
+        described
+    };
+    named["annotations"] = json!({
+        "io.containerd.image.name": format!("{name}:{tag}"),
+        "org.opencontainers.image.ref.name": tag,
+    });
+    layout(&index(&[named]), blobs)
+}
+
+fn index(of: &[Value]) -> Value {
+    json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": of})
+}
+
+/// The parts for one processor, and how an index speaks of them.
+fn image(programs: &Programs, blobs: &mut Vec<Blob>) -> anyhow::Result<Value> {
     let files = tar(&[
         Member { path: "etc/", mode: 0o755, bytes: b"" },
         Member { path: "usr/", mode: 0o755, bytes: b"" },
         Member { path: "usr/bin/", mode: 0o755, bytes: b"" },
-        Member { path: "usr/bin/weft", mode: 0o755, bytes: weft },
-        Member { path: "usr/bin/weft-cni", mode: 0o755, bytes: plugin },
+        Member { path: "usr/bin/weft", mode: 0o755, bytes: &programs.weft },
+        Member { path: "usr/bin/weft-cni", mode: 0o755, bytes: &programs.plugin },
     ])?;
-    let config = Blob::json(CONFIG, &config(&sha256(&files)));
+    let arch = programs.arch.name();
+    let config = Blob::json(CONFIG, &config(arch, &sha256(&files)));
     let layer = Blob::new(LAYER, gzip(&files)?);
     let manifest = Blob::json(
         MANIFEST,
@@ -57,25 +95,21 @@ pub fn oci(weft: &[u8], plugin: &[u8], name: &str, tag: &str) -> anyhow::Result<
         }),
     );
     let mut described = manifest.descriptor();
-    described["platform"] = json!({"architecture": "amd64", "os": "linux"});
-    described["annotations"] = json!({
-        "io.containerd.image.name": format!("{name}:{tag}"),
-        "org.opencontainers.image.ref.name": tag,
-    });
-    let index = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": [described]});
-    layout(&index, [config, layer, manifest])
+    described["platform"] = json!({"architecture": arch, "os": "linux"});
+    blobs.extend([config, layer, manifest]);
+    Ok(described)
 }
 
-fn config(layer: &str) -> Value {
+fn config(arch: &str, layer: &str) -> Value {
     json!({
-        "architecture": "amd64",
+        "architecture": arch,
         "os": "linux",
         "config": {"Entrypoint": ["/usr/bin/weft"], "Env": ["PATH=/usr/bin"]},
         "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{layer}")]},
     })
 }
 
-fn layout(index: &Value, mut blobs: [Blob; 3]) -> anyhow::Result<Vec<u8>> {
+fn layout(index: &Value, mut blobs: Vec<Blob>) -> anyhow::Result<Vec<u8>> {
     blobs.sort_by(|a, b| a.digest.cmp(&b.digest));
     let paths: Vec<String> =
         blobs.iter().map(|blob| format!("blobs/sha256/{}", blob.digest)).collect();
@@ -95,19 +129,82 @@ fn layout(index: &Value, mut blobs: [Blob; 3]) -> anyhow::Result<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use std::{fs, process::Command};
+
     use super::*;
+
+    fn made(archs: &[Arch]) -> Vec<u8> {
+        let of = |arch: &Arch| Programs {
+            arch: *arch,
+            weft: format!("weft for {}", arch.name()).into_bytes(),
+            plugin: b"plugin".to_vec(),
+        };
+        oci(&archs.iter().map(of).collect::<Vec<_>>(), "localhost/weft", "1").unwrap()
+    }
+
+    /// The layout as `tar` unpacks it.
+    struct Unpacked(std::path::PathBuf);
+
+    impl Unpacked {
+        fn new(name: &str, image: &[u8]) -> Self {
+            let dir =
+                std::env::temp_dir().join(format!("weft-image-{name}-{}", std::process::id()));
+            fs::create_dir_all(&dir).unwrap();
+            fs::write(dir.join("image.tar"), image).unwrap();
+            let mut tar = Command::new("tar");
+            let done = tar.current_dir(&dir).args(["-xf", "image.tar"]).status().unwrap();
+            assert!(done.success());
+            Self(dir)
+        }
+        fn json(&self, path: &str) -> Value {
+            serde_json::from_slice(&fs::read(self.0.join(path)).unwrap()).unwrap()
+        }
+        /// The blob of a descriptor, which is what its digest says.
+        fn blob(&self, descriptor: &Value) -> Value {
+            let digest = descriptor["digest"].as_str().unwrap().strip_prefix("sha256:").unwrap();
+            let path = format!("blobs/sha256/{digest}");
+            let bytes = fs::read(self.0.join(&path)).unwrap();
+            assert_eq!(sha256(&bytes), digest);
+            assert_eq!(descriptor["size"], bytes.len());
+            if descriptor["mediaType"] == LAYER { Value::Null } else { self.json(&path) }
+        }
+        /// The processor that a manifest's parts are for.
+        fn arch(&self, descriptor: &Value) -> Value {
+            let manifest = self.blob(descriptor);
+            manifest["layers"].as_array().unwrap().iter().for_each(|layer| drop(self.blob(layer)));
+            let arch = self.blob(&manifest["config"])["architecture"].clone();
+            assert_eq!(descriptor["platform"], json!({"architecture": arch, "os": "linux"}));
+            arch
+        }
+    }
+
+    impl Drop for Unpacked {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
 
     #[test]
     fn an_image_is_the_same_bytes_each_time_and_names_its_parts_by_digest() {
-        let image = oci(b"weft", b"plugin", "localhost/weft", "1").unwrap();
-        assert_eq!(image, oci(b"weft", b"plugin", "localhost/weft", "1").unwrap());
-        let text = String::from_utf8_lossy(&image);
-        assert!(text.contains("\"io.containerd.image.name\":\"localhost/weft:1\""), "{text}");
-        let manifest = text.find("\"layers\":").unwrap();
-        let start = text[..manifest].rfind("{\"config\":").unwrap();
-        let end = start + text[start..].find('\0').unwrap();
-        let manifest: Value = serde_json::from_str(&text[start..end]).unwrap();
-        let digest = manifest["config"]["digest"].as_str().unwrap();
-        assert!(text.contains(&format!("blobs/sha256/{}", &digest["sha256:".len()..])));
+        let image = made(&[Arch::Amd64]);
+        assert_eq!(image, made(&[Arch::Amd64]));
+        let unpacked = Unpacked::new("one", &image);
+        let named = unpacked.json("index.json")["manifests"][0].clone();
+        assert_eq!(named["annotations"]["io.containerd.image.name"], "localhost/weft:1");
+        assert_eq!(unpacked.arch(&named), "amd64");
+    }
+
+    #[test]
+    fn an_image_for_several_processors_is_one_name_for_an_index_of_them() {
+        let unpacked = Unpacked::new("two", &made(&[Arch::Amd64, Arch::Arm64]));
+        let index = unpacked.json("index.json");
+        let [named] = index["manifests"].as_array().unwrap().as_slice() else {
+            panic!("one name: {index}");
+        };
+        assert_eq!(named["annotations"]["io.containerd.image.name"], "localhost/weft:1");
+        assert_eq!(named["mediaType"], INDEX);
+        let images = unpacked.blob(named)["manifests"].clone();
+        let archs = images.as_array().unwrap().iter().map(|image| unpacked.arch(image));
+        assert_eq!(archs.collect::<Vec<_>>(), ["amd64", "arm64"]);
     }
 }

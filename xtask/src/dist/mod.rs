@@ -1,19 +1,25 @@
 //! `cargo xtask dist`: what a release consists of, in `target/dist`. The same sources and toolchain
 //! give the same bytes.
 
+mod arch;
 mod archive;
 mod image;
 
-use std::{fs, path::Path};
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::Context;
 use clap::Args;
 
-use self::archive::Member;
+pub use self::arch::Arch;
+use self::{archive::Member, image::Programs};
 use crate::{
     chart::{self, Chart},
     install,
-    run::{self, MUSL, cargo, root, step, target},
+    run::{self, cargo, root, step, target},
 };
 
 #[derive(Args)]
@@ -21,6 +27,9 @@ pub struct Dist {
     /// Cargo's profile for the agent: `dev` is quicker to build, large and slow
     #[arg(long, default_value = "release")]
     profile: String,
+    /// The nodes' processors: the image is for all of them
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "amd64")]
+    arch: Vec<Arch>,
 }
 
 /// Where the image is said to come from: no registry. The chart's values name another.
@@ -28,36 +37,45 @@ const IMAGE: &str = "localhost/weft";
 
 impl Dist {
     pub fn run(&self) -> anyhow::Result<()> {
-        install::musl()?;
+        let archs: BTreeSet<Arch> = self.arch.iter().copied().collect();
+        archs.iter().try_for_each(|arch| install::musl(*arch))?;
         let chart = Chart::read(&root().join(chart::DIR))?;
         let version = chart.version()?;
-        let weft = fs::read(self.agent()?).context("read the agent's program")?;
-        let plugin = fs::read(run::plugin()?).context("read the plugin's program")?;
+        let programs = archs.iter().map(|arch| self.programs(*arch));
+        let programs: Vec<Programs> = programs.collect::<Result<_, _>>()?;
         println!("\n== image, chart, manifests");
-        let image = image::oci(&weft, &plugin, IMAGE, &version)?;
-        let mut files = vec![
-            ("weft".to_owned(), weft),
-            ("weft-cni".to_owned(), plugin),
-            (format!("weft-image-{version}.tar"), image),
-            (format!("weft-{version}.tgz"), packed(&chart)?),
-        ];
+        let image = image::oci(&programs, IMAGE, &version)?;
+        let mut files = Vec::new();
+        for Programs { arch, weft, plugin } in programs {
+            files.push((format!("{}/weft", arch.name()), weft));
+            files.push((format!("{}/weft-cni", arch.name()), plugin));
+        }
+        files.push((format!("weft-image-{version}.tar"), image));
+        files.push((format!("weft-{version}.tgz"), packed(&chart)?));
         for (name, text) in chart::manifests(&chart)? {
             files.push((name.to_owned(), text.into_bytes()));
         }
         write(&target().join("dist"), &files)
     }
 
-    fn agent(&self) -> anyhow::Result<std::path::PathBuf> {
+    fn programs(&self, arch: Arch) -> anyhow::Result<Programs> {
+        let weft = fs::read(self.agent(arch)?).context("read the agent's program")?;
+        let plugin = fs::read(run::plugin_for(arch)?).context("read the plugin's program")?;
+        Ok(Programs { arch, weft, plugin })
+    }
+
+    fn agent(&self, arch: Arch) -> anyhow::Result<PathBuf> {
         let mut build = cargo();
         build.args(["build", "--package", "weft", "--features", "etcd,kubernetes"]).args([
             "--target",
-            MUSL,
+            arch.target(),
             "--profile",
             &self.profile,
         ]);
-        step("build the agent (static, for musl, with every store)", &mut build)?;
+        let what = format!("build the agent (static, for musl, {}, with every store)", arch.name());
+        step(&what, arch.cross(&mut build))?;
         let dir = if self.profile == "dev" { "debug" } else { &self.profile };
-        Ok(target().join(MUSL).join(dir).join("weft"))
+        Ok(target().join(arch.target()).join(dir).join("weft"))
     }
 }
 
@@ -81,6 +99,8 @@ fn write(dir: &Path, files: &[(String, Vec<u8>)]) -> anyhow::Result<()> {
     let mut sums = String::new();
     for (name, bytes) in files {
         let path = dir.join(name);
+        let parent = path.parent().unwrap_or(dir);
+        fs::create_dir_all(parent).with_context(|| format!("make {}", parent.display()))?;
         fs::write(&path, bytes).with_context(|| format!("write {}", path.display()))?;
         if !name.contains('.') {
             fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;

@@ -184,6 +184,7 @@ impl Site {
         let families = pods.iter().map(|pod| pod.addrs.len()).min().unwrap_or_default();
         report.say(&format!("pods have {families} addresses each"), families > 0);
         for pod in pods {
+            probe::works(self, &pod.name)?;
             report.reach(self, &pod.name, "every pod", &urls, true)?;
         }
         Ok(())

@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use super::{SETTLE, Site};
+use anyhow::ensure;
+
+use super::{SETTLE, Site, objects::PORT};
 
 /// By what the image has.
 const GET: &str = "get() { if command -v curl >/dev/null; then curl -gsf -m 3 -o /dev/null \"$1\"; \
@@ -76,6 +78,18 @@ impl Report {
             odd.is_empty() && !urls.is_empty(),
         );
     }
+}
+
+/// A pod that does not even reach itself by its loopback has no program to ask with.
+pub fn works(site: &Site, pod: &str) -> anyhow::Result<()> {
+    let itself = url("127.0.0.1", PORT);
+    let odd = others_than(true, site, pod, &[itself])?;
+    ensure!(
+        odd.is_empty(),
+        "in pod {pod} neither curl nor wget of image {} works: take another by --image",
+        site.image
+    );
+    Ok(())
 }
 
 /// Those for which it is otherwise.

@@ -343,9 +343,10 @@ pub fn missing_inside(
 /// The pod's namespace; none if its path no longer leads to the one that it was. That it can't be
 /// told is an error, and no reason to take the pod for gone.
 pub(super) fn namespace(pod: &Attachment) -> Result<Option<Netns>, String> {
+    let path = Path::new(&pod.netns);
     let failed = |error: std::io::Error| format!("open its namespace {}: {error}", pod.netns);
-    let netns = match Netns::open(Path::new(&pod.netns)) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+    let netns = match Netns::open(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return visible(path),
         opened => opened.map_err(failed)?,
     };
     match netns.cookie() {
@@ -354,6 +355,37 @@ pub(super) fn namespace(pod: &Attachment) -> Result<Option<Netns>, String> {
         Err(error) if error.raw_os_error() == Some(nix::libc::EINVAL) => Ok(None),
         Err(error) => Err(failed(error)),
     }
+}
+
+/// Runtimes delete a pod's file and leave the directory: where that is missing, it is we who do not see
+/// it. What is below /proc goes with a process.
+fn visible(path: &Path) -> Result<Option<Netns>, String> {
+    let dir = path.parent().unwrap_or(path);
+    if dir.starts_with("/proc") || dir.is_dir() {
+        return Ok(None);
+    }
+    Err(format!(
+        "can't tell whether its namespace {} is there: the agent does not see the directory {}; {MOUNT}",
+        path.display(),
+        dir.display()
+    ))
+}
+
+const MOUNT: &str =
+    "an agent in a container needs it mounted from the node, with propagation HostToContainer";
+
+/// Whoever does not see a pod's namespace by its path can't keep the pod as it should be, nor tell whether
+/// it is gone.
+pub(super) fn seen(path: &str, netns: &Netns) -> Result<(), CniError> {
+    match Netns::open(Path::new(path)).and_then(|there| there.is(netns)) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err("another one, or none, is there for the agent".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+    .map_err(|why| {
+        let what = format!("the agent does not see the pod's namespace at {path}");
+        CniError::new(Code::Refused, what, format!("{why}; {MOUNT}"))
+    })
 }
 
 /// A pod's link that somebody deleted is made again, as long as the pod lives.

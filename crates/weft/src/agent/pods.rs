@@ -24,7 +24,7 @@ use super::{
     children, dhcp, fault,
     further::{self, Births},
     lease::{Lease, Turn, lease, network, not_served, serving},
-    links::{bring_up, complete, detach, inside},
+    links::{bring_up, complete, detach, inside, seen},
     policy, ports,
     serve::Caller,
     wake::Reasons,
@@ -81,6 +81,7 @@ fn add(
     if let Some(known) = settle(agent, &id, cookie)? {
         return repeat(agent, call, &known, &there);
     }
+    seen(&call.netns, &netns)?;
     policy::known(agent, call.pod.as_ref())?;
     let calls = further::asked(agent, call, &id)?;
     let _turns = further::clear(agent, &calls[1..])?;

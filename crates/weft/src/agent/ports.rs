@@ -20,6 +20,7 @@ use super::{Agent, lease::wait, ledger::Ledger};
 
 const TRACKS: &str = "/proc/sys/net/netfilter/nf_conntrack_max";
 const TRACKS_SCTP: &str = "/proc/sys/net/netfilter/nf_conntrack_sctp_timeout_established";
+pub(super) const NO_SCTP: &str = "this node's kernel does not track SCTP (CONFIG_NF_CT_PROTO_SCTP)";
 
 /// Whether ports of the node can lead to pods of this network.
 pub(super) fn can_be_mapped(
@@ -37,10 +38,15 @@ pub(super) fn can_be_mapped(
         ));
     }
     let sctp = call.ports.iter().any(|port| port.protocol == Protocol::Sctp);
-    if sctp && Path::new(TRACKS).exists() && !Path::new(TRACKS_SCTP).exists() {
-        return no("this node's kernel does not track SCTP (CONFIG_NF_CT_PROTO_SCTP)".into());
+    if sctp && !tracks_sctp() {
+        return no(NO_SCTP.into());
     }
     Ok(())
+}
+
+/// A kernel may be built without it, which then knows of SCTP the addresses alone.
+pub(super) fn tracks_sctp() -> bool {
+    !Path::new(TRACKS).exists() || Path::new(TRACKS_SCTP).exists()
 }
 
 /// Waits until a pod that goes has let go of what is asked for.

@@ -113,3 +113,63 @@ fn gc_frees_only_what_the_runtime_that_calls_it_has_attached() {
     as_runtime(node, "containerd", "DEL", "c2", &namespaces[1].1, &config);
     nothing_left(node);
 }
+
+/// An agent whose container lacks the node's mounts, as far as it can tell.
+#[test]
+fn a_pod_whose_namespace_is_not_seen_is_not_taken_for_gone() {
+    let attach = json!({"kind": "macvlan", "parent": "eth1", "mode": "bridge"});
+    let site = crate::lan::on_lan(&crate::lan::lan(1), &attach);
+    let node = &site.nodes[0];
+    let (dir, away) = (Path::new("/run/pods"), Path::new("/run/pods.away"));
+    std::fs::create_dir(dir).unwrap();
+    let (netns, path) = (Netns::create().unwrap(), dir.join("one"));
+    netns.bind(&path).unwrap();
+    let config = node.cni_config("net");
+    let (exit, answer) = node.cni("ADD", "one", &path, &config, &[]).unwrap();
+    assert_eq!(exit, 0, "{answer}");
+    std::fs::rename(dir, away).unwrap();
+    sh(&netns, "ip link del eth0");
+    let said = "the agent does not see the directory /run/pods; an agent in a container";
+    let problem = |node: &Node| Ok(node.status()?["problems"].to_string().contains(said));
+    node.wait_until("said", problem).unwrap();
+    assert_eq!(pods(node).len(), 1, "its address is not free");
+    std::fs::rename(away, dir).unwrap();
+    until("made again", || sh(&netns, "ip -o addr").contains("eth0"));
+    std::fs::rename(dir, away).unwrap();
+    let (exit, answer) = node.cni("DEL", "one", &path, &config, &[]).unwrap();
+    assert_eq!(exit, 1, "{answer}");
+    assert!(answer["details"].to_string().contains(said), "{answer}");
+    assert_eq!(pods(node).len(), 1, "its address is not free");
+    std::fs::rename(away, dir).unwrap();
+    assert_eq!(node.cni("DEL", "one", &path, &config, &[]).unwrap().0, 0);
+    nothing_left(node);
+}
+
+#[test]
+fn add_is_refused_where_the_agent_does_not_see_the_pods_namespace() {
+    let cluster = cluster(1, "veth", "host-gw");
+    let node = &cluster.nodes[0];
+    let (netns, path) = namespace("one");
+    let plain = Path::new("/run/netns/plain");
+    std::fs::write(plain, "").unwrap();
+    // The plugin sees the namespace there, the agent a file.
+    let plugin = node.plugin("ADD", "one", plain, &[]);
+    let mut unseen = Command::new("unshare");
+    unseen
+        .args(["--mount", "sh", "-ec"])
+        .envs(plugin.get_envs().filter_map(|(key, value)| Some((key, value?))));
+    let (path, plain, program) = (path.display(), plain.display(), plugin.get_program().display());
+    unseen.arg(format!("mount --bind {path} {plain}; exec {program}"));
+    unseen.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped());
+    let mut unseen = unseen.spawn().unwrap();
+    let config = node.cni_config("net").to_string();
+    unseen.stdin.take().unwrap().write_all(config.as_bytes()).unwrap();
+    let out = unseen.wait_with_output().unwrap();
+    let answer = String::from_utf8_lossy(&out.stdout);
+    assert_eq!(out.status.code(), Some(1), "{answer}");
+    for says in ["does not see the pod's namespace at /run/netns/plain", "HostToContainer"] {
+        assert!(answer.contains(says), "{answer}");
+    }
+    assert_eq!(sh(&netns, "ip -o link").lines().count(), 1, "nothing is half made");
+    nothing_left(node);
+}

@@ -8,13 +8,15 @@ use weft_core::{
     cni::{CniError, Code},
     policy::{
         cluster::ObjectName,
+        firewall::Open,
         own::{self, Door, Own},
+        spec::Protocol,
     },
 };
 use weft_linux::{Kernel, PolicyTable, Wanted, Was};
 
 use super::{
-    super::{Agent, POISONED, Serving, links::namespace},
+    super::{Agent, POISONED, Serving, links::namespace, ports},
     Kept, Policies, follow, locals,
 };
 
@@ -80,16 +82,31 @@ pub(super) fn settle(
             said.stand_in(&mut locals);
         }
         moved(&mut kept.locals, locals, alone, |name, addrs| said.index.local(name, addrs));
-        follow(&mut kept.firewall, said.index.changes());
+        let tracked = ports::tracks_sctp();
+        follow(kept, said.index.changes(), |open| tracked || !is_of_sctp(open));
     }
     if !alone {
         kept.problems.clear();
-    } else if !kept.inside.is_empty() {
+    } else if !(kept.inside.is_empty() && kept.problems.is_empty()) {
         policies.ring();
     }
+    let shut = kept.shut.first().map(|(_, open)| {
+        format!(
+            "policies open SCTP, as {open}, which stays shut: {}, and one open port would lead to all",
+            ports::NO_SCTP
+        )
+    });
+    let shut = shut.filter(|shut| !kept.problems.contains(shut));
+    kept.problems.extend(shut);
     let node = write_node(agent, policies, kept);
     let inside = write_inside(agent, kept, &pods, admitted);
     node.and(inside)
+}
+
+/// Of ports that are not tracked the first open one would let packets to every other pass as answers. Where
+/// everything is open, they are all the same.
+fn is_of_sctp(open: &Open) -> bool {
+    open.ports.is_some_and(|ports| ports.protocol == Protocol::Sctp)
 }
 
 /// True of attachments of one pod, as its namespace or the cluster tells.

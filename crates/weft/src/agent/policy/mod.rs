@@ -23,7 +23,7 @@ use weft_core::{
     name::NodeName,
     policy::{
         cluster::{Labels, ObjectName, Pod},
-        firewall::{Change, Firewall, List, ListChange},
+        firewall::{Change, Firewall, List, ListChange, ListName, Open},
         index::Index,
         spec::PolicySpec,
     },
@@ -67,6 +67,8 @@ pub struct Said {
 #[derive(Default)]
 struct Kept {
     firewall: Firewall,
+    /// What policies open and the kernel can't judge: it is left shut.
+    shut: BTreeSet<(ListName, Open)>,
     /// Pods of this node as the index was told of them.
     locals: BTreeMap<ObjectName, Vec<IpAddr>>,
     table: Option<PolicyTable>,
@@ -243,22 +245,32 @@ fn locals<'a>(pods: impl Iterator<Item = &'a Attachment>) -> BTreeMap<ObjectName
     locals
 }
 
-fn follow(firewall: &mut Firewall, change: Change) {
+fn follow(kept: &mut Kept, change: Change, judged: impl Fn(&Open) -> bool) {
     for (name, list) in change.lists {
-        match list {
-            ListChange::New(list) => _ = firewall.lists.insert(name, list),
-            ListChange::Gone => _ = firewall.lists.remove(&name),
-            ListChange::Entries { added, removed } => {
-                let List { entries } = Arc::make_mut(firewall.lists.entry(name).or_default());
-                entries.retain(|open| !removed.contains(open));
-                entries.extend(added);
+        let (added, removed) = match list {
+            ListChange::New(list) if list.entries.iter().all(&judged) => {
+                kept.firewall.lists.insert(name, list);
+                continue;
             }
-        }
+            ListChange::New(list) => (list.entries.clone(), BTreeSet::new()),
+            ListChange::Entries { added, removed } => (added, removed),
+            ListChange::Gone => {
+                kept.firewall.lists.remove(&name);
+                kept.shut.retain(|(list, _)| *list != name);
+                continue;
+            }
+        };
+        let (added, shut): (Vec<Open>, Vec<Open>) = added.into_iter().partition(&judged);
+        let List { entries } = Arc::make_mut(kept.firewall.lists.entry(name).or_default());
+        entries.retain(|open| !removed.contains(open));
+        entries.extend(added);
+        kept.shut.retain(|(list, open)| *list != name || !removed.contains(open));
+        kept.shut.extend(shut.into_iter().map(|open| (name, open)));
     }
     for (key, list) in change.pods {
         match list {
-            Some(list) => firewall.pods.insert(key, list),
-            None => firewall.pods.remove(&key),
+            Some(list) => kept.firewall.pods.insert(key, list),
+            None => kept.firewall.pods.remove(&key),
         };
     }
 }
@@ -266,7 +278,10 @@ fn follow(firewall: &mut Firewall, change: Change) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use weft_core::policy::spec::Direction;
+    use weft_core::policy::{
+        firewall::Ports,
+        spec::{Direction, Protocol},
+    };
 
     fn name(name: &str) -> ObjectName {
         ObjectName { namespace: "lab".into(), name: name.into() }
@@ -290,5 +305,39 @@ mod tests {
         here.iter().for_each(|(name, addrs)| said.index.local(name, addrs));
         let policed = |at| said.index.firewall().pods.contains_key(&(Direction::Ingress, addr(at)));
         assert_eq!([7, 2, 3].map(policed), [true, true, false]);
+    }
+
+    #[test]
+    fn what_the_kernel_can_not_judge_stays_shut_until_it_is_asked_for_no_more() {
+        let open = |text: &str| -> Open {
+            let (protocol, port) = text.split_once(' ').unwrap();
+            let protocol = if protocol == "sctp" { Protocol::Sctp } else { Protocol::Tcp };
+            let port = port.parse().unwrap();
+            Open { peer: None, ports: Some(Ports { protocol, first: port, last: port }) }
+        };
+        let set = |all: &[&str]| -> BTreeSet<Open> { all.iter().map(|text| open(text)).collect() };
+        let list = ListName(1);
+        let (new, gone) =
+            (|all| ListChange::New(Arc::new(List { entries: set(all) })), ListChange::Gone);
+        let entries =
+            |added, removed| ListChange::Entries { added: set(added), removed: set(removed) };
+        let steps: [(ListChange, &[&str], &[&str]); 5] = [
+            (new(&["tcp 1", "sctp 1"]), &["tcp 1"], &["sctp 1"]),
+            (entries(&["sctp 2", "tcp 2"], &["tcp 1"]), &["tcp 2"], &["sctp 1", "sctp 2"]),
+            (entries(&[], &["sctp 1"]), &["tcp 2"], &["sctp 2"]),
+            (gone, &[], &[]),
+            (new(&["tcp 3"]), &["tcp 3"], &[]),
+        ];
+        let mut kept = Kept::default();
+        for (step, opened, shut) in steps {
+            let change = Change { lists: [(list, step)].into(), ..Change::default() };
+            follow(&mut kept, change, |open| {
+                open.ports.is_some_and(|ports| ports.protocol != Protocol::Sctp)
+            });
+            let held = kept.firewall.lists.get(&list).map(|list| list.entries.clone());
+            assert_eq!(held.unwrap_or_default(), set(opened));
+            let is_shut: BTreeSet<Open> = kept.shut.iter().map(|(_, open)| *open).collect();
+            assert_eq!(is_shut, set(shut));
+        }
     }
 }
