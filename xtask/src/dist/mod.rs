@@ -31,7 +31,7 @@ impl Dist {
         install::musl()?;
         let chart = Chart::read(&root().join(chart::DIR))?;
         let version = chart.version()?;
-        let weft = fs::read(self.agent()?).context("read the agent's program")?;
+        let weft = fs::read(agent(&self.profile)?).context("read the agent's program")?;
         let plugin = fs::read(run::plugin()?).context("read the plugin's program")?;
         println!("\n== image, chart, manifests");
         let image = image::oci(&weft, &plugin, IMAGE, &version)?;
@@ -46,19 +46,16 @@ impl Dist {
         }
         write(&target().join("dist"), &files)
     }
+}
 
-    fn agent(&self) -> anyhow::Result<std::path::PathBuf> {
-        let mut build = cargo();
-        build.args(["build", "--package", "weft", "--features", "etcd,kubernetes"]).args([
-            "--target",
-            MUSL,
-            "--profile",
-            &self.profile,
-        ]);
-        step("build the agent (static, for musl, with every store)", &mut build)?;
-        let dir = if self.profile == "dev" { "debug" } else { &self.profile };
-        Ok(target().join(MUSL).join(dir).join("weft"))
-    }
+/// Builds the agent as it is released.
+pub fn agent(profile: &str) -> anyhow::Result<std::path::PathBuf> {
+    let mut build = cargo();
+    let what = ["build", "--package", "weft", "--features", "etcd,kubernetes", "--target", MUSL];
+    build.args(what).args(["--profile", profile]);
+    step("build the agent (static, for musl, with every store)", &mut build)?;
+    let dir = if profile == "dev" { "debug" } else { profile };
+    Ok(target().join(MUSL).join(dir).join("weft"))
 }
 
 /// The chart as Helm packs it: everything below a directory of its name.

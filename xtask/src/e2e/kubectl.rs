@@ -54,6 +54,11 @@ impl Kubectl {
                  new one from whoever runs the cluster"
             );
         }
+        if said.contains("unknown authority") {
+            return format!(
+                "{said}\nthe CA in {file} is not that of this API server: another cluster, or renewed"
+            );
+        }
         if said.contains("connection refused") || said.contains("i/o timeout") {
             return format!("{said}\nnobody answers where {file} says that the API server is");
         }
