@@ -19,7 +19,7 @@ use crate::{
     bgp::Settings,
     ipam::{Reserve, fixed::FixedClaim},
     join::Receive,
-    name::{Mac, Mtu, NetworkName, NodeName},
+    name::{Mac, Mtu, NetworkName, NodeName, fnv1a},
     network::{Network, SCHEMA, unknown_fields},
 };
 
@@ -59,6 +59,9 @@ pub struct NodeRecord {
     /// What its operator says of it, such as its rack.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
+    /// The UID of its Node object, where Kubernetes has one: once that is gone, so is the node.
+    #[serde(default, rename = "nodeObject", skip_serializing_if = "Option::is_none")]
+    pub node_object: Option<String>,
     #[serde(flatten)]
     pub extra: Map<String, Value>,
 }
@@ -183,6 +186,24 @@ pub fn residents_key(network: &NetworkName, node: &NodeName) -> String {
 }
 pub fn ack_key(node: &NodeName) -> String {
     format!("acks/{node}")
+}
+
+/// What an object's name may have at most (RFC 1123).
+const OBJECT_NAME_MAX: usize = 253;
+
+/// The name of the object that holds the record: what can be read of the key, and a hash of all of it.
+/// A valid DNS subdomain, the same for the same key whoever asks.
+pub fn object_name(key: &str) -> String {
+    let word = |word: &str| {
+        let word = word.replace(|c: char| !c.is_ascii_alphanumeric(), "-");
+        word.trim_matches('-').to_owned()
+    };
+    let words: Vec<String> = key.split('/').map(word).filter(|word| !word.is_empty()).collect();
+    let hash = format!("{:016x}", fnv1a(&[key]));
+    let mut readable = words.join(".");
+    readable.truncate(OBJECT_NAME_MAX - hash.len() - 1);
+    let readable = readable.trim_end_matches(['-', '.']);
+    if readable.is_empty() { hash } else { format!("{readable}.{hash}") }
 }
 
 impl View {

@@ -183,15 +183,7 @@ pub fn start_agent_on(
         "node": node, "store": {"file": {"dir": store}},
         "runDir": dir, "cacheDir": dir.join("cache"),
     });
-    std::fs::write(dir.join("agent.yaml"), config.to_string())?;
-    let log = std::fs::File::create(dir.join("log"))?;
-    let agent = Command::new(weft)
-        .args(["agent", "--config"])
-        .arg(dir.join("agent.yaml"))
-        .stderr(log)
-        .spawn()
-        .context("start the agent")?;
-    let agent = Agent(agent);
+    let agent = spawn_agent(weft, dir, &config)?;
     let file = dir.join("network.yaml");
     std::fs::write(&file, network.to_string())?;
     let apply = ["network", "apply", "default", "--file", &file.to_string_lossy()];
@@ -205,6 +197,16 @@ pub fn start_agent_on(
     Ok(agent)
 }
 
+/// An agent of this configuration, in the calling thread's namespace; it may not be ready yet.
+pub fn spawn_agent(weft: &Path, dir: &Path, config: &Value) -> anyhow::Result<Agent> {
+    std::fs::create_dir_all(dir)?;
+    std::fs::write(dir.join("agent.yaml"), config.to_string())?;
+    let log = std::fs::File::create(dir.join("log"))?;
+    let mut command = Command::new(weft);
+    command.args(["agent", "--config"]).arg(dir.join("agent.yaml")).stderr(log);
+    Ok(Agent(command.spawn().context("start the agent")?))
+}
+
 /// Runs the plugin once, as a runtime does.
 pub fn call(
     plugin: &Path,
@@ -213,8 +215,21 @@ pub fn call(
     netns: &Path,
     config: &Value,
 ) -> anyhow::Result<Output> {
+    call_as(plugin, verb, container, netns, config, "")
+}
+
+/// The same, of a pod that `CNI_ARGS` names.
+pub fn call_as(
+    plugin: &Path,
+    verb: &str,
+    container: &str,
+    netns: &Path,
+    config: &Value,
+    args: &str,
+) -> anyhow::Result<Output> {
     let mut child = Command::new(plugin)
         .env_clear()
+        .env("CNI_ARGS", args)
         .env("CNI_COMMAND", verb)
         .env("CNI_CONTAINERID", container)
         .env("CNI_NETNS", netns)

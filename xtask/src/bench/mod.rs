@@ -38,8 +38,17 @@ pub struct Rounds {
 
 /// Kilobytes (of 1,024 bytes) of memory that a process has to itself or shares; an error once it has ended.
 fn resident_kb(pid: u32) -> anyhow::Result<f64> {
+    memory_kb(pid, "VmRSS:")
+}
+
+/// The most that it ever had.
+fn resident_most_kb(pid: u32) -> anyhow::Result<f64> {
+    memory_kb(pid, "VmHWM:")
+}
+
+fn memory_kb(pid: u32, which: &str) -> anyhow::Result<f64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line =
-        status.lines().find(|line| line.starts_with("VmRSS")).context("VmRSS: it has ended")?;
-    Ok(line.split_whitespace().nth(1).context("VmRSS")?.parse()?)
+    let line = status.lines().find(|line| line.starts_with(which));
+    let line = line.with_context(|| format!("{which} it has ended"))?;
+    Ok(line.split_whitespace().nth(1).context("no number")?.parse()?)
 }

@@ -179,7 +179,7 @@ fn clear(kernel: &Kernel) -> anyhow::Result<()> {
     }
 }
 
-fn block(n: u16) -> Ipv4Addr {
+pub(super) fn block(n: u16) -> Ipv4Addr {
     let [a, b] = n.to_be_bytes();
     Ipv4Addr::new(10, 64 + a, b, 0)
 }
@@ -192,7 +192,7 @@ fn underlay(n: u16) -> Ipv4Addr {
 }
 
 /// What a node would publish: it can be reached both ways.
-fn record(n: u16, at: u16) -> Value {
+pub(super) fn record(n: u16, at: u16) -> Value {
     let underlay = underlay(n);
     json!({
         "schema": 1, "boot": "bench", "version": "0", "underlay": [underlay], "mtu": 1500,

@@ -1,7 +1,7 @@
 //! `cargo xtask dist`: what a release consists of, in `target/dist`. The same sources and toolchain
 //! give the same bytes.
 
-mod arch;
+pub mod arch;
 mod archive;
 mod image;
 
@@ -59,24 +59,21 @@ impl Dist {
     }
 
     fn programs(&self, arch: Arch) -> anyhow::Result<Programs> {
-        let weft = fs::read(self.agent(arch)?).context("read the agent's program")?;
+        let weft = fs::read(agent(arch, &self.profile)?).context("read the agent's program")?;
         let plugin = fs::read(run::plugin_for(arch)?).context("read the plugin's program")?;
         Ok(Programs { arch, weft, plugin })
     }
+}
 
-    fn agent(&self, arch: Arch) -> anyhow::Result<PathBuf> {
-        let mut build = cargo();
-        build.args(["build", "--package", "weft", "--features", "etcd,kubernetes"]).args([
-            "--target",
-            arch.target(),
-            "--profile",
-            &self.profile,
-        ]);
-        let what = format!("build the agent (static, for musl, {}, with every store)", arch.name());
-        step(&what, arch.cross(&mut build))?;
-        let dir = if self.profile == "dev" { "debug" } else { &self.profile };
-        Ok(target().join(arch.target()).join(dir).join("weft"))
-    }
+/// Builds the agent as it is released.
+pub fn agent(arch: Arch, profile: &str) -> anyhow::Result<PathBuf> {
+    let mut build = cargo();
+    let what = ["build", "--package", "weft", "--features", "etcd,kubernetes"];
+    build.args(what).args(["--target", arch.target(), "--profile", profile]);
+    let what = format!("build the agent (static, for musl, {}, with every store)", arch.name());
+    step(&what, arch.cross(&mut build))?;
+    let dir = if profile == "dev" { "debug" } else { profile };
+    Ok(target().join(arch.target()).join(dir).join("weft"))
 }
 
 /// The chart as Helm packs it: everything below a directory of its name.

@@ -174,6 +174,7 @@ impl Machine {
             mtu: self.nic.mtu,
             networks: [(network(), part)].into_iter().collect(),
             labels: BTreeMap::new(),
+            node_object: None,
             extra: serde_json::Map::new(),
         }
     }

@@ -103,3 +103,36 @@ fn settings_of_bgp_are_read_and_what_can_not_be_replaces_nothing() {
     newer.delete("settings/bgp", 7);
     assert_eq!(newer.bgp, Settings::default());
 }
+
+#[test]
+fn names_are_subdomains_that_can_be_read_and_differ() {
+    let long = format!("nodes/{}", "a.".repeat(126) + "a");
+    let keys = [
+        "nodes/a",
+        "nodes/a.b",
+        "nodes/a-b",
+        "acks/a",
+        "blocks/default/10.1.0.0-24",
+        "blocks/default/fd00:1::-112",
+        "claims/default/::1",
+        "claims/default/1::",
+        "settings/bgp",
+        "pods/n/a.b",
+        "pods/n.a/b",
+        &long,
+        &long[..long.len() - 2],
+    ];
+    let names: BTreeSet<String> = keys.iter().map(|key| object_name(key)).collect();
+    assert_eq!(names.len(), keys.len());
+    for name in &names {
+        let label = |label: &str| {
+            !label.is_empty()
+                && !label.starts_with('-')
+                && !label.ends_with('-')
+                && label.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-'))
+        };
+        assert!(name.len() <= OBJECT_NAME_MAX && name.split('.').all(label), "{name}");
+    }
+    assert!(object_name("blocks/default/10.1.0.0-24").starts_with("blocks.default.10-1-0-0-24."));
+    assert_eq!(object_name("settings/bgp"), object_name("settings/bgp"));
+}

@@ -36,6 +36,7 @@ pub mod policy;
 mod ports;
 mod publish;
 mod reap;
+mod refusals;
 mod serve;
 mod sight;
 mod strangers;
@@ -109,6 +110,8 @@ pub struct Agent {
     claimer: tokio::sync::Notify,
     /// What the API server says of Nodes' own blocks, where there is one.
     node_cidrs: Mutex<Option<dealt::NodeCidrs>>,
+    /// The UID of this node's Node object.
+    node_object: Mutex<Option<String>>,
     doomed: wake::Wake,
     /// A link that is in its pod's namespace alone may have gone.
     pods_gone: std::sync::atomic::AtomicBool,
@@ -266,6 +269,7 @@ impl Agent {
             unclaimed: Mutex::default(),
             claimer: tokio::sync::Notify::new(),
             node_cidrs: Mutex::new(begin.config.store.node_cidrs()),
+            node_object: Mutex::default(),
             doomed: wake::Wake::default(),
             pods_gone: false.into(),
             announcer: begin.channels.announcer,
@@ -305,6 +309,14 @@ impl Agent {
             Some(format!("network {name}: {problem}"))
         });
         said.collect()
+    }
+    /// Kinds of objects that the API server does not tell of as it should.
+    pub fn watch_problems(&self) -> Vec<String> {
+        #[cfg(feature = "kubernetes")]
+        if let Some(store) = self.store.kubernetes() {
+            return store.server().watches().problems(crate::store::kubernetes::is_ours);
+        }
+        Vec::new()
     }
     fn set_serving(&self, serving: Serving) {
         *self.serving.write().expect(POISONED) = Arc::new(serving);

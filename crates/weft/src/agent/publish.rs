@@ -18,7 +18,7 @@ use weft_core::{
     view::{Ack, NodeRecord, Part, Resident, Residents, ack_key, node_key, residents_key},
 };
 
-use super::{Agent, Serving};
+use super::{Agent, POISONED, Serving, wake::Reasons};
 
 const RETRY: Duration = Duration::from_secs(1);
 /// Pods that come and go within this time are one record: no ADD waits for it.
@@ -99,6 +99,7 @@ pub(super) fn say(agent: &Agent, serving: &Serving, nics: &[Nic]) {
         mtu: nics.iter().map(|nic| nic.mtu).min().unwrap_or(Mtu::ETHERNET),
         networks: parts.into_iter().collect(),
         labels: agent.config.labels.clone(),
+        node_object: agent.node_object.lock().expect(POISONED).clone(),
         extra: own.map(|own| own.extra.clone()).unwrap_or_default(),
     };
     let stages = serving.networks.iter().map(|(name, net)| (name, &net.stage));
@@ -175,6 +176,17 @@ async fn residents(agent: &Agent, publication: &Publication, written: &mut Writt
 }
 
 impl Agent {
+    /// The UID of this node's Node object: with it the others know what is free once it is gone.
+    #[cfg(feature = "kubernetes")]
+    pub fn has_object(&self, uid: Option<String>) {
+        let mut known = self.node_object.lock().expect(POISONED);
+        if *known != uid {
+            *known = uid;
+            drop(known);
+            self.wake.ring(Reasons::VIEW);
+        }
+    }
+
     /// Has the other nodes told which pods are here, in networks where they must know.
     pub(super) fn tell_residents(&self) {
         let serving = self.serving();

@@ -15,7 +15,7 @@ use std::{
         Arc, Condvar, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::Context;
@@ -30,7 +30,7 @@ use weft_core::cni::{
 };
 use weft_linux::Netns;
 
-use super::{Agent, POISONED, pods};
+use super::{Agent, POISONED, pods, refusals::Refusals};
 
 /// Calls served at once; more wait in the socket's backlog.
 const CALLS_MAX: usize = 128;
@@ -49,6 +49,7 @@ struct Door {
     adds: AtomicUsize,
     /// Told when there are fewer.
     fewer: Condvar,
+    refusals: Refusals,
 }
 
 #[derive(Default)]
@@ -60,7 +61,8 @@ struct Threads {
 pub fn spawn(agent: &Arc<Agent>) -> anyhow::Result<()> {
     let listener = listen(&agent.config.cni_socket())?;
     let (threads, adds, fewer) = (Mutex::default(), AtomicUsize::new(0), Condvar::new());
-    let door = Arc::new(Door { agent: agent.clone(), listener, threads, adds, fewer });
+    let (agent, refusals) = (agent.clone(), Refusals::default());
+    let door = Arc::new(Door { agent, listener, threads, adds, fewer, refusals });
     std::thread::Builder::new().name("cni-door".into()).spawn(move || door.fill())?;
     Ok(())
 }
@@ -136,7 +138,12 @@ fn serve(door: &Door, mut stream: UnixStream) -> anyhow::Result<()> {
         }
         Err(error) => return Err(error).context("read a call"),
     };
+    // The runtime comes again with another container of the same pod.
+    let mut whose = request.container.clone();
     let answered = request.parse().and_then(|call| {
+        if let Some(pod) = &call.pod {
+            whose = format!("{}/{}", pod.namespace, pod.name);
+        }
         for warning in &call.warnings {
             tracing::warn!(container = request.container, warning, "the configuration is odd");
         }
@@ -149,7 +156,13 @@ fn serve(door: &Door, mut stream: UnixStream) -> anyhow::Result<()> {
             reply(&mut stream, 0, stdout)
         }
         Err(error) => {
-            tracing::warn!(command = request.command, container = request.container, %error, "refused");
+            let cause = format!("{} {whose} {error}", request.command);
+            let cause = cause.replace(&request.container, "");
+            if door.refusals.is_news(cause, Instant::now()) {
+                tracing::warn!(command = request.command, pod = whose, container = request.container, %error, "refused");
+            } else {
+                tracing::debug!(command = request.command, pod = whose, %error, "refused again");
+            }
             reply(&mut stream, 1, error.render(&request.version_said()).to_string())
         }
     }

@@ -145,6 +145,7 @@ pub fn status(agent: &Agent) -> Status {
             .chain(agent.conflicts())
             .chain(agent.leases_in_danger())
             .chain(agent.bgp_problems())
+            .chain(agent.watch_problems())
             .chain(agent.install_problem())
             .chain(impossible)
             .collect(),

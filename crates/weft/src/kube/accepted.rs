@@ -13,7 +13,7 @@ use kube::Client;
 use serde_json::{Map, Value, json};
 use weft_core::{name::NetworkName, view::Verdict};
 
-use super::{KubeError, client::jitter};
+use super::{KubeError, client::jitter, events::Regarding};
 use crate::{
     agent::Agent,
     store::kubernetes::{KubernetesStore, NETWORKS, NetworkObject},
@@ -57,12 +57,25 @@ pub(super) async fn run(agent: Arc<Agent>, store: KubernetesStore) {
                 continue;
             }
             match write(&store, network, &condition).await {
-                Ok(()) => drop(written.insert(name.clone(), (generation, Instant::now()))),
+                Ok(()) => {
+                    written.insert(name.clone(), (generation, Instant::now()));
+                    warn(&agent, network, &condition);
+                }
                 // Another was quicker, or it is gone.
                 Err(error) if error.is_conflict() || error.is_missing_object() => {}
                 Err(error) => tracing::warn!(%error, "a network's condition is not said yet"),
             }
         }
+    }
+}
+
+/// Of a network that is refused its users hear by an event as well: from the node that said it.
+fn warn(agent: &Agent, network: &NetworkObject, condition: &Map<String, Value>) {
+    let text = |of: &str| condition.get(of).and_then(Value::as_str).unwrap_or_default();
+    if let (Some(cluster), "False") = (&agent.cluster, text("status")) {
+        let regarding = Regarding::network(&network.metadata);
+        let note = format!("{}: {}", text("reason"), text("message"));
+        cluster.events.warn(regarding, "NotAccepted", &note);
     }
 }
 

@@ -21,6 +21,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
+use super::watches::Watches;
 use crate::store::{KubernetesConfig, OPERATION_MAX};
 
 /// How long a connection may take to stand.
@@ -68,6 +69,7 @@ struct Inner {
     client: Mutex<Client>,
     /// The credential was refused: it is to be read anew.
     refused: AtomicBool,
+    watches: Watches,
 }
 
 impl ApiServer {
@@ -79,12 +81,18 @@ impl ApiServer {
         let client =
             Client::try_from(config).map_err(|error| unread(kubeconfig.as_deref(), &error))?;
         let (client, refused) = (Mutex::new(client), AtomicBool::new(false));
-        Ok(Self(Arc::new(Inner { kubeconfig, url, client, refused })))
+        let watches = Watches::default();
+        Ok(Self(Arc::new(Inner { kubeconfig, url, client, refused, watches })))
     }
 
     /// Where it is.
     pub fn url(&self) -> &str {
         &self.0.url
+    }
+
+    /// How well what it says is heard.
+    pub fn watches(&self) -> &Watches {
+        &self.0.watches
     }
 
     /// For work of one's own: `failed` is to be told what comes of it.
@@ -283,7 +291,10 @@ fn with_cause(error: &(dyn std::error::Error + 'static)) -> String {
 
 fn advice(said: &str) -> Option<&'static str> {
     const ADVICE: [(&str, &str); 5] = [
-        ("UnknownIssuer", "the CA of the kubeconfig is not that of this server"),
+        (
+            "UnknownIssuer",
+            "the CA of the kubeconfig is not that of this server: get its present one",
+        ),
         ("NotValidForName", "the server's certificate is for another name"),
         ("certificate expired", "the server's certificate has expired"),
         ("Connection refused", "is the API server running, and is this its address?"),

@@ -2,7 +2,7 @@
 //! handed to whom it concerns. Pods are followed once for all uses.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -15,7 +15,8 @@ use weft_core::{
 use super::{
     ApiServer,
     events::{Events, Regarding},
-    follow::{Collection, Told, follow},
+    follow::{Collection, Page, Present, Told, follow},
+    fresh::{self, Answer, Fresh},
     objects::{Asks, SeenNamespace, SeenPod, SeenPolicy},
     status::Statuses,
 };
@@ -35,14 +36,6 @@ pub struct Cluster {
     node: String,
     /// Pods of this node that ask for networks.
     asking: Mutex<BTreeMap<ObjectName, (String, Arc<Asks>)>>,
-}
-
-/// Which kinds were listed in full.
-#[derive(Default)]
-struct Listed {
-    pods: bool,
-    namespaces: bool,
-    policies: bool,
 }
 
 impl Cluster {
@@ -68,8 +61,12 @@ impl Cluster {
         self.asking().get(&name).cloned()
     }
 
+    fn is_here(&self, pod: &SeenPod) -> bool {
+        pod.pod.node.as_ref().is_some_and(|node| node.as_str() == self.node)
+    }
+
     fn note(&self, pod: &SeenPod) {
-        let here = pod.pod.node.as_ref().is_some_and(|node| node.as_str() == self.node);
+        let here = self.is_here(pod);
         let mut asking = self.asking();
         match pod.asks.as_ref().filter(|_| here) {
             Some(asks) => {
@@ -86,141 +83,191 @@ pub fn spawn(agent: &Arc<Agent>, runtime: &tokio::runtime::Handle) {
     let Some(cluster) = &agent.cluster else { return };
     let (server, agent) = (cluster.server.clone(), agent.clone());
     runtime.spawn(async move {
-        let pods = follow::<SeenPod>(server.clone(), Collection::all(PODS));
-        let namespaces = follow::<SeenNamespace>(server.clone(), Collection::all(NAMESPACES));
-        let policies = follow::<SeenPolicy>(server.clone(), Collection::all(POLICIES));
-        hear(agent, pods, namespaces, policies).await;
+        let heard = Heard {
+            pods: follow(server.clone(), Collection::all(PODS)),
+            namespaces: follow(server.clone(), Collection::all(NAMESPACES)),
+            policies: follow(server.clone(), Collection::all(POLICIES)),
+        };
+        let (asked, answers) = fresh::spawn(server);
+        hear(agent, heard, answers, Known { fresh: Fresh::new(asked), ..Known::default() }).await;
     });
+}
+
+struct Heard {
+    pods: mpsc::Receiver<Told<SeenPod>>,
+    namespaces: mpsc::Receiver<Told<SeenNamespace>>,
+    policies: mpsc::Receiver<Told<SeenPolicy>>,
+}
+
+/// What came of one kind or another, of several at once.
+#[derive(Default)]
+struct News {
+    pods: Vec<Told<SeenPod>>,
+    namespaces: Vec<Told<SeenNamespace>>,
+    policies: Vec<Told<SeenPolicy>>,
+    answers: Vec<Answer>,
 }
 
 async fn hear(
     agent: Arc<Agent>,
-    mut pods: mpsc::Receiver<Told<SeenPod>>,
-    mut namespaces: mpsc::Receiver<Told<SeenNamespace>>,
-    mut policies: mpsc::Receiver<Told<SeenPolicy>>,
+    mut from: Heard,
+    mut answers: mpsc::UnboundedReceiver<Answer>,
+    mut known: Known,
 ) {
-    let mut listed = Listed::default();
-    let mut known = Known::default();
-    let (mut of_pods, mut of_namespaces, mut of_policies) = (Vec::new(), Vec::new(), Vec::new());
+    let mut news = News::default();
     loop {
         let heard = tokio::select! {
-            heard = pods.recv_many(&mut of_pods, AT_ONCE) => heard,
-            heard = namespaces.recv_many(&mut of_namespaces, AT_ONCE) => heard,
-            heard = policies.recv_many(&mut of_policies, AT_ONCE) => heard,
+            heard = from.pods.recv_many(&mut news.pods, AT_ONCE) => heard,
+            heard = from.namespaces.recv_many(&mut news.namespaces, AT_ONCE) => heard,
+            heard = from.policies.recv_many(&mut news.policies, AT_ONCE) => heard,
+            heard = answers.recv_many(&mut news.answers, AT_ONCE) => heard,
         };
         if heard == 0 {
             return;
         }
-        let whole = [&mut listed.pods, &mut listed.namespaces, &mut listed.policies];
-        let lists = [lists(&of_pods), lists(&of_namespaces), lists(&of_policies)];
-        whole.into_iter().zip(lists).for_each(|(whole, lists)| *whole |= lists);
-        let heard = Heard {
-            pods: std::mem::take(&mut of_pods),
-            namespaces: std::mem::take(&mut of_namespaces),
-            policies: std::mem::take(&mut of_policies),
-        };
-        take(&agent, heard, &mut known, &listed);
-        if lists.contains(&true) {
+        if take(&agent, &mut news, &mut known) {
             weft_linux::memory::give_back();
         }
         known.complain(&agent);
     }
 }
 
-fn lists<T>(told: &[Told<T>]) -> bool {
-    told.iter().any(|told| matches!(told, Told::List { .. }))
-}
-
-struct Heard {
-    pods: Vec<Told<SeenPod>>,
-    namespaces: Vec<Told<SeenNamespace>>,
-    policies: Vec<Told<SeenPolicy>>,
-}
-
 /// What was said of, to tell after a break what is gone.
 #[derive(Default)]
 struct Known {
-    pods: BTreeSet<ObjectName>,
-    namespaces: BTreeSet<String>,
-    policies: BTreeSet<ObjectName>,
+    pods: Present<ObjectName>,
+    namespaces: Present<String>,
+    policies: Present<ObjectName>,
     /// Those with something that can't be: what it is, and what an event on it needs.
     flawed: BTreeMap<ObjectName, (Regarding, String)>,
+    fresh: Fresh,
+    /// Kinds of which there was a list in full: pods, namespaces, policies.
+    listed: [bool; 3],
 }
 
-fn take(agent: &Agent, heard: Heard, known: &mut Known, listed: &Listed) {
-    let (Some(policies), Some(cluster)) = (&agent.policies, &agent.cluster) else { return };
+/// True if a list has ended.
+fn take(agent: &Agent, news: &mut News, known: &mut Known) -> bool {
+    let (Some(policies), Some(cluster)) = (&agent.policies, &agent.cluster) else { return false };
+    let mut ended = false;
     policies.hear(agent, |said| {
-        heard.pods.into_iter().for_each(|told| known.pod(said, cluster, told));
-        heard.namespaces.into_iter().for_each(|told| known.namespace(said, told));
-        heard.policies.into_iter().for_each(|told| known.policy(said, told));
-        if listed.pods && listed.namespaces && listed.policies {
+        news.policies.drain(..).for_each(|told| ended |= known.policy(said, told));
+        news.namespaces.drain(..).for_each(|told| ended |= known.namespace(said, told));
+        news.pods.drain(..).for_each(|told| ended |= known.pod(said, cluster, told));
+        news.answers.drain(..).for_each(|answer| known.answer(said, answer));
+        if known.listed == [true; 3] {
             said.listed();
         }
     });
+    ended
 }
 
 impl Known {
-    fn pod(&mut self, said: &mut Said, cluster: &Cluster, told: Told<SeenPod>) {
-        let gone = |said: &mut Said, name: &ObjectName| {
-            said.pod(name, None);
-            cluster.asking().remove(name);
-        };
+    fn pod(&mut self, said: &mut Said, cluster: &Cluster, told: Told<SeenPod>) -> bool {
         match told {
-            Told::List { objects, .. } => {
-                let is: BTreeSet<_> = objects.iter().map(|pod| pod.name.clone()).collect();
-                self.pods.difference(&is).for_each(|name| gone(said, name));
-                self.pods = is;
-                objects.into_iter().for_each(|pod| put(said, cluster, pod));
+            Told::Page(Page { objects, first, last }) => {
+                if first {
+                    self.pods.begin();
+                }
+                objects.into_iter().for_each(|pod| self.put_pod(said, cluster, pod));
+                if last.is_some() {
+                    self.pods.end().iter().for_each(|name| self.pod_gone(said, cluster, name));
+                    self.listed[0] = true;
+                }
+                return last.is_some();
             }
-            Told::Put(pod) => {
-                self.pods.insert(pod.name.clone());
-                put(said, cluster, pod);
-            }
+            Told::Put(pod) => self.put_pod(said, cluster, pod),
             Told::Gone(pod) => {
-                self.pods.remove(&pod.name);
-                gone(said, &pod.name);
+                self.pods.gone(&pod.name);
+                self.pod_gone(said, cluster, &pod.name);
             }
             Told::Away { .. } | Told::Back | Told::At(_) => away(&told, "pods"),
         }
+        false
     }
 
-    fn namespace(&mut self, said: &mut Said, told: Told<SeenNamespace>) {
+    fn put_pod(&mut self, said: &mut Said, cluster: &Cluster, pod: SeenPod) {
+        cluster.note(&pod);
+        if cluster.is_here(&pod) {
+            let waits = pod.pod.addrs.is_empty() && self.fresh.pod(&pod.name, &pod.meta.uid);
+            if waits {
+                said.hold(&pod.name, fresh::ASKED.into());
+            }
+        }
+        self.pods.put(pod.name.clone());
+        said.pod(&pod.name, Some(pod.pod));
+    }
+
+    fn pod_gone(&mut self, said: &mut Said, cluster: &Cluster, name: &ObjectName) {
+        self.fresh.pod_gone(name);
+        said.release(name);
+        said.pod(name, None);
+        cluster.asking().remove(name);
+    }
+
+    fn namespace(&mut self, said: &mut Said, told: Told<SeenNamespace>) -> bool {
         match told {
-            Told::List { objects, .. } => {
-                let is: BTreeSet<_> =
-                    objects.iter().map(|object| object.meta.name.clone()).collect();
-                self.namespaces.difference(&is).for_each(|name| said.namespace(name, None));
-                self.namespaces = is;
-                objects.into_iter().for_each(|of| said.namespace(&of.meta.name, Some(of.labels)));
+            Told::Page(Page { objects, first, last }) => {
+                if first {
+                    self.namespaces.begin();
+                }
+                objects.into_iter().for_each(|of| self.put_namespace(said, of));
+                if last.is_some() {
+                    self.namespaces.end().iter().for_each(|name| said.namespace(name, None));
+                    self.listed[1] = true;
+                }
+                return last.is_some();
             }
-            Told::Put(of) => {
-                said.namespace(&of.meta.name, Some(of.labels));
-                self.namespaces.insert(of.meta.name);
-            }
+            Told::Put(of) => self.put_namespace(said, of),
             Told::Gone(of) => {
                 said.namespace(&of.meta.name, None);
-                self.namespaces.remove(&of.meta.name);
+                self.namespaces.gone(&of.meta.name);
             }
             Told::Away { .. } | Told::Back | Told::At(_) => away(&told, "namespaces"),
         }
+        false
     }
 
-    fn policy(&mut self, said: &mut Said, told: Told<SeenPolicy>) {
+    fn put_namespace(&mut self, said: &mut Said, of: SeenNamespace) {
+        said.namespace(&of.meta.name, Some(of.labels));
+        self.namespaces.put(of.meta.name);
+    }
+
+    fn policy(&mut self, said: &mut Said, told: Told<SeenPolicy>) -> bool {
         match told {
-            Told::List { objects, .. } => {
-                let is: BTreeSet<_> = objects.iter().map(|policy| policy.name.clone()).collect();
-                self.policies.difference(&is).for_each(|name| said.policy(name, None));
-                self.policies = is;
-                self.flawed.clear();
+            Told::Page(Page { objects, first, last }) => {
+                if first {
+                    self.policies.begin();
+                }
                 objects.into_iter().for_each(|policy| self.put_policy(said, policy));
+                if last.is_some() {
+                    self.policies.end().iter().for_each(|name| self.policy_gone(said, name));
+                    self.listed[2] = true;
+                }
+                return last.is_some();
             }
             Told::Put(policy) => self.put_policy(said, policy),
             Told::Gone(policy) => {
-                self.policies.remove(&policy.name);
-                self.flawed.remove(&policy.name);
-                said.policy(&policy.name, None);
+                self.policies.gone(&policy.name);
+                self.policy_gone(said, &policy.name);
             }
             Told::Away { .. } | Told::Back | Told::At(_) => away(&told, "network policies"),
+        }
+        false
+    }
+
+    fn policy_gone(&mut self, said: &mut Said, name: &ObjectName) {
+        self.flawed.remove(name);
+        self.fresh.policy_gone(name).iter().for_each(|pod| said.release(pod));
+        said.policy(name, None);
+    }
+
+    /// What the server has of policies of a namespace, as it was after some pods were made.
+    fn answer(&mut self, said: &mut Said, answer: Answer) {
+        for (pod, lacks) in self.fresh.answer(answer) {
+            match lacks {
+                Some(why) => said.hold(&pod, why),
+                None => said.release(&pod),
+            }
         }
     }
 
@@ -237,7 +284,9 @@ impl Known {
             let flawed = (Regarding::policy(&policy.meta), note);
             self.flawed.insert(policy.name.clone(), flawed);
         }
-        self.policies.insert(policy.name.clone());
+        let known = self.fresh.policy(&policy.name, policy.meta.revision());
+        known.iter().for_each(|pod| said.release(pod));
+        self.policies.put(policy.name.clone());
         said.policy(&policy.name, Some(policy.spec));
     }
 
@@ -252,11 +301,6 @@ impl Known {
             cluster.events.warn(regarding.clone(), "ImpossibleRule", note);
         }
     }
-}
-
-fn put(said: &mut Said, cluster: &Cluster, pod: SeenPod) {
-    cluster.note(&pod);
-    said.pod(&pod.name, Some(pod.pod));
 }
 
 fn away<T>(told: &Told<T>, what: &str) {

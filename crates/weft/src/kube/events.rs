@@ -38,6 +38,11 @@ impl Regarding {
         let (namespace, name, uid) = (namespace.into(), name.into(), uid.into());
         Self { api_version: "v1", kind: "Pod", namespace, name, uid }
     }
+    /// Of the cluster, and of no namespace.
+    pub fn network(meta: &Meta) -> Self {
+        let (namespace, name, uid) = (String::new(), meta.name.clone(), meta.uid.clone());
+        Self { api_version: "weft.network/v1", kind: "Network", namespace, name, uid }
+    }
     pub fn policy(meta: &Meta) -> Self {
         Self {
             api_version: "networking.k8s.io/v1",
@@ -108,8 +113,7 @@ async fn run(server: ApiServer, node: String, mut waiting: mpsc::Receiver<Warnin
         let Some(wait) = bounds.ask(&warning, Instant::now()) else { continue };
         tokio::time::sleep(wait).await;
         let body = body(&warning, &node);
-        let path =
-            format!("/apis/events.k8s.io/v1/namespaces/{}/events", warning.regarding.namespace);
+        let path = format!("/apis/events.k8s.io/v1/namespaces/{}/events", namespace(&warning));
         let post = |client: Client| {
             let request = axum::http::Request::post(&path)
                 .header("content-type", "application/json")
@@ -123,6 +127,11 @@ async fn run(server: ApiServer, node: String, mut waiting: mpsc::Receiver<Warnin
     }
 }
 
+/// Where the event is: what is of no namespace is spoken of in `default`.
+fn namespace(warning: &Warning) -> &str {
+    Some(warning.regarding.namespace.as_str()).filter(|name| !name.is_empty()).unwrap_or("default")
+}
+
 fn body(warning: &Warning, node: &str) -> Value {
     let now = k8s_openapi::jiff::Timestamp::now();
     let Warning { regarding, reason, note } = warning;
@@ -131,7 +140,7 @@ fn body(warning: &Warning, node: &str) -> Value {
         "kind": "Event",
         "metadata": {
             "generateName": format!("{}-", regarding.name.get(..200).unwrap_or(&regarding.name)),
-            "namespace": regarding.namespace,
+            "namespace": namespace(warning),
         },
         "eventTime": format!("{now:.6}"),
         "type": "Warning",

@@ -1,16 +1,9 @@
 //! What speaks to the API server of Kubernetes beside the store: the way to it, what it is asked, and
 //! what is said of it on its objects. Nothing here decides.
 //!
-//! The rights that an agent needs for its store, and no other (a ClusterRole; tried with exactly these):
-//!
-//! ```yaml
-//! - {apiGroups: [weft.network], resources: [networks], verbs: [get, list, watch, create, patch, delete]}
-//! - {apiGroups: [weft.network], resources: [networks/status], verbs: [patch]}
-//! - {apiGroups: [weft.network], resources: [records], verbs: [get, list, watch, create, patch, delete]}
-//! - {apiGroups: [""], resources: [nodes], verbs: [list, watch]}
-//! ```
-//!
-//! Without `create`, `patch` and `delete` of networks all works but `weft network apply` and `delete`.
+//! The rights that an agent needs are those of `deploy/chart/weft/templates/1-access.yaml`, each with its
+//! reason. Without `create`, `patch` and `delete` of networks all works but `weft network apply` and
+//! `delete`.
 
 mod accepted;
 pub mod client;
@@ -18,10 +11,12 @@ pub mod cluster;
 pub mod crd;
 pub mod events;
 pub mod follow;
+mod fresh;
 pub mod networks;
 mod nodes;
 pub mod objects;
 pub mod status;
+mod watches;
 
 use std::sync::Arc;
 

@@ -1,7 +1,10 @@
 //! What the API server says of Nodes: this one's `podCIDRs`, and which others there are. A Node that
-//! is deleted takes with it what its agent had claimed, as `weft node forget` would; only one whose
-//! going was heard of, never one that a list lacks because we were told too little, and none that the
-//! server knows again when its time has come.
+//! is deleted takes with it what its agent had claimed, as `weft node forget` would: one whose going was
+//! heard of, or whose record says that it had a Node object, which a full list lacks. A node without an
+//! object is not among them, nor one that the server knows again when its time has come.
+//!
+//! No object of ours has a Node for its owner: the garbage collector would free blocks at once, while pods
+//! may still run and the Node come back.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,7 +20,7 @@ use weft_core::name::NodeName;
 use super::{
     ApiServer, KubeError,
     client::jitter,
-    follow::{Bare, Collection, Followed, Meta, Told, few, follow},
+    follow::{Bare, Collection, Followed, Meta, Told, Unread, Whole, few, follow},
 };
 use crate::{
     agent::{Agent, dealt::NodeCidrs},
@@ -33,6 +36,8 @@ const GRACE: Duration = Duration::from_secs(60);
 const SPREAD_EACH: Duration = Duration::from_millis(2);
 const SPREAD_MAX: Duration = Duration::from_secs(10);
 const RETRY: Duration = Duration::from_secs(5);
+/// How often records are looked through for nodes whose objects went while nobody listened.
+const LOOK: Duration = Duration::from_secs(30);
 /// Nodes that are asked whether they have podCIDRs.
 const SOME: usize = 8;
 
@@ -46,8 +51,19 @@ struct Node {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 struct NodeSpec {
+    /// As they are written: one that is none hides no other.
     #[serde(rename = "podCIDRs")]
-    pod_cidrs: Vec<IpNet>,
+    pod_cidrs: Option<Vec<String>>,
+}
+
+impl NodeSpec {
+    fn cidrs(&self) -> Vec<IpNet> {
+        self.pod_cidrs.iter().flatten().filter_map(|cidr| cidr.parse().ok()).collect()
+    }
+    /// One that is no prefix.
+    fn odd(&self) -> Option<&String> {
+        self.pod_cidrs.iter().flatten().find(|cidr| cidr.parse::<IpNet>().is_err())
+    }
 }
 
 impl Followed for Node {
@@ -58,14 +74,23 @@ impl Followed for Node {
 
 /// Follows this node's own Node.
 pub(super) async fn own(agent: Arc<Agent>, server: ApiServer, wanted: PodCidrs) {
-    let mut told = follow::<Node>(server.clone(), Collection::named(NODES, agent.node.as_str()));
+    let of = Collection::named(NODES, agent.node.as_str());
+    let mut told = follow::<Node>(server.clone(), of.clone());
+    let mut listed = Whole::default();
     while let Some(told) = told.recv().await {
         let cidrs = match told {
-            Told::List { objects, .. } => {
-                objects.into_iter().next().map(|node| node.spec.pod_cidrs).unwrap_or_default()
+            Told::Page(page) => {
+                let Some((objects, _)) = listed.add(page) else { continue };
+                agent.has_object(objects.first().map(|node| node.metadata.uid.clone()));
+                objects.first().map(|node| read(&server, &of, node)).unwrap_or_default()
             }
-            Told::Put(node) => node.spec.pod_cidrs,
+            Told::Put(node) => {
+                agent.has_object(Some(node.metadata.uid.clone()));
+                read(&server, &of, &node)
+            }
             Told::Gone(_) => {
+                // Whoever can say so is there: the others do not take it for gone by its record.
+                agent.has_object(None);
                 tracing::warn!(
                     "the Node object of this node was deleted: after {} s others take its blocks; \
                      stop its agent, or let the kubelet register it again",
@@ -83,13 +108,25 @@ pub(super) async fn own(agent: Arc<Agent>, server: ApiServer, wanted: PodCidrs) 
     }
 }
 
+/// This Node's podCIDRs; of one that is none `weft status` tells.
+fn read(server: &ApiServer, of: &Collection, node: &Node) -> Vec<IpNet> {
+    match node.spec.odd() {
+        Some(cidr) => {
+            let why = format!("its podCIDR {cidr:?} is no prefix: left out");
+            server.watches().unread(of, &Unread::by(node.metadata.clone(), why));
+        }
+        None => server.watches().read(of, &node.metadata.label()),
+    }
+    node.spec.cidrs()
+}
+
 /// Asked only where this Node has none: whoever deals out gives all of them some. This Node itself, or
 /// another that has just come, may be the first of those that are asked for.
 async fn others_have(server: &ApiServer) -> bool {
     let mut pause = RETRY / 4;
     loop {
         match few::<Node>(server, &Collection::all(NODES), SOME).await {
-            Ok((some, _)) => return some.iter().any(|node| !node.spec.pod_cidrs.is_empty()),
+            Ok((some, _)) => return some.iter().any(|node| !node.spec.cidrs().is_empty()),
             Err(error) => tracing::debug!(%error, "whether Nodes have podCIDRs is not known yet"),
         }
         tokio::time::sleep(jitter(pause)).await;
@@ -106,12 +143,14 @@ struct Known {
     going: BTreeMap<NodeName, Instant>,
     /// The list, and the watch since, can be trusted.
     heard: bool,
+    listed: Whole<Bare>,
 }
 
 /// Follows all Nodes, by name alone, and forgets those that go.
 pub(super) async fn others(agent: Arc<Agent>, server: ApiServer) {
     let mut told = follow::<Bare>(server.clone(), Collection::metadata(NODES));
     let mut known = Known::of(agent.node.clone());
+    let mut look = tokio::time::interval(jitter(LOOK));
     loop {
         let next = known.going.values().min().copied();
         let due = async move {
@@ -126,18 +165,26 @@ pub(super) async fn others(agent: Arc<Agent>, server: ApiServer) {
                 None => return,
             },
             () = due, if known.heard => forget_due(&agent, &server, &mut known).await,
+            _ = look.tick(), if known.heard => {
+                let shown = agent.shown();
+                let nodes = shown.view.nodes.iter().filter(|_| shown.synced);
+                let had = nodes.filter(|(_, node)| node.record.node_object.is_some());
+                known.lacks(had.map(|(name, _)| name));
+            }
         }
     }
 }
 
 impl Known {
     fn of(own: NodeName) -> Self {
-        Self { own, there: BTreeSet::new(), going: BTreeMap::new(), heard: false }
+        let (there, going, listed) = Default::default();
+        Self { own, there, going, heard: false, listed }
     }
 
     fn take(&mut self, told: Told<Bare>) {
         match told {
-            Told::List { objects, .. } => {
+            Told::Page(page) => {
+                let Some((objects, _)) = self.listed.add(page) else { return };
                 let now: BTreeSet<NodeName> = objects.iter().filter_map(name).collect();
                 let gone: Vec<NodeName> = self.there.difference(&now).cloned().collect();
                 gone.into_iter().for_each(|node| self.gone(node));
@@ -161,6 +208,13 @@ impl Known {
             Told::Back => self.heard = true,
             Told::At(_) => {}
         }
+    }
+
+    /// Of nodes that had an object, those that the server lacks: it went while nobody listened.
+    fn lacks<'a>(&mut self, had: impl Iterator<Item = &'a NodeName>) {
+        let gone =
+            had.filter(|node| !self.there.contains(*node) && !self.going.contains_key(*node));
+        gone.cloned().collect::<Vec<_>>().into_iter().for_each(|node| self.gone(node));
     }
 
     fn gone(&mut self, node: NodeName) {
@@ -227,6 +281,7 @@ fn name(node: &Bare) -> Option<NodeName> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kube::follow::Page;
 
     fn known(there: &[&str]) -> Known {
         let mut known = Known::of("own".parse().unwrap());
@@ -239,7 +294,8 @@ mod tests {
     }
 
     fn list(names: &[&str]) -> Told<Bare> {
-        Told::List { objects: names.iter().map(|name| object(name)).collect(), revision: 1 }
+        let objects = names.iter().map(|name| object(name)).collect();
+        Told::Page(Page { objects, first: true, last: Some(1) })
     }
 
     fn due(known: &Known) -> Vec<String> {
@@ -270,6 +326,19 @@ mod tests {
         assert_eq!(due(&known), ["b"]);
         known.take(list(&["b"]));
         assert_eq!(due(&known), ["a"], "this one has gone meanwhile");
+    }
+
+    #[test]
+    fn a_node_whose_object_went_while_nobody_listened_is_due_once() {
+        let mut known = known(&["own", "a"]);
+        let had: Vec<NodeName> = ["own", "a", "b"].map(|name| name.parse().unwrap()).into();
+        known.lacks(had.iter());
+        let when = known.going.clone();
+        known.lacks(had.iter());
+        assert_eq!((due(&known), &known.going), (vec!["b".to_owned()], &when));
+        assert!(known.due(Instant::now()).is_empty(), "it has time to come back");
+        known.take(Told::Put(object("b")));
+        assert_eq!(due(&known), [""; 0]);
     }
 
     #[test]

@@ -2,16 +2,17 @@
 //! that many have in common are kept once. Nothing that somebody wrote can make reading a list fail.
 
 use std::{
-    borrow::Cow,
+    borrow::{Borrow, Cow},
     collections::{BTreeMap, HashSet},
     hash::Hash,
     net::IpAddr,
-    sync::{Arc, LazyLock, Mutex},
+    sync::{Arc, LazyLock, Mutex, MutexGuard},
 };
 
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use weft_core::{
+    name::NodeName,
     policy::{
         cluster::{Labels, NamedPort, ObjectName, Pod},
         spec::{Direction, PolicySpec, Protocol},
@@ -74,51 +75,60 @@ impl Followed for SeenPolicy {
 }
 
 /// Things of which there is one each.
-struct Kept<T: ?Sized> {
-    all: HashSet<Arc<T>>,
+struct Kept<T> {
+    all: HashSet<T>,
     most: usize,
+    /// True of one that nobody else has.
+    unused: fn(&T) -> bool,
 }
 
-impl<T: ?Sized + Hash + Eq> Kept<T> {
-    fn new() -> Self {
-        Self { all: HashSet::new(), most: KEPT_LEAST }
+impl<T: Clone + Hash + Eq> Kept<T> {
+    fn new(unused: fn(&T) -> bool) -> Mutex<Self> {
+        Mutex::new(Self { all: HashSet::new(), most: KEPT_LEAST, unused })
     }
 
-    fn one(&mut self, of: impl AsRef<T> + Into<Arc<T>>) -> Arc<T> {
-        if let Some(known) = self.all.get(of.as_ref()) {
+    /// The one that there is, or what `make` makes of it.
+    fn one<Q: Hash + Eq + ?Sized, Of: Borrow<Q>>(&mut self, of: Of, make: fn(Of) -> T) -> T
+    where
+        T: Borrow<Q>,
+    {
+        if let Some(known) = self.all.get(of.borrow()) {
             return known.clone();
         }
         if self.all.len() >= self.most {
-            self.all.retain(|kept| Arc::strong_count(kept) > 1);
+            let unused = self.unused;
+            self.all.retain(|kept| !unused(kept));
             self.most = KEPT_LEAST.max(2 * self.all.len());
         }
-        let new: Arc<T> = of.into();
+        let new = make(of);
         self.all.insert(new.clone());
         new
     }
 }
 
-static TEXTS: LazyLock<Mutex<Kept<str>>> = LazyLock::new(|| Mutex::new(Kept::new()));
-static LABELS: LazyLock<Mutex<HashSet<Arc<Labels>>>> = LazyLock::new(Mutex::default);
+fn lock<T>(kept: &Mutex<Kept<T>>) -> MutexGuard<'_, Kept<T>> {
+    kept.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
 
 /// The text, kept once however many have it.
 fn text(of: &str) -> Arc<str> {
-    let mut texts = TEXTS.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    texts.one(of)
+    static TEXTS: LazyLock<Mutex<Kept<Arc<str>>>> =
+        LazyLock::new(|| Kept::new(|kept| Arc::strong_count(kept) == 1));
+    lock(&TEXTS).one::<str, &str>(of, Arc::from)
 }
 
 /// Pods that one thing has made have the same labels.
 fn labels_once(of: Labels) -> Arc<Labels> {
-    let mut kept = LABELS.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    if let Some(known) = kept.get(&of) {
-        return known.clone();
-    }
-    if kept.len() >= KEPT_LEAST && kept.len() == kept.capacity() {
-        kept.retain(|labels| Arc::strong_count(labels) > 1);
-    }
-    let new = Arc::new(of);
-    kept.insert(new.clone());
-    new
+    static LABELS: LazyLock<Mutex<Kept<Arc<Labels>>>> =
+        LazyLock::new(|| Kept::new(|kept| Arc::strong_count(kept) == 1));
+    lock(&LABELS).one::<Labels, Labels>(of, Arc::new)
+}
+
+/// Nodes are few: none is let go.
+fn node_once(name: &str) -> Option<NodeName> {
+    static NODES: LazyLock<Mutex<Kept<NodeName>>> = LazyLock::new(|| Kept::new(|_| false));
+    let name = name.parse().ok()?;
+    Some(lock(&NODES).one::<NodeName, NodeName>(name, |name| name))
 }
 
 #[derive(Deserialize)]
@@ -271,25 +281,12 @@ impl<'de> Deserialize<'de> for SeenPod {
             uid: uid.into(),
             labels: labels_once(metadata.labels()),
             addrs: object.addrs(),
-            node: object.spec.node_name.as_deref().and_then(text_of_node),
+            node: object.spec.node_name.as_deref().and_then(node_once),
             ports: object.ports(),
         };
         let (meta, name) = (metadata.meta(), metadata.object_name());
         Ok(Self { meta, name, pod, asks: object.asks() })
     }
-}
-
-/// Nodes are few: their names are kept once as well.
-fn text_of_node(name: &str) -> Option<weft_core::name::NodeName> {
-    static NODES: LazyLock<Mutex<HashSet<weft_core::name::NodeName>>> =
-        LazyLock::new(Mutex::default);
-    let mut nodes = NODES.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let read: weft_core::name::NodeName = name.parse().ok()?;
-    if let Some(known) = nodes.get(&read) {
-        return Some(known.clone());
-    }
-    nodes.insert(read.clone());
-    Some(read)
 }
 
 #[derive(Deserialize)]
@@ -414,12 +411,14 @@ mod tests {
 
     #[test]
     fn what_nobody_has_any_more_is_let_go() {
-        let mut kept = Kept::<str>::new();
-        let held = kept.one("held");
+        let mut kept =
+            Kept::<Arc<str>>::new(|kept| Arc::strong_count(kept) == 1).into_inner().unwrap();
+        let mut one = |of: &str| kept.one::<str, &str>(of, Arc::from);
+        let held = one("held");
         for n in 0..3 * KEPT_LEAST {
-            kept.one(n.to_string().as_str());
+            one(n.to_string().as_str());
         }
+        assert!(Arc::ptr_eq(&held, &one("held")));
         assert!(kept.all.len() <= 2 * KEPT_LEAST);
-        assert!(Arc::ptr_eq(&held, &kept.one("held")));
     }
 }

@@ -16,6 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const NETWORKS: &str = "/apis/weft.network/v1/networks";
 const RECORDS: &str = "/apis/weft.network/v1/records";
 const NODES: &str = "/api/v1/nodes";
+const EVENTS: &str = "/apis/events.k8s.io/v1/events";
 
 struct Agent {
     child: Child,
@@ -133,6 +134,15 @@ fn a_network_that_contradicts_something_is_told_so_and_the_rest_goes_on() {
         "{:?}",
         accepted(&api, "odd")
     );
+    agent.until("its users hear by an event", || {
+        let of = |event: &Value| {
+            let note = event["note"].as_str().unwrap_or_default();
+            event["regarding"]["name"] == "second"
+                && event["metadata"]["namespace"] == "default"
+                && note.contains("10.1.0.0/17 overlaps")
+        };
+        api.all(EVENTS).iter().any(of)
+    });
     agent.until("a block of what is accepted", || keys(&api, "blocks/").len() == 1);
 
     // Said once, and said anew when it changes.
@@ -187,4 +197,34 @@ fn a_server_that_is_away_disturbs_nothing() {
     api.again();
     agent.until("back", || agent.log().contains("the store's full list is here"));
     assert_eq!(keys(&api, "blocks/").len(), 1, "no block beside");
+}
+
+#[test]
+fn what_the_server_does_not_tell_is_said_by_status() {
+    let api = FakeApi::start();
+    api.put(NETWORKS, network("default", json!({"ranges": ["10.1.0.0/16"], "default": true})));
+    api.put(NODES, node("node-a", &["10.1.7.0/24", "nonsense"]));
+    api.refuse("GET", "networkpolicies", usize::MAX, 403, "Forbidden");
+    let agent = Agent::start(&api, "untold", "auto");
+    let status = || agent.asked("status");
+    agent.until("policies are missed", || {
+        let said = status();
+        said.contains("networkpolicies were not heard of for")
+            && said.contains("give weft's role this right")
+    });
+    agent.until("one podCIDR is none", || status().contains("nonsense\\\" is no prefix: left out"));
+    agent.until("the other is taken", || keys(&api, "blocks/") == ["blocks/default/10.1.7.0-24"]);
+    api.mend();
+    api.put(NODES, node("node-a", &["10.1.7.0/24"]));
+    agent.until("all is well", || {
+        let said = status();
+        !said.contains("were not heard of") && !said.contains("can't be read")
+    });
+    api.take_only("another");
+    api.disconnect();
+    agent.until("what to do is said", || {
+        let said = status();
+        let kinds = "namespaces, nodes, pods, networkpolicies were not heard of";
+        said.contains(kinds) && said.contains("renew the kubeconfig /run/")
+    });
 }

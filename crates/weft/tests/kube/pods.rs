@@ -260,3 +260,43 @@ fn a_policy_is_in_force_and_what_of_it_can_not_be_is_said_on_it() {
     }
     nothing_left(kube.node());
 }
+
+/// Policies are heard of by another watch than pods, which may lag.
+#[test]
+fn a_pod_waits_for_the_policies_that_were_made_before_it() {
+    let kube = Kubernetes::start();
+    kube.pod("a", &json!({}));
+    assert_eq!(kube.add("a").0, 0);
+    kube.api(|api| api.hold(POLICIES, true));
+    kube.api(|api| {
+        api.put(
+            POLICIES,
+            json!({
+                "metadata": {"name": "shut", "namespace": "ns"},
+                "spec": {"podSelector": {"matchLabels": {"app": "b"}}, "policyTypes": ["Ingress"]},
+            }),
+        )
+    });
+    kube.pod("b", &json!({}));
+    let (exit, answer) = kube.add("b");
+    assert_eq!((exit, &answer["code"]), (1, &json!(11)), "{answer}");
+    let said = "NetworkPolicy ns/shut is there, and was not heard of yet";
+    assert!(answer["details"].as_str().unwrap().contains(said), "{answer}");
+    assert_eq!(interfaces("b").trim(), "");
+    kube.api(|api| api.hold(POLICIES, false));
+    assert_eq!(kube.add("b").0, 0);
+    let netns = |name: &str| Netns::open(&Path::new("/run/netns").join(name)).unwrap();
+    let line = sh(&netns("b"), "ip -o -4 addr show dev eth0");
+    let addr: IpAddr =
+        line.split_whitespace().nth(3).unwrap().split('/').next().unwrap().parse().unwrap();
+    let echo = Responder::at(&netns("b"), &[addr]).unwrap();
+    assert!(reach(&netns("a"), addr).is_none(), "it was never open");
+    drop(echo);
+    // What was heard before holds nobody up.
+    kube.pod("c", &json!({}));
+    assert_eq!(kube.add("c").0, 0);
+    for name in ["a", "b", "c"] {
+        assert_eq!(kube.call("DEL", name).0, 0);
+    }
+    nothing_left(kube.node());
+}

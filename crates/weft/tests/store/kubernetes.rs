@@ -114,15 +114,15 @@ async fn a_list_that_breaks_off_is_begun_again_and_shows_one_moment() {
         api.put(RECORDS, record(&format!("nodes/n{n}"), "1"));
     }
     let store = Store::open(&config_of(&api, "midlist")).await.unwrap();
-    api.lose("GET", "records?limit=1000&continue", 1);
+    api.lose("GET", "records?limit=500&continue", 1);
     assert_eq!(store.list().await.unwrap().0.len(), 2500);
-    api.refuse("GET", "records?limit=1000&continue", 1, 410, "Expired");
+    api.refuse("GET", "records?limit=500&continue", 1, 410, "Expired");
     assert_eq!(store.list().await.unwrap().0.len(), 2500);
     let asked: Vec<_> =
         api.requests().into_iter().filter(|of| of.path.contains("/records?")).collect();
     assert_eq!(
         asked.len(),
-        4 + 2 + 3,
+        6 + 2 + 5,
         "a page is asked for again, a forgotten list begun again: {asked:?}"
     );
 }
@@ -354,4 +354,63 @@ async fn what_can_not_be_had_is_said_with_what_to_do() {
     let said =
         refusal(&file(&api.kubeconfig_text("x").replace("127.0.0.1", "nowhere.invalid"))).await;
     assert!(said.contains("list") && said.contains("nowhere.invalid"), "{said}");
+}
+
+/// Servers before Kubernetes 1.34 give no list as a stream; one that breaks off is begun again.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_listed_in_pages_is_what_is_streamed() {
+    for pages in [false, true] {
+        let api = FakeApi::start();
+        for n in 0..1200 {
+            api.put(RECORDS, record(&format!("nodes/n{n}"), "1"));
+        }
+        if pages {
+            api.pages_only();
+            api.refuse("GET", "records?limit=500&continue", 1, 410, "Expired");
+        }
+        let config = config_of(&api, if pages { "pages" } else { "stream" });
+        let store = Store::open(&config).await.unwrap();
+        let mut listener = Listener::to(&store).await;
+        let last = store.put("nodes/n7", b"2".to_vec()).await.unwrap();
+        listener.until_at(last).await;
+        assert_eq!((listener.records.len(), listener.snapshots), (1200, 1), "pages {pages}");
+        assert_eq!(listener.records["nodes/n7"], b"2");
+        let asked = api.requests();
+        let paged = asked.iter().filter(|of| of.path.contains("/records?limit=500")).count();
+        assert_eq!(paged, if pages { 5 } else { 0 }, "{asked:?}");
+    }
+}
+
+/// One object that is not as it should be hides no other and stops nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_can_not_be_read_is_said_and_the_rest_goes_on() {
+    let api = FakeApi::start();
+    let odd = |key: &str| {
+        let mut odd = record(key, "1");
+        odd["spec"]["value"] = json!(7);
+        odd
+    };
+    api.put(RECORDS, odd("nodes/odd"));
+    api.put(RECORDS, record("nodes/a", "1"));
+    let store = open(&config_of(&api, "odd")).await;
+    let mut listener = Listener::to(&store).await;
+    let problems = || store.kubernetes().unwrap().server().watches().problems(|_| false);
+    let expected =
+        format!("records {} can't be read, and is left as it was known", name("nodes/odd"));
+    assert!(problems()[0].starts_with(&expected), "{:?}", problems());
+    api.requests();
+    let known = store.put("nodes/b", b"1".to_vec()).await.unwrap();
+    listener.until_at(known).await;
+    api.put(RECORDS, odd("nodes/b"));
+    let last = store.put("nodes/c", b"1".to_vec()).await.unwrap();
+    listener.until_at(last).await;
+    assert_eq!(listener.records.keys().collect::<Vec<_>>(), ["nodes/a", "nodes/b", "nodes/c"]);
+    assert_eq!((listener.snapshots, lists(&api), problems().len()), (1, 0, 2));
+    // As it should be again; and what is gone is not told as it was, so that a list tells.
+    api.put(RECORDS, record("nodes/b", "2"));
+    api.delete(RECORDS, &name("nodes/odd"));
+    until("a list", async || problems().is_empty() && lists(&api) > 0).await;
+    let last = store.put("nodes/d", b"1".to_vec()).await.unwrap();
+    listener.until_at(last).await;
+    assert_eq!((listener.records["nodes/b"].as_slice(), listener.breaks), (&b"2"[..], 0));
 }

@@ -61,6 +61,8 @@ pub struct Said {
     listed: bool,
     /// The pods of this node: their UIDs.
     uids: BTreeMap<ObjectName, Arc<str>>,
+    /// Pods that may not be attached yet, and why.
+    held: BTreeMap<ObjectName, String>,
 }
 
 /// What was written. Whoever writes holds it.
@@ -102,6 +104,14 @@ impl Said {
         self.listed = true;
     }
 
+    /// The pod may not be attached: what policies say of it may not be known.
+    pub fn hold(&mut self, name: &ObjectName, why: String) {
+        self.held.insert(name.clone(), why);
+    }
+    pub fn release(&mut self, name: &ObjectName) {
+        self.held.remove(name);
+    }
+
     /// Where records of pods can't be read, the cluster's word tells who is here: a pod that is not known
     /// would be open to everybody.
     fn stand_in(&self, locals: &mut BTreeMap<ObjectName, Vec<IpAddr>>) {
@@ -126,9 +136,9 @@ impl Policies {
         if config.policies.is_none() && !by_api {
             return None;
         }
-        let (index, uids) = (Index::default(), BTreeMap::new());
+        let (index, uids, held) = Default::default();
         Some(Self {
-            said: Mutex::new(Said { index, node: node.clone(), listed: false, uids }),
+            said: Mutex::new(Said { index, node: node.clone(), listed: false, uids, held }),
             kept: Mutex::default(),
             bell: Wake::default(),
             doubted: AtomicBool::new(false),
@@ -214,16 +224,19 @@ pub(super) fn known(agent: &Agent, pod: Option<&PodName>) -> Result<(), CniError
     let said = || policies.said.lock().expect(POISONED);
     let ready = || {
         let said = said();
-        (said.listed && said.knows(pod)).then_some(())
+        (said.listed && said.knows(pod) && !said.held.contains_key(&object_name(pod))).then_some(())
     };
     wait(agent, ready).ok_or_else(|| {
-        let why = if said().listed {
-            format!(
+        let said = said();
+        let why = match (said.listed, said.held.get(&object_name(pod))) {
+            (false, _) => {
+                "pods, namespaces and policies have not been read since the agent began".into()
+            }
+            (true, Some(why)) if said.knows(pod) => why.clone(),
+            (true, _) => format!(
                 "pod {}/{} ({}) is not known to the cluster yet",
                 pod.namespace, pod.name, pod.uid
-            )
-        } else {
-            "pods, namespaces and policies have not been read since the agent began".into()
+            ),
         };
         CniError::new(Code::TryAgainLater, "what policies say of the pod is not known", why)
     })
@@ -290,8 +303,8 @@ mod tests {
     #[test]
     fn a_pod_whose_record_can_not_be_read_is_policed_by_the_clusters_word() {
         let node: NodeName = "node-a".parse().unwrap();
-        let (index, uids) = (Index::default(), BTreeMap::new());
-        let mut said = Said { index, node, listed: true, uids };
+        let (index, uids, held) = Default::default();
+        let mut said = Said { index, node, listed: true, uids, held };
         let addr = |last: u8| IpAddr::from([10, 1, 0, last]);
         for (pod, at, node) in [("a", 1, "node-a"), ("b", 2, "node-a"), ("c", 3, "node-b")] {
             let (addrs, node) = (vec![addr(at)], node.parse().ok());

@@ -20,7 +20,8 @@ use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
 use tokio::sync::mpsc;
 
-pub use object::{GROUP, KIND_LABEL, NETWORKS, NetworkObject, RECORDS, VERSION, name};
+pub use object::{GROUP, KIND_LABEL, NETWORKS, NetworkObject, RECORDS, VERSION};
+pub use weft_core::view::object_name as name;
 
 use self::object::{NETWORK, Record};
 use super::{Created, Entry, Event, KubernetesConfig, Replaced, StoreError, check_key};
@@ -228,6 +229,11 @@ struct Written {
 /// The network that a key is of.
 fn network(key: &str) -> Option<&str> {
     key.strip_prefix(NETWORK).filter(|name| !name.contains('/'))
+}
+
+/// True of what the store keeps its records in.
+pub fn is_ours(collection: &str) -> bool {
+    [NETWORKS, RECORDS].contains(&collection)
 }
 
 fn collection(key: &str) -> &'static str {

@@ -3,7 +3,7 @@
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
-use weft_core::name::fnv1a;
+use weft_core::view::object_name;
 
 use crate::{
     kube::follow::{Followed, Meta},
@@ -18,8 +18,6 @@ pub const NETWORKS: &str = "/apis/weft.network/v1/networks";
 pub const NETWORK: &str = "networks/";
 /// The label that says of which kind a record is: the first word of its key.
 pub const KIND_LABEL: &str = "weft.network/kind";
-/// What an object's name may have at most (RFC 1123).
-const NAME_MAX: usize = 253;
 
 /// Any record but a network.
 #[derive(Clone, Debug, Deserialize)]
@@ -68,7 +66,7 @@ impl Record {
     pub fn entry(self) -> Option<Entry> {
         let revision = self.metadata.revision();
         let Self { metadata, spec } = self;
-        if metadata.name != name(&spec.key) {
+        if metadata.name != object_name(&spec.key) {
             tracing::warn!(
                 record = metadata.name,
                 key = spec.key,
@@ -89,58 +87,5 @@ impl NetworkObject {
     pub fn entry(&self, revision: u64) -> Entry {
         let value = Value::from(self.spec.clone()).to_string().into_bytes();
         Entry { key: self.key(), value, revision }
-    }
-}
-
-/// The name of the object that holds the record: what can be read of the key, and a hash of all of it.
-/// A valid DNS subdomain, the same for the same key whoever asks.
-pub fn name(key: &str) -> String {
-    let word = |word: &str| {
-        let word = word.replace(|c: char| !c.is_ascii_alphanumeric(), "-");
-        word.trim_matches('-').to_owned()
-    };
-    let words: Vec<String> = key.split('/').map(word).filter(|word| !word.is_empty()).collect();
-    let hash = format!("{:016x}", fnv1a(&[key]));
-    let mut readable = words.join(".");
-    readable.truncate(NAME_MAX - hash.len() - 1);
-    let readable = readable.trim_end_matches(['-', '.']);
-    if readable.is_empty() { hash } else { format!("{readable}.{hash}") }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_are_subdomains_that_can_be_read_and_differ() {
-        let long = format!("nodes/{}", "a.".repeat(126) + "a");
-        let keys = [
-            "nodes/a",
-            "nodes/a.b",
-            "nodes/a-b",
-            "acks/a",
-            "blocks/default/10.1.0.0-24",
-            "blocks/default/fd00:1::-112",
-            "claims/default/::1",
-            "claims/default/1::",
-            "settings/bgp",
-            "pods/n/a.b",
-            "pods/n.a/b",
-            &long,
-            &long[..long.len() - 2],
-        ];
-        let names: std::collections::BTreeSet<String> = keys.iter().map(|key| name(key)).collect();
-        assert_eq!(names.len(), keys.len());
-        for name in &names {
-            let label = |label: &str| {
-                !label.is_empty()
-                    && !label.starts_with('-')
-                    && !label.ends_with('-')
-                    && label.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-'))
-            };
-            assert!(name.len() <= NAME_MAX && name.split('.').all(label), "{name}");
-        }
-        assert!(name("blocks/default/10.1.0.0-24").starts_with("blocks.default.10-1-0-0-24."));
-        assert_eq!(name("settings/bgp"), name("settings/bgp"));
     }
 }

@@ -11,7 +11,7 @@ use super::{
     object::{NETWORKS, NetworkObject, RECORDS, Record},
 };
 use crate::{
-    kube::follow::{Collection, Told, follow},
+    kube::follow::{Collection, Told, Whole, follow},
     store::{Entry, Event},
 };
 
@@ -22,6 +22,8 @@ struct Merger {
     networks: Option<BTreeMap<String, NetworkObject>>,
     /// The revision up to which the listener knows every record; none: nothing yet.
     records: Option<u64>,
+    /// Of lists that are being told.
+    listed: (Whole<NetworkObject>, Whole<Record>),
     /// Why one or the other can't be followed; the listener was told when there was a first.
     away: [Option<String>; 2],
 }
@@ -30,7 +32,8 @@ pub(super) async fn run(store: KubernetesStore, events: mpsc::Sender<Event>) {
     let server = store.server.clone();
     let mut networks = follow::<NetworkObject>(server.clone(), Collection::all(NETWORKS));
     let mut records = follow::<Record>(server, Collection::all(RECORDS));
-    let mut merger = Merger { store, events, networks: None, records: None, away: [None, None] };
+    let (listed, away) = Default::default();
+    let mut merger = Merger { store, events, networks: None, records: None, listed, away };
     loop {
         // A list of records is told with the networks, so these are waited for.
         let records_too = merger.networks.is_some();
@@ -50,7 +53,8 @@ pub(super) async fn run(store: KubernetesStore, events: mpsc::Sender<Event>) {
 impl Merger {
     async fn record(&mut self, told: Told<Record>) {
         match told {
-            Told::List { objects, revision } => {
+            Told::Page(page) => {
+                let Some((objects, revision)) = self.listed.1.add(page) else { return };
                 self.records = Some(revision);
                 let networks = self.networks.iter().flat_map(BTreeMap::values);
                 let networks = networks.map(|network| network.entry(revision));
@@ -78,7 +82,8 @@ impl Merger {
 
     async fn network(&mut self, told: Told<NetworkObject>) {
         match told {
-            Told::List { objects, .. } => {
+            Told::Page(page) => {
+                let Some((objects, _)) = self.listed.0.add(page) else { return };
                 let now = objects.into_iter().map(|object| (object.key(), object)).collect();
                 self.networks_are(now).await;
             }

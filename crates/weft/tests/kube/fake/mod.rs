@@ -48,7 +48,8 @@ pub struct Request {
 
 impl Request {
     pub fn is_list(&self) -> bool {
-        self.method == "GET" && self.path.contains("limit=") && !self.path.contains("watch=true")
+        let streamed = self.path.contains("sendInitialEvents=true");
+        self.method == "GET" && (self.path.contains("limit=") || streamed)
     }
     pub fn is_watch(&self) -> bool {
         self.path.contains("watch=true")
@@ -194,6 +195,17 @@ impl FakeApi {
     /// No refusal is in force any more.
     pub fn mend(&self) {
         self.shared.faults.lock().unwrap().next.clear();
+    }
+
+    /// It gives no list as a stream.
+    pub fn pages_only(&self) {
+        self.world().pages_only = true;
+    }
+
+    /// Changes of one kind are told to nobody, as long as it is so.
+    pub fn hold(&self, collection: &str, held: bool) {
+        self.world().hold(collection, held);
+        self.shared.news.send_modify(|_| {});
     }
 
     /// There is no such kind of object: its definition was not installed.

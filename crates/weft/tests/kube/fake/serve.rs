@@ -179,6 +179,9 @@ fn unquote(text: &str) -> String {
 pub fn partial(mut object: Value) -> Value {
     if let Some(items) = object["items"].as_array_mut() {
         items.iter_mut().for_each(|item| *item = partial(item.take()));
+        if items.is_empty() {
+            object["items"] = Value::Null;
+        }
         object["kind"] = json!("PartialObjectMetadataList");
         object["apiVersion"] = json!("meta.k8s.io/v1");
         return object;
@@ -192,7 +195,7 @@ pub fn partial(mut object: Value) -> Value {
     })
 }
 
-fn said(code: u16, value: &Value) -> Response {
+pub fn said(code: u16, value: &Value) -> Response {
     Response::builder()
         .status(StatusCode::from_u16(code).unwrap())
         .header(header::CONTENT_TYPE, "application/json")

@@ -13,7 +13,7 @@ use tokio::sync::watch as signal;
 
 use super::{
     Shared,
-    serve::{Path, partial, status},
+    serve::{Path, partial, said, status},
     world::Change,
 };
 
@@ -27,6 +27,8 @@ struct Watch {
     at: u64,
     /// How many of the world's changes were looked at.
     seen: usize,
+    /// What there is, if it is to be told first.
+    initial: Option<Vec<Value>>,
     /// It was told whether it can begin where it wants to.
     begun: bool,
     news: signal::Receiver<u64>,
@@ -43,7 +45,15 @@ pub(super) async fn stream(
     metadata_only: bool,
 ) -> Response {
     let number = |name: &str| query.get(name).and_then(|value| value.parse().ok());
-    let at = number("resourceVersion").unwrap_or_else(|| shared.world.lock().unwrap().revision());
+    let initial = query.get("sendInitialEvents").is_some_and(|wanted| wanted == "true");
+    if initial && shared.world.lock().unwrap().pages_only {
+        return said(422, &unstreamed());
+    }
+    let initial = initial.then(|| initial_of(&shared, &of, query, metadata_only));
+    let (initial, begun) = initial.map_or((None, None), |(lines, at)| (Some(lines), Some(at)));
+    let at = begun
+        .or_else(|| number("resourceVersion"))
+        .unwrap_or_else(|| shared.world.lock().unwrap().revision());
     let mut news = shared.news.subscribe();
     // A revision that is far off is waited for in silence, without so much as a header.
     let _ = news.wait_for(|news| *news >= at).await;
@@ -56,6 +66,7 @@ pub(super) async fn stream(
         bookmarks: query.get("allowWatchBookmarks").is_some_and(|wanted| wanted == "true"),
         at,
         seen: 0,
+        initial,
         begun: false,
         news,
         breaks,
@@ -89,6 +100,11 @@ impl Watch {
                 _ = self.news.changed() => {}
             }
             let _ = self.frozen.wait_for(|frozen| !frozen).await;
+            if let Some(lines) = self.initial.take() {
+                self.news.mark_changed();
+                let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
+                return Some(Ok(text.into()));
+            }
             let lines = self.lines();
             if !lines.is_empty() {
                 let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
@@ -101,6 +117,9 @@ impl Watch {
     fn lines(&mut self) -> Vec<Value> {
         let (changes, forgotten) = {
             let world = self.shared.world.lock().unwrap();
+            if world.is_held(&self.of.collection) {
+                return Vec::new();
+            }
             (world.changes(self.seen).to_vec(), world.forgotten())
         };
         if !std::mem::replace(&mut self.begun, true) && self.at < forgotten {
@@ -155,6 +174,36 @@ impl Watch {
         let object = if self.metadata_only { partial((**now).clone()) } else { (**now).clone() };
         Some(json!({"type": word, "object": object}))
     }
+}
+
+/// Everything there is, and that it was everything.
+fn initial_of(
+    shared: &Shared,
+    of: &Path,
+    query: &BTreeMap<String, String>,
+    metadata_only: bool,
+) -> (Vec<Value>, u64) {
+    let selector = Selector::new(query);
+    let world = shared.world.lock().unwrap();
+    let all = world.within(&of.collection, &of.namespace);
+    let all = all
+        .filter(|object| selector.takes(object))
+        .map(|object| if metadata_only { partial((*object).clone()) } else { (*object).clone() });
+    let mut lines: Vec<Value> =
+        all.map(|object| json!({"type": "ADDED", "object": object})).collect();
+    let metadata = json!({
+        "resourceVersion": world.revision().to_string(),
+        "annotations": {"k8s.io/initial-events-end": "true"},
+    });
+    lines.push(json!({"type": "BOOKMARK", "object": {"kind": "", "metadata": metadata}}));
+    (lines, world.revision())
+}
+
+/// As servers before Kubernetes 1.34 say it, if they are not told otherwise.
+fn unstreamed() -> Value {
+    let said = "ListOptions.meta.k8s.io \"\" is invalid: sendInitialEvents: Forbidden: sendInitialEvents \
+                is forbidden for watch unless the WatchList feature gate is enabled";
+    status(422, "Invalid", said, Value::Null)
 }
 
 /// `fieldSelector` and `labelSelector`, of `=`, `==` and `!=`.

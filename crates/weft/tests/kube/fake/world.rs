@@ -30,6 +30,10 @@ pub struct World {
     lists: BTreeMap<u64, (u64, Arc<Vec<Arc<Value>>>)>,
     withdrawn: BTreeSet<String>,
     pub token: Option<String>,
+    /// Lists come in pages alone.
+    pub pages_only: bool,
+    /// Kinds whose changes are told to nobody.
+    held: BTreeSet<String>,
 }
 
 /// What is answered: the status, and the object or `Status`.
@@ -54,6 +58,8 @@ impl World {
             lists: BTreeMap::new(),
             withdrawn: BTreeSet::new(),
             token: None,
+            pages_only: false,
+            held: BTreeSet::new(),
         }
     }
 
@@ -85,6 +91,16 @@ impl World {
     pub fn is_withdrawn(&self, collection: &str) -> bool {
         self.withdrawn.contains(collection)
     }
+    pub fn hold(&mut self, collection: &str, held: bool) {
+        if held {
+            self.held.insert(collection.to_owned());
+        } else {
+            self.held.remove(collection);
+        }
+    }
+    pub fn is_held(&self, collection: &str) -> bool {
+        self.held.contains(collection)
+    }
     pub fn bookmark(&mut self, revision: u64) {
         self.changes.push(Change { revision, what: None });
     }
@@ -98,7 +114,11 @@ impl World {
         self.within(&collection, &namespace).collect()
     }
 
-    fn within(&self, collection: &str, namespace: &str) -> impl Iterator<Item = Arc<Value>> {
+    pub fn within(
+        &self,
+        collection: &str,
+        namespace: &str,
+    ) -> impl Iterator<Item = Arc<Value>> + use<> {
         let first = (collection.to_owned(), String::new(), String::new());
         let of = self.objects.range(first..).take_while(|(place, _)| place.0 == collection);
         let of = of.filter(|(place, _)| namespace.is_empty() || place.1 == namespace);

@@ -8,7 +8,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use clap::Args;
 use serde_json::json;
 use weft_core::policy::{
     cluster::{Labels, NamedPort, ObjectName, Pod},
@@ -16,33 +15,13 @@ use weft_core::policy::{
     spec::{PolicySpec, Protocol},
 };
 
-use super::resident_kb;
-
-#[derive(Args)]
-pub struct Cluster {
-    /// Print one JSON object as the last line
-    #[arg(long)]
-    json: bool,
-    #[arg(long, default_value_t = 500)]
-    namespaces: u32,
-    /// In all, each with an address of both families
-    #[arg(long, default_value_t = 150_000)]
-    pods: u32,
-    /// In all, twenty to a namespace at most
-    #[arg(long, default_value_t = 10_000)]
-    policies: u32,
-    /// Pods of this node
-    #[arg(long, default_value_t = 30)]
-    local: u32,
-    /// Changes of pods, anywhere in the cluster
-    #[arg(long, default_value_t = 20_000)]
-    changes: u32,
-}
+use super::Cluster;
+use crate::bench::resident_kb;
 
 /// Applications of a namespace.
-const APPS: u32 = 10;
+pub const APPS: u32 = 10;
 /// What policies of a namespace say, one after the other.
-const SPECS: [&str; 20] = [
+pub const SPECS: [&str; 20] = [
     r#"{"podSelector":{},"policyTypes":["Ingress","Egress"]}"#,
     r#"{"podSelector":{},"ingress":[{"from":[{"podSelector":{"matchLabels":{"app":"app-0"}}}],"ports":[{"port":"http"}]}]}"#,
     r#"{"podSelector":{},"egress":[{"to":[{"namespaceSelector":{"matchLabels":{"name":"ns-0"}},"podSelector":{"matchLabels":{"app":"app-1"}}}],"ports":[{"port":53,"protocol":"UDP"},{"port":53}]}]}"#,
@@ -65,7 +44,7 @@ const SPECS: [&str; 20] = [
     r#"{"podSelector":{},"egress":[{"to":[{"ipBlock":{"cidr":"203.0.113.0/24"}}],"ports":[{"port":443}]}],"policyTypes":["Egress"]}"#,
 ];
 
-pub fn cluster(asked: &Cluster) -> anyhow::Result<()> {
+pub fn index(asked: &Cluster) -> anyhow::Result<()> {
     let before = resident_kb(id())?;
     let start = Instant::now();
     let mut index = Index::default();
@@ -143,12 +122,12 @@ fn local(asked: &Cluster, n: u32) -> u32 {
     n * (asked.pods / (asked.local + 1))
 }
 
-fn namespace(n: u32) -> Labels {
+pub fn namespace(n: u32) -> Labels {
     let pairs = [("name", format!("ns-{n}")), ("team", format!("team-{}", n % 50))];
     pairs.into_iter().map(|(key, value)| (key.into(), value.into())).collect()
 }
 
-fn name(asked: &Cluster, n: u32) -> ObjectName {
+pub fn name(asked: &Cluster, n: u32) -> ObjectName {
     let namespace = n % asked.namespaces;
     let (app, hash) = (n / asked.namespaces % APPS, n.wrapping_mul(2_654_435_761));
     object(&format!("ns-{namespace}"), &format!("app-{app}-5d78c9869d-{hash:08x}"))
@@ -179,7 +158,7 @@ fn pod(asked: &Cluster, n: u32, runs: bool) -> Pod {
     }
 }
 
-fn addrs(n: u32) -> Vec<IpAddr> {
+pub fn addrs(n: u32) -> Vec<IpAddr> {
     let v4 = Ipv4Addr::from(0x0a00_0000 + n * 3);
     let v6 = Ipv6Addr::from((0xfd00_u128 << 112) + u128::from(n) * 3);
     vec![v4.into(), v6.into()]
