@@ -39,7 +39,7 @@ impl Arch {
 
     /// The toolchain has C start files and a linker of its own for arm64; what little C and assembly
     /// dependencies have calls no C library.
-    pub fn cross<'a>(self, build: &'a mut Command) -> &'a mut Command {
+    pub fn cross(self, build: &mut Command) -> &mut Command {
         if self == Self::Arm64 {
             build.env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_MUSL_LINKER", "rust-lld");
             build.env("CC_aarch64_unknown_linux_musl", "aarch64-linux-gnu-gcc");
