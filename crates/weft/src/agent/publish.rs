@@ -131,6 +131,7 @@ fn at_stake(change: &Change) -> bool {
         | Key::Access(_)
         | Key::Hidden(..)
         | Key::Port(_)
+        | Key::Sources(_)
         | Key::Shaped(_) => false,
     }
 }
