@@ -12,6 +12,7 @@ use crate::{
         Footing, Ground, Meet, Parent, Standing,
         access::{self, Access},
         bridge,
+        sources::{self, Together},
     },
     attachment::{Attachment, Phase},
     join::Receive,
@@ -93,8 +94,8 @@ impl Served<'_> {
     }
 }
 
-/// `pods` are the attachments of this node in any network; those that are not yet attached hold
-/// nothing.
+/// `pods` are the attachments of this node in any network; those that are not attached hold nothing but
+/// what others are guarded from them by.
 pub fn node<'a>(
     node: &NodeName,
     host: &Host,
@@ -102,6 +103,10 @@ pub fn node<'a>(
     pods: impl Iterator<Item = &'a Attachment> + Clone,
 ) -> State {
     let mut state = State::default();
+    let network_of = |pod: &Attachment| {
+        served.iter().find(|net| *net.name == pod.network).map(|net| net.network)
+    };
+    let together = Together::of(pods.clone(), network_of);
     for network in served {
         let ground = network.ground(node, host);
         state.merge(network.network.attach.kind().node(&ground));
@@ -113,6 +118,9 @@ pub fn node<'a>(
         let ready = |parent: &Parent| host.parents.get(parent).is_some_and(|nic| nic.ready);
         let there = parent.is_none_or(ready);
         let ours = pods.clone().filter(|pod| pod.network == *network.name);
+        for pod in ours.clone() {
+            state.extend(sources::outside(pod, &ground, together.others(pod)));
+        }
         for pod in ours.filter(|pod| holds(pod)) {
             state.merge(if there {
                 pod.attach.outside(pod, &ground)
@@ -237,7 +245,6 @@ fn ruleset(host: &Host, served: &[Served<'_>], translated: bool) -> Ruleset {
         }
     }
     if access {
-        ruleset.forward.push(Rule::Spoofed);
         ruleset.forward.extend(accessible(served).flat_map(|net| apart(net.network)));
         ruleset.nat.push(Rule::MasqueradeAccess);
     }

@@ -18,3 +18,5 @@ pub const TABLE: &str = "weft";
 pub const PORTS: &str = "weft-ports";
 /// Nexthop objects of ours have this in the top byte of their number.
 pub const NEXTHOP_BASE: u32 = 0x7700_0000;
+/// Those of the addresses that pods may send from, families inet and bridge.
+pub const SOURCES: &str = "weft-sources";

@@ -7,7 +7,7 @@ mod group;
 mod text;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
 };
 
@@ -36,6 +36,8 @@ pub enum Key {
     Table,
     /// A pod's MAC address whose frames are not taken in by that device of the node.
     Apart(IfName, Mac),
+    /// From which addresses the pod behind this link may send.
+    Sources(IfName),
     /// How much the link sends.
     Shaped(IfName),
     Up(IfName),
@@ -67,24 +69,80 @@ pub enum Key {
 #[serde(rename_all = "kebab-case", tag = "object")]
 pub enum Object {
     Link(Link),
-    Sysctl { knob: Knob, value: u8 },
-    Table { ruleset: Ruleset },
-    Apart { dev: IfName, mac: Mac },
-    Shaped { dev: IfName, limit: Limit },
-    Up { dev: IfName },
-    Addr { dev: IfName, addr: IpNet },
-    Member { dev: IfName, addr: IpNet },
-    Anycast { dev: IfName, addr: IpNet },
-    Neigh { dev: IfName, ip: IpAddr, mac: Mac },
-    Proxy { dev: IfName, ip: IpAddr },
-    Fdb { dev: IfName, mac: Mac, dst: IpAddr },
-    Flood { dev: IfName, dst: IpAddr },
-    Behind { dev: IfName, mac: Mac },
-    NextHop { dev: IfName, via: IpAddr },
-    Group { hops: Group },
+    Sysctl {
+        knob: Knob,
+        value: u8,
+    },
+    Table {
+        ruleset: Ruleset,
+    },
+    Apart {
+        dev: IfName,
+        mac: Mac,
+    },
+    /// `mac`: the pod's, where the link is a port of a bridge.
+    Sources {
+        dev: IfName,
+        mac: Option<Mac>,
+        addrs: BTreeSet<IpAddr>,
+    },
+    Shaped {
+        dev: IfName,
+        limit: Limit,
+    },
+    Up {
+        dev: IfName,
+    },
+    Addr {
+        dev: IfName,
+        addr: IpNet,
+    },
+    Member {
+        dev: IfName,
+        addr: IpNet,
+    },
+    Anycast {
+        dev: IfName,
+        addr: IpNet,
+    },
+    Neigh {
+        dev: IfName,
+        ip: IpAddr,
+        mac: Mac,
+    },
+    Proxy {
+        dev: IfName,
+        ip: IpAddr,
+    },
+    Fdb {
+        dev: IfName,
+        mac: Mac,
+        dst: IpAddr,
+    },
+    Flood {
+        dev: IfName,
+        dst: IpAddr,
+    },
+    Behind {
+        dev: IfName,
+        mac: Mac,
+    },
+    NextHop {
+        dev: IfName,
+        via: IpAddr,
+    },
+    Group {
+        hops: Group,
+    },
     Route(Route),
-    Hidden { addr: IpAddr, from: Client },
-    Port { door: Door, to: SocketAddr },
+    Hidden {
+        addr: IpAddr,
+        from: Client,
+    },
+    Port {
+        door: Door,
+        to: SocketAddr,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -233,6 +291,7 @@ impl Object {
             Self::Sysctl { knob, .. } => Key::Sysctl(knob),
             Self::Table { .. } => Key::Table,
             Self::Apart { dev, mac } => Key::Apart(dev, mac),
+            Self::Sources { dev, .. } => Key::Sources(dev),
             Self::Shaped { dev, .. } => Key::Shaped(dev),
             Self::Up { dev } => Key::Up(dev),
             Self::Addr { dev, addr } | Self::Member { dev, addr } | Self::Anycast { dev, addr } => {
@@ -269,13 +328,12 @@ impl Object {
             | Self::NextHop { dev, .. } => Some(dev),
             Self::Route(route) => route.to.dev(),
             Self::Sysctl { knob, .. } => knob.dev(),
-            // It stands on a link of the host's, and is to outlive it.
+            // These stand on a link of the host's, and are to outlive it.
+            Self::Apart { .. } | Self::Sources { .. } => None,
             // The last two ask for addresses alone.
-            Self::Table { .. }
-            | Self::Apart { .. }
-            | Self::Group { .. }
-            | Self::Hidden { .. }
-            | Self::Port { .. } => None,
+            Self::Table { .. } | Self::Group { .. } | Self::Hidden { .. } | Self::Port { .. } => {
+                None
+            }
         }
     }
 
@@ -284,7 +342,10 @@ impl Object {
         match self {
             Self::Link(_) => 0,
             Self::Sysctl { .. } => 1,
-            Self::Table { .. } | Self::Apart { .. } | Self::Shaped { .. } => 2,
+            Self::Table { .. }
+            | Self::Apart { .. }
+            | Self::Sources { .. }
+            | Self::Shaped { .. } => 2,
             Self::Up { .. } => 3,
             Self::Addr { .. } | Self::Member { .. } | Self::Anycast { .. } => 4,
             Self::Neigh { .. } | Self::Proxy { .. } => 5,

@@ -53,6 +53,14 @@ pub struct Refusal {
     pub text: String,
 }
 
+impl Error {
+    /// True if this kernel has no word for what was asked.
+    pub fn is_unsupported(&self) -> bool {
+        let Self::Nft(nft::Error::Write { error, .. }) = self else { return false };
+        error.raw_os_error() == Some(libc::EOPNOTSUPP)
+    }
+}
+
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let errno = nix::errno::Errno::from_raw(self.errno).desc();
@@ -205,7 +213,7 @@ impl Kernel {
         }
         if let Some(nft) = &self.nft {
             observed.ours.extend(nft.apart()?);
-            observed.ours.extend(nft.ports()?);
+            observed.ours.extend(nft.elements()?);
             match nft.observe()? {
                 nft::Seen::Absent => {}
                 nft::Seen::Ours(ruleset) => observed.ours.put(Object::Table { ruleset }),
@@ -359,11 +367,6 @@ impl Kernel {
             }
             Err(error) => vec![refusal(error.raw_os_error().unwrap_or(libc::EIO), String::new())],
         }
-    }
-
-    /// Takes away the table of ports: one that somebody altered has nothing that could be observed.
-    pub fn remove_ports(&self) -> Result<(), Error> {
-        self.nft.as_ref().map_or(Ok(()), |nft| Ok(nft.remove_ports()?))
     }
 
     /// Frees all doomed links in one message, and waits until they are gone.

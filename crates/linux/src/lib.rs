@@ -21,6 +21,7 @@ mod socket;
 pub mod sockets;
 mod solicit;
 mod solicitor;
+mod tables;
 pub mod tcp;
 mod uapi;
 mod wire;

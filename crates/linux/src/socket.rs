@@ -14,6 +14,8 @@ use nix::sys::{
 
 use crate::wire::{self, Batch, Message, u32_at};
 
+/// Of a width that every C library's `ioctl` takes.
+const SIOCGIFINDEX: u16 = 0x8933;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 const NLM_F_DUMP: u16 = 0x300;
@@ -94,7 +96,7 @@ impl Link {
     fn exchange(&mut self, batch: &Batch, ends: impl Fn(u32) -> bool) -> io::Result<Vec<Answer>> {
         let first = self.seq;
         self.seq = batch.last_seq().wrapping_add(1);
-        self.socket.send(batch.bytes(), 0)?;
+        self.send_whole(batch.bytes())?;
         let mut answers = Vec::new();
         loop {
             let length = self.receive()?;
@@ -116,6 +118,18 @@ impl Link {
                 }
             }
         }
+    }
+
+    /// What is larger than the socket's buffer has the buffer grow, where that is allowed.
+    fn send_whole(&self, bytes: &[u8]) -> io::Result<()> {
+        let sent = self.socket.send(bytes, 0);
+        let sent = sent.or_else(|error| match error.raw_os_error() {
+            Some(libc::EMSGSIZE) if resize(&self.socket, libc::SO_SNDBUFFORCE, bytes.len()) => {
+                self.socket.send(bytes, 0)
+            }
+            _ => Err(error),
+        });
+        sent.map(drop)
     }
 
     /// Every object that a dump request returns. `each` may see objects twice: a dump that was
@@ -215,8 +229,7 @@ impl Link {
         // the name is at most 15 bytes, so its terminating zero stands.
         #[allow(unsafe_code)]
         let (done, index) = unsafe {
-            let done =
-                libc::ioctl(self.socket.as_raw_fd(), libc::SIOCGIFINDEX as _, &raw mut request);
+            let done = libc::ioctl(self.socket.as_raw_fd(), SIOCGIFINDEX.into(), &raw mut request);
             (done, request.ifr_ifru.ifru_ifindex)
         };
         if done != 0 {
@@ -237,25 +250,30 @@ impl Link {
 
 /// Room for the answers to thousands of requests; without the capability, what the limit allows.
 pub(crate) fn grow(socket: &Socket) {
-    let size = libc::c_int::try_from(BUFFERS).unwrap_or(libc::c_int::MAX);
-    for option in [libc::SO_RCVBUFFORCE, libc::SO_SNDBUFFORCE, libc::SO_RCVBUF, libc::SO_SNDBUF] {
-        // SAFETY: the descriptor is open and the value is an int of the length given. A refusal
-        // leaves the buffer as it was; of the two pairs the forced one is refused without
-        // CAP_NET_ADMIN in the initial user namespace, and the other then does what it may.
-        #[allow(unsafe_code)]
-        let done = unsafe {
-            libc::setsockopt(
-                socket.as_raw_fd(),
-                libc::SOL_SOCKET,
-                option,
-                (&raw const size).cast(),
-                libc::socklen_t::try_from(size_of::<libc::c_int>()).unwrap_or(4),
-            )
-        };
-        if done == 0 && option == libc::SO_SNDBUFFORCE {
-            return;
+    let forced = [libc::SO_RCVBUFFORCE, libc::SO_SNDBUFFORCE];
+    if forced.map(|option| resize(socket, option, BUFFERS)) != [true; 2] {
+        for option in [libc::SO_RCVBUF, libc::SO_SNDBUF] {
+            resize(socket, option, BUFFERS);
         }
     }
+}
+
+fn resize(socket: &Socket, option: libc::c_int, size: usize) -> bool {
+    let size = libc::c_int::try_from(size).unwrap_or(libc::c_int::MAX);
+    // SAFETY: the descriptor is open and the value is an int of the length given. A refusal
+    // leaves the buffer as it was; the forced options are refused without CAP_NET_ADMIN in the
+    // initial user namespace.
+    #[allow(unsafe_code)]
+    let done = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            option,
+            (&raw const size).cast(),
+            libc::socklen_t::try_from(size_of::<libc::c_int>()).unwrap_or(4),
+        )
+    };
+    done == 0
 }
 
 /// `struct nlmsgerr` and its extended attributes.

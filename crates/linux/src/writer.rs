@@ -18,7 +18,7 @@ use crate::{
     encode::{self, Hold},
     kernel::{Deed, Refusal, Unsigned},
     netns::Netns,
-    nft::Nft,
+    nft::{Elemental, Nft},
     observe::{self, Hops, HostLink},
     shaped, socket,
     wire::Batch,
@@ -44,6 +44,8 @@ pub(crate) struct Writer<'a> {
     indexes: BTreeMap<IfName, u32>,
     /// Devices that the batch makes or removes: what their names mean changes with it.
     moving: BTreeSet<IfName>,
+    /// Changes of one table of elements, one behind the other.
+    elements: Vec<&'a Change>,
     refusals: Vec<Refusal>,
 }
 
@@ -51,15 +53,26 @@ impl<'a> Writer<'a> {
     pub(crate) fn new(place: Place<'a>, socket: &'a mut socket::Link, hops: &'a mut Hops) -> Self {
         let batch = socket.batch();
         let (sent, indexes, moving) = (Vec::new(), BTreeMap::new(), BTreeSet::new());
-        Self { place, socket, hops, batch, sent, indexes, moving, refusals: Vec::new() }
+        let (elements, refusals) = (Vec::new(), Vec::new());
+        Self { place, socket, hops, batch, sent, indexes, moving, elements, refusals }
     }
 
     pub(crate) fn finish(mut self) -> Vec<Refusal> {
+        self.flush_elements();
         self.flush();
         self.refusals
     }
 
     pub(crate) fn change(&mut self, change: &'a Change) {
+        let table = Elemental::of(&change.key());
+        if self.elements.first().is_some_and(|first| Elemental::of(&first.key()) != table) {
+            self.flush_elements();
+        }
+        if table.is_some() {
+            self.flush();
+            self.elements.push(change);
+            return;
+        }
         let done = match change {
             Change::Put(object) => self.put(object),
             Change::Drop(key) => self.take(key),
@@ -108,14 +121,8 @@ impl<'a> Writer<'a> {
                 self.flush();
                 return self.nft()?.set_apart(dev, *mac).map_err(io::Error::other);
             }
-            Object::Port { door, to } => {
-                self.flush();
-                return self.nft()?.map_port(door, *to).map_err(io::Error::other);
-            }
-            Object::Hidden { addr, from } => {
-                self.flush();
-                return self.nft()?.hide(*addr, *from).map_err(io::Error::other);
-            }
+            // Written together.
+            Object::Sources { .. } | Object::Port { .. } | Object::Hidden { .. } => {}
             Object::Shaped { dev, limit } => {
                 let index = self.index(dev)?;
                 shaped::put(&mut self.batch, index, limit);
@@ -246,14 +253,8 @@ impl<'a> Writer<'a> {
                 self.flush();
                 return self.nft()?.join_again(dev, *mac).map_err(io::Error::other);
             }
-            Key::Port(door) => {
-                self.flush();
-                return self.nft()?.unmap_port(door).map_err(io::Error::other);
-            }
-            Key::Hidden(addr, from) => {
-                self.flush();
-                return self.nft()?.show(*addr, *from).map_err(io::Error::other);
-            }
+            // Written together.
+            Key::Sources(_) | Key::Port(_) | Key::Hidden(..) => {}
             Key::Shaped(dev) => {
                 if let Ok(index) = self.index(dev) {
                     shaped::take(&mut self.batch, index);
@@ -371,6 +372,24 @@ impl<'a> Writer<'a> {
 
     fn nft(&self) -> io::Result<&'a Nft> {
         self.place.nft.ok_or_else(|| io::Error::other("this namespace has no table of ours"))
+    }
+
+    /// All in one transaction; if that is refused, each by itself.
+    fn flush_elements(&mut self) {
+        let changes = std::mem::take(&mut self.elements);
+        let Some(table) = changes.first().and_then(|first| Elemental::of(&first.key())) else {
+            return;
+        };
+        let write = |some: &[&Change]| {
+            self.nft().and_then(|nft| nft.change(table, some).map_err(io::Error::other))
+        };
+        let Err(error) = write(&changes) else { return };
+        let each = changes.iter().map(|change| match changes.len() {
+            1 => Err((*change, error.to_string())),
+            _ => write(&[*change]).map_err(|error| (*change, error.to_string())),
+        });
+        let refused: Vec<_> = each.filter_map(Result::err).collect();
+        refused.into_iter().for_each(|(change, why)| self.refuse(change, libc::EIO, why));
     }
 
     fn flush(&mut self) {

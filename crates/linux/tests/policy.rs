@@ -280,3 +280,35 @@ fn ten_thousand_entries_are_written_at_once_and_one_more_by_itself() {
         assert_eq!(policies.write(Wanted::Node(of(&many(9)))).unwrap(), Was::AsWritten);
     });
 }
+
+#[test]
+fn a_table_larger_than_a_message_is_healed_whatever_somebody_made_of_it() {
+    node(|kernel| {
+        let mut policies = PolicyTable::here(kernel).unwrap();
+        let large = Firewall {
+            lists: BTreeMap::from([(ListName(1), Arc::new(List { entries: many(20_000) }))]),
+            ..firewall(&[(Ingress, "10.1.0.5", 1), (Egress, "10.1.0.6", 1)], &[])
+        };
+        let wanted = || Wanted::Node(large.clone());
+        policies.write(wanted()).unwrap();
+        for sabotage in [
+            "nft flush ruleset",
+            "nft add table inet weft-policy '{ flags dormant; }'",
+            "nft 'add chain inet weft-policy forward { policy drop; }'",
+            "nft delete chain inet weft-policy track; \
+             nft 'add chain inet weft-policy track { type filter hook output priority 0; }'",
+            "nft insert rule inet weft-policy forward meta mark '{ 1, 2 }' accept",
+            "nft flush ruleset; nft 'add table inet weft-policy; \
+             add set inet weft-policy policed4 { type inet_service; }; \
+             add chain inet weft-policy forward { type nat hook postrouting priority 5; }; \
+             add rule inet weft-policy forward tcp dport @policed4 accept'",
+        ] {
+            sh(sabotage);
+            policies.doubt();
+            let was = policies.write(wanted()).unwrap_or_else(|e| panic!("{sabotage}: {e}"));
+            assert_eq!(was, Was::Otherwise, "{sabotage}");
+            policies.doubt();
+            assert_eq!(policies.write(wanted()).unwrap(), Was::AsWritten, "{sabotage}");
+        }
+    });
+}

@@ -3,7 +3,7 @@
 
 mod floor;
 
-use floor::{converge, node, observe, sh};
+use floor::{converge, generation, node, observe, sh};
 use weft_core::{
     plan::{Change, plan},
     policy::spec::Protocol,
@@ -45,8 +45,8 @@ fn the_table_says_in_nft_what_we_mean_and_sabotage_is_seen() {
         let text = sh("nft list table inet weft-ports");
         for line in [
             "type filter hook prerouting priority raw",
-            "iifname \"weft*\" ip saddr 127.0.0.0/8 drop",
-            "iifname \"weft*\" ip daddr 127.0.0.0/8 drop",
+            "iifname \"weft*\" ip saddr 127.0.0.0/8 counter packets 0 bytes 0 drop",
+            "iifname \"weft*\" ip daddr 127.0.0.0/8 counter packets 0 bytes 0 drop",
             "type nat hook prerouting priority dstnat",
             "dnat ip to ip daddr . meta l4proto . th dport map @one4",
             "meta nfproto ipv4 fib daddr type local dnat ip to meta l4proto . th dport map @any4",
@@ -111,7 +111,7 @@ fn the_last_port_takes_the_table_with_it() {
 #[test]
 fn a_table_that_somebody_altered_can_be_taken_away_too() {
     node(|kernel| {
-        kernel.remove_ports().unwrap();
+        kernel.remove_tables().unwrap();
         converge(kernel, &some());
         sh("nft add rule inet weft-ports postrouting masquerade");
         assert_eq!(
@@ -119,7 +119,33 @@ fn a_table_that_somebody_altered_can_be_taken_away_too() {
             [],
             "nothing is known of it"
         );
-        kernel.remove_ports().unwrap();
+        kernel.remove_tables().unwrap();
         assert!(!sh("nft list tables").contains("weft"));
+    });
+}
+
+#[test]
+fn a_table_of_another_version_becomes_ours_with_all_its_ports_at_once() {
+    node(|kernel| {
+        let desired = some();
+        converge(kernel, &desired);
+        // Rules that we do not write, a set that we do not have, one of another shape.
+        sh("nft flush chain inet weft-ports postrouting; \
+            nft add rule inet weft-ports guard iifname lo accept; \
+            nft add set inet weft-ports older '{ type ipv4_addr; }'; \
+            nft delete table inet weft-ports; \
+            nft 'add table inet weft-ports; \
+                 add set inet weft-ports itself4 { type ipv4_addr; }; \
+                 add map inet weft-ports any4 { type inet_proto . inet_service : ipv4_addr . inet_service; }; \
+                 add element inet weft-ports any4 { tcp . 8080 : 10.1.0.5 . 80, tcp . 99 : 10.1.0.9 . 99 }; \
+                 add chain inet weft-ports prerouting { type nat hook prerouting priority -90; }; \
+                 add rule inet weft-ports prerouting dnat ip to meta l4proto . th dport map @any4'");
+        let changes = plan(&desired, &observe(kernel, &desired));
+        assert_eq!(changes.len(), desired.len(), "nothing of it is known");
+        let before = generation();
+        assert_eq!(kernel.apply(&changes), []);
+        assert_eq!(generation() - before, 1, "one transaction");
+        // What nobody asks for goes with the next look.
+        converge(kernel, &desired);
     });
 }

@@ -6,6 +6,7 @@ pub mod bridge;
 pub mod ipvlan;
 pub mod macvlan;
 pub mod parent;
+pub mod sources;
 pub mod veth;
 
 use std::net::IpAddr;

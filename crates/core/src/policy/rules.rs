@@ -35,9 +35,6 @@ pub enum Rule {
     /// Whatever else leaves `from` takes the address of the interface it leaves by, multicast
     /// and broadcast too unless a rule before keeps them.
     Masquerade { from: IpNet },
-    /// What comes in by a pod's pair of access under an address that does not lead back there is
-    /// not passed on.
-    Spoofed,
     /// What comes in by one pair of access does not go out by another, between two addresses of
     /// this prefix: not at all, or unless a Service led it there.
     Apart { range: IpNet, unless_translated: bool },
@@ -61,9 +58,6 @@ impl fmt::Display for Rule {
                 write!(f, "{0} saddr {from} {0} daddr {to} return", family(from))
             }
             Self::Masquerade { from } => write!(f, "{} saddr {from} masquerade", family(from)),
-            Self::Spoofed => {
-                write!(f, "iifname \"{ACCESS}*\" fib saddr . iif oif missing drop")
-            }
             Self::Apart { range, unless_translated } => {
                 let ip = family(range);
                 let unless = if *unless_translated { " ct status ! dnat" } else { "" };

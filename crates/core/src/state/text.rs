@@ -12,6 +12,11 @@ impl fmt::Display for Object {
             Self::Sysctl { knob, value } => write!(f, "sysctl {knob} = {value}"),
             Self::Table { ruleset } => write!(f, "table inet weft {ruleset}"),
             Self::Apart { dev, mac } => write!(f, "netdev ingress {dev} ether saddr {mac} drop"),
+            Self::Sources { dev, mac, addrs } => {
+                let mac = mac.map_or_else(String::new, |mac| format!("ether saddr {mac} "));
+                let addrs: Vec<String> = addrs.iter().map(ToString::to_string).collect();
+                write!(f, "prerouting {dev} {mac}saddr {{ {} }}", addrs.join(", "))
+            }
             Self::Shaped { dev, limit } => write!(f, "qdisc {limit} dev {dev}"),
             Self::Up { dev } => write!(f, "link {dev} up"),
             Self::Addr { dev, addr } => write!(f, "addr {addr} dev {dev}"),
@@ -91,6 +96,7 @@ impl fmt::Display for Key {
             Self::Sysctl(knob) => write!(f, "sysctl {knob}"),
             Self::Table => f.write_str("table inet weft"),
             Self::Apart(dev, mac) => write!(f, "netdev ingress {dev} ether saddr {mac}"),
+            Self::Sources(dev) => write!(f, "prerouting {dev} saddr"),
             Self::Shaped(dev) => write!(f, "qdisc tbf dev {dev}"),
             Self::Up(dev) => write!(f, "link {dev} up"),
             Self::Addr(dev, addr) => write!(f, "addr {addr} dev {dev}"),

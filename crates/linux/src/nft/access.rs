@@ -3,61 +3,23 @@
 
 use weft_core::{name::IfName, policy::Rule};
 
-pub(super) use super::numbers::*;
-use super::shape::{
-    self, CMP_DATA, CMP_EQ, CMP_NEQ, CMP_OP, CMP_SREG, DATA_VALUE, DROP, META_DREG, META_KEY,
-    REG_1, Reading, compare, expression, number, value, verdict,
+use super::{
+    numbers::*,
+    shape::{Reading, number, value, verdict},
+    words::{
+        self, BITWISE_MASK, BITWISE_XOR, CMP_DATA, CMP_EQ, CMP_NEQ, CMP_OP, CT_STATUS, DROP,
+        DST_NAT, META_KEY, REG_1, compare, expression, meta,
+    },
 };
 use crate::wire::{self, Batch};
 
-const RESULT_OIF: u32 = 1;
-/// `saddr . iif`, and whether there is a route at all (include/uapi/linux/netfilter/nf_tables.h).
-const SADDR_IIF_PRESENT: u32 = 1 | 8 | 32;
-const CT_STATUS: u32 = 2;
-/// `IPS_DST_NAT`.
-const DST_NAT: u32 = 1 << 5;
-
 /// An expression's name and data.
 type Part<'a> = (String, &'a [u8]);
-
-pub(super) fn spoofed(batch: &mut Batch) {
-    link(batch, META_IIFNAME);
-    expression(batch, "fib", |batch| {
-        batch
-            .attr_be32(FIB_DREG, REG_1)
-            .attr_be32(FIB_RESULT, RESULT_OIF)
-            .attr_be32(FIB_FLAGS, SADDR_IIF_PRESENT);
-    });
-    compare(batch, &[0; 4]);
-    shape::verdict_of(batch, DROP);
-}
 
 /// The links of the one pair and the other, before what is asked of addresses.
 pub(super) fn between(batch: &mut Batch) {
     link(batch, META_IIFNAME);
     link(batch, META_OIFNAME);
-}
-
-pub(super) fn unless_translated(batch: &mut Batch) {
-    translation(batch);
-    compare(batch, &[0; 4]);
-}
-
-/// Asks for the bit of a connection whose destination was translated.
-fn translation(batch: &mut Batch) {
-    expression(batch, "ct", |batch| {
-        batch.attr_be32(CT_KEY, CT_STATUS).attr_be32(CT_DREG, REG_1);
-    });
-    shape::bitwise(batch, &DST_NAT.to_ne_bytes());
-}
-
-pub(super) fn if_translated(batch: &mut Batch) {
-    translation(batch);
-    expression(batch, "cmp", |batch| {
-        batch.attr_be32(CMP_SREG, REG_1).attr_be32(CMP_OP, CMP_NEQ).nest(CMP_DATA, |batch| {
-            batch.attr(DATA_VALUE, &[0; 4]);
-        });
-    });
 }
 
 pub(super) fn masquerade(batch: &mut Batch) {
@@ -67,17 +29,10 @@ pub(super) fn masquerade(batch: &mut Batch) {
 
 pub(super) fn masquerade_back(batch: &mut Batch, dev: &IfName) {
     for key in [META_IIFNAME, META_OIFNAME] {
-        named(batch, key, &whole_name(dev));
+        named(batch, key, &words::whole_name(dev));
     }
-    if_translated(batch);
+    words::translated(batch, true);
     expression(batch, "masq", |_| {});
-}
-
-/// A name as the kernel compares it, to its end.
-fn whole_name(dev: &IfName) -> [u8; 16] {
-    let mut name = [0; 16];
-    name[..dev.as_str().len()].copy_from_slice(dev.as_str().as_bytes());
-    name
 }
 
 fn link(batch: &mut Batch, key: u32) {
@@ -85,10 +40,8 @@ fn link(batch: &mut Batch, key: u32) {
 }
 
 /// Asks for a link's name, or for how it begins.
-pub(super) fn named(batch: &mut Batch, key: u32, name: &[u8]) {
-    expression(batch, "meta", |batch| {
-        batch.attr_be32(META_KEY, key).attr_be32(META_DREG, REG_1);
-    });
+fn named(batch: &mut Batch, key: u32, name: &[u8]) {
+    meta(batch, key, REG_1);
     compare(batch, name);
 }
 
@@ -104,8 +57,8 @@ fn back(parts: &[Part<'_>]) -> Option<Rule> {
     };
     let name = value(name, CMP_DATA)?;
     let dev: IfName = wire::text(name).parse().ok()?;
-    let links = behind_name(parts, META_IIFNAME, &whole_name(&dev))
-        .and_then(|rest| behind_name(rest, META_OIFNAME, &whole_name(&dev)));
+    let links = behind_name(parts, META_IIFNAME, &words::whole_name(&dev))
+        .and_then(|rest| behind_name(rest, META_OIFNAME, &words::whole_name(&dev)));
     let whole = links.is_some()
         && is_translation(ct, key, bits, mask)?
         && cmp == "cmp"
@@ -121,8 +74,8 @@ fn is_translation(ct: &str, key: &[u8], bits: &str, mask: &[u8]) -> Option<bool>
         ct == "ct"
             && number(key, CT_KEY)? == CT_STATUS
             && bits == "bitwise"
-            && value(mask, shape::BITWISE_MASK)? == DST_NAT.to_ne_bytes()
-            && value(mask, shape::BITWISE_XOR)? == [0; 4],
+            && value(mask, BITWISE_MASK)? == DST_NAT.to_ne_bytes()
+            && value(mask, BITWISE_XOR)? == [0; 4],
     )
 }
 
@@ -130,14 +83,6 @@ fn by_access(parts: &[Part<'_>]) -> Option<Rule> {
     let rest = behind_link(parts, META_IIFNAME)?;
     match rest {
         [(masq, data)] => (masq == "masq" && data.is_empty()).then_some(Rule::MasqueradeAccess),
-        [(fib, asked), none, last] => {
-            let whole = fib == "fib"
-                && number(asked, FIB_RESULT)? == RESULT_OIF
-                && number(asked, FIB_FLAGS)? == SADDR_IIF_PRESENT
-                && is_zero(none)
-                && drops(last);
-            whole.then_some(Rule::Spoofed)
-        }
         _ => apart(behind_link(rest, META_OIFNAME)?),
     }
 }

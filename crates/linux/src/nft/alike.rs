@@ -9,11 +9,15 @@ pub(super) fn alike(written: &[u8], is: &[u8]) -> bool {
     let (written, is): (Vec<_>, Vec<_>) =
         (wire::attrs(written).collect(), wire::attrs(is).collect());
     let one = |(written, is): (&(u16, &[u8]), &(u16, &[u8]))| {
-        of(written.1, EXPR_NAME) == of(is.1, EXPR_NAME)
-            && same(
-                of(written.1, EXPR_DATA).unwrap_or_default(),
-                of(is.1, EXPR_DATA).unwrap_or_default(),
-            )
+        let name = of(written.1, EXPR_NAME);
+        // What was counted is no part of it.
+        let counter = name.map(wire::text).is_some_and(|name| name == "counter");
+        name == of(is.1, EXPR_NAME)
+            && (counter
+                || same(
+                    of(written.1, EXPR_DATA).unwrap_or_default(),
+                    of(is.1, EXPR_DATA).unwrap_or_default(),
+                ))
     };
     written.len() == is.len() && written.iter().zip(&is).all(one)
 }

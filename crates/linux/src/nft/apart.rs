@@ -11,8 +11,9 @@ use weft_core::{
 };
 
 use super::numbers::*;
+use super::table::{self, Element, Key, Part, Place, Shape};
 use super::{
-    ACCEPT, Error, GETCHAIN, GETRULE, GETTABLE, HOOK_NUMBER, HOOK_PRIORITY, LIST_ELEM, NETDEV,
+    ACCEPT, Error, GETCHAIN, GETRULE, GETTABLE, HOOK_DEV, HOOK_NUMBER, HOOK_PRIORITY, NETDEV,
     NEWCHAIN, NEWRULE, NEWTABLE, NLM_F_APPEND, NLM_F_CREATE, Nft, POISONED, header, shape, text_of,
     value_of,
 };
@@ -27,9 +28,8 @@ use crate::{
 
 const INGRESS: u32 = 0;
 const PRIORITY: u32 = 0;
-const HOOK_DEV: u16 = 3;
-/// `nft`'s own number for Ethernet addresses.
-const TYPE_ETHER: u32 = 9;
+const MACS: Shape = Shape::plain(&[Part::Mac]);
+const PLACE: Place = Place { family: NETDEV, name: mark::TABLE, ahead: |_| false };
 
 impl Nft {
     /// Adds the address to the NIC's set; what the set stands in is written with it.
@@ -37,21 +37,21 @@ impl Nft {
         let _turn = self.apart.lock().expect(POISONED);
         // A rule written anew is one to be freed, for which the kernel waits: only where need is.
         let framed = framed(&mut self.socket.lock().expect(POISONED))?.contains(dev);
-        let added = || self.transact(|batch| elem(batch, NEWSETELEM, NLM_F_CREATE, dev, mac));
+        let added = || self.transact(|batch| elem(batch, NEWSETELEM, dev, mac));
         if framed && added().is_ok() {
             return Ok(());
         }
         let write = |batch: &mut Batch| {
-            table(batch, NEWTABLE, NLM_F_CREATE);
+            own_table(batch, NEWTABLE, NLM_F_CREATE);
             frame(batch, dev);
-            elem(batch, NEWSETELEM, NLM_F_CREATE, dev, mac);
+            elem(batch, NEWSETELEM, dev, mac);
         };
         self.transact(write).or_else(|_| {
             // Somebody made it otherwise than we do: anew, and the others are written again by
             // who finds them missing.
             self.transact(|batch| {
-                table(batch, NEWTABLE, NLM_F_CREATE);
-                table(batch, DELTABLE, 0);
+                own_table(batch, NEWTABLE, NLM_F_CREATE);
+                own_table(batch, DELTABLE, 0);
                 write(batch);
             })
         })
@@ -60,7 +60,7 @@ impl Nft {
     /// Takes the address out; with the last of all NICs the table goes.
     pub(crate) fn join_again(&self, dev: &IfName, mac: Mac) -> Result<(), Error> {
         let _turn = self.apart.lock().expect(POISONED);
-        let gone = self.transact(|batch| elem(batch, DELSETELEM, 0, dev, mac));
+        let gone = self.transact(|batch| elem(batch, DELSETELEM, dev, mac));
         match gone {
             Err(Error::Write { error, .. }) if error.raw_os_error() == Some(libc::ENOENT) => {}
             gone => gone?,
@@ -70,8 +70,8 @@ impl Nft {
 
     pub(crate) fn remove_apart(&self) -> Result<(), Error> {
         self.transact(|batch| {
-            table(batch, NEWTABLE, NLM_F_CREATE);
-            table(batch, DELTABLE, 0);
+            own_table(batch, NEWTABLE, NLM_F_CREATE);
+            own_table(batch, DELTABLE, 0);
         })
     }
 
@@ -118,7 +118,7 @@ fn set(dev: &IfName) -> String {
     format!("apart-{dev}")
 }
 
-fn table(batch: &mut Batch, kind: u16, flags: u16) {
+fn own_table(batch: &mut Batch, kind: u16, flags: u16) {
     batch.begin(kind, flags, &header(NETDEV)).attr_str(TABLE_NAME, mark::TABLE);
     if kind == NEWTABLE {
         // Awake, whatever somebody made of it.
@@ -134,10 +134,9 @@ fn frame(batch: &mut Batch, dev: &IfName) {
         .begin(NEWSET, NLM_F_CREATE, &header(NETDEV))
         .attr_str(SET_TABLE, mark::TABLE)
         .attr_str(SET_NAME, &name)
-        .attr_be32(SET_KEY_TYPE, TYPE_ETHER)
-        .attr_be32(SET_KEY_LEN, 6)
-        .attr_be32(SET_ID, 1)
-        .end();
+        .attr_be32(SET_ID, 1);
+    MACS.encode(batch);
+    batch.end();
     batch
         .begin(NEWCHAIN, NLM_F_CREATE, &header(NETDEV))
         .attr_str(CHAIN_TABLE, mark::TABLE)
@@ -163,19 +162,9 @@ fn frame(batch: &mut Batch, dev: &IfName) {
         .end();
 }
 
-fn elem(batch: &mut Batch, kind: u16, flags: u16, dev: &IfName, mac: Mac) {
-    batch
-        .begin(kind, flags, &header(NETDEV))
-        .attr_str(ELEMS_TABLE, mark::TABLE)
-        .attr_str(ELEMS_SET, &set(dev))
-        .nest(ELEMS, |batch| {
-            batch.nest(LIST_ELEM, |batch| {
-                batch.nest(ELEM_KEY, |batch| {
-                    batch.attr(DATA_VALUE, &mac.0);
-                });
-            });
-        })
-        .end();
+fn elem(batch: &mut Batch, kind: u16, dev: &IfName, mac: Mac) {
+    let (name, one) = (set(dev), Element::one(Key::default().and_mac(mac)));
+    table::write(batch, (PLACE, kind), (&name, &MACS), [one].iter());
 }
 
 /// The NICs that have a chain of ours in force.
@@ -222,20 +211,8 @@ fn rules(socket: &mut socket::Link) -> io::Result<BTreeMap<String, Vec<Option<St
 }
 
 fn elems(socket: &mut socket::Link, dev: &IfName) -> io::Result<Vec<Mac>> {
-    let lists = socket.dump(
-        GETSETELEM,
-        &header(NETDEV),
-        |batch| {
-            batch.attr_str(ELEMS_TABLE, mark::TABLE).attr_str(ELEMS_SET, &set(dev));
-        },
-        |message| {
-            let macs = wire::attrs(value_of(message, ELEMS)?).filter_map(|(_, elem)| {
-                let key = wire::attrs(elem).find(|(kind, _)| *kind == ELEM_KEY)?.1;
-                let value = wire::attrs(key).find(|(kind, _)| *kind == DATA_VALUE)?.1;
-                value.try_into().ok().map(Mac)
-            });
-            Some(macs.collect::<Vec<_>>())
-        },
-    )?;
-    Ok(lists.into_iter().flatten().collect())
+    let some = table::read(socket, PLACE, (&set(dev), &MACS))?.into_iter();
+    Ok(some
+        .filter_map(|element| element.first.bytes().get(..6)?.try_into().ok().map(Mac))
+        .collect())
 }

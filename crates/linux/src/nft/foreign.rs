@@ -4,19 +4,17 @@ use std::{fmt, fs, io};
 
 use ipnet::IpNet;
 use serde::Serialize;
-use weft_core::{mark, network::overlap};
+use weft_core::network::overlap;
 
 use super::numbers::*;
 use super::{
-    Base, Error, GETRULE, INET, NETDEV, Nft, OUTPUT, POISONED, PREROUTING, RULE_CHAIN,
-    RULE_EXPRESSIONS, RULE_TABLE, chains, header,
+    BRIDGE, Base, Error, FORWARD_HOOK, GETRULE, INET, INPUT_HOOK, NETDEV, Nft, OUTPUT, POISONED,
+    PREROUTING, RULE_CHAIN, RULE_EXPRESSIONS, RULE_TABLE, chains, header, is_ours,
     shape::{self, Match, Word},
     tables, value_of,
 };
 use crate::socket;
 
-const INPUT: u32 = 1;
-const FORWARD: u32 = 2;
 const DROP: u32 = 0;
 /// Chains that jump to chains are followed so far (the kernel allows 16).
 const JUMPS_MAX: usize = 16;
@@ -26,7 +24,7 @@ const FAMILIES: [(u8, &str, Option<bool>); 5] = [
     (INET, "inet", None),
     (2, "ip", Some(true)),
     (NETDEV, "netdev", None),
-    (7, "bridge", None),
+    (BRIDGE, "bridge", None),
     (10, "ip6", Some(false)),
 ];
 
@@ -69,8 +67,8 @@ fn passes(chain: &Base) -> Option<(bool, bool)> {
     let hook = chain.hook.filter(|_| chain.kind == "filter")?;
     match (chain.family, hook) {
         (NETDEV, _) | (_, PREROUTING | POSTROUTING) => Some((true, true)),
-        (_, FORWARD) => Some((true, false)),
-        (_, INPUT | OUTPUT) => Some((false, true)),
+        (_, FORWARD_HOOK) => Some((true, false)),
+        (_, INPUT_HOOK | OUTPUT) => Some((false, true)),
         _ => None,
     }
 }
@@ -105,7 +103,7 @@ impl Nft {
             };
             let what = match (pods, tunnels) {
                 (true, false) => "pod packets",
-                (false, _) if chain.hook == Some(INPUT) => "packets of other nodes' tunnels",
+                (false, _) if chain.hook == Some(INPUT_HOOK) => "packets of other nodes' tunnels",
                 (false, _) => "packets of this node's tunnels",
                 _ => "pod packets and tunnels",
             };
@@ -205,9 +203,8 @@ fn foreign_chains(socket: &mut socket::Link) -> Result<Vec<Base>, Error> {
     let mut chains = chains(socket).map_err(read("chains"))?;
     chains.retain(|chain| {
         let table = (chain.family, &chain.table);
-        let own = [mark::TABLE, mark::PORTS].contains(&chain.table.as_str());
-        let ours = [INET, NETDEV].contains(&chain.family) && own;
-        !ours && !dormant.iter().any(|dormant| table == (dormant.family, &dormant.name))
+        !is_ours(chain.family, &chain.table)
+            && !dormant.iter().any(|dormant| table == (dormant.family, &dormant.name))
     });
     Ok(chains)
 }

@@ -9,20 +9,28 @@ mod numbers;
 mod policy;
 mod ports;
 mod shape;
+mod sources;
+mod table;
+mod words;
 
 use std::{io, sync::Mutex};
 
 use netlink_sys::protocols;
 use weft_core::{
     mark,
+    name::IfName,
+    plan::Change,
     policy::{Rule, Ruleset},
+    state::{Key, Object},
 };
 
 pub(crate) use foreign::legacy_tables;
 pub use foreign::{Finding, Passing};
 pub use policy::{PolicyTable, Wanted, Was};
+pub(crate) use sources::judge;
 
 use numbers::*;
+use table::{Elements, Fixed};
 
 use crate::{
     socket,
@@ -48,6 +56,7 @@ const CHAIN_POLICY: u16 = 5;
 const CHAIN_TYPE: u16 = 7;
 const HOOK_NUMBER: u16 = 1;
 const HOOK_PRIORITY: u16 = 2;
+const HOOK_DEV: u16 = 3;
 const RULE_TABLE: u16 = 1;
 const RULE_CHAIN: u16 = 2;
 const RULE_EXPRESSIONS: u16 = 4;
@@ -56,9 +65,11 @@ const RULE_USERDATA: u16 = 7;
 const UNSPEC: u8 = 0;
 const INET: u8 = 1;
 const NETDEV: u8 = 5;
+const BRIDGE: u8 = 7;
 const NLM_F_CREATE: u16 = 0x400;
 const NLM_F_APPEND: u16 = 0x800;
 const PREROUTING: u32 = 0;
+const INPUT_HOOK: u32 = 1;
 const FORWARD_HOOK: u32 = 2;
 const OUTPUT: u32 = 3;
 const ACCEPT: u32 = 1;
@@ -91,8 +102,26 @@ pub(crate) struct Nft {
     port: u32,
     /// Held while a set is changed: whoever empties the last takes the table away.
     apart: Mutex<()>,
-    /// The same, of the ports that lead to pods.
-    elements: Mutex<()>,
+    ports: Fixed,
+    /// Of ends that the node routes from, and of ports of bridges.
+    sources: [Fixed; 2],
+}
+
+/// Tables of which objects are elements: what comes together is written in one transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Elemental {
+    Sources,
+    Ports,
+}
+
+impl Elemental {
+    pub(crate) fn of(key: &Key) -> Option<Self> {
+        match key {
+            Key::Sources(_) => Some(Self::Sources),
+            Key::Port(_) | Key::Hidden(..) => Some(Self::Ports),
+            _ => None,
+        }
+    }
 }
 
 /// A chain of ours, by what it does.
@@ -114,8 +143,13 @@ impl Nft {
     pub(crate) fn open() -> Result<Self, Error> {
         let socket = socket::Link::open(protocols::NETLINK_NETFILTER).map_err(Error::Open)?;
         let port = socket.port;
-        let (apart, elements) = (Mutex::new(()), Mutex::new(()));
-        Ok(Self { port, socket: Mutex::new(socket), apart, elements })
+        Ok(Self {
+            port,
+            socket: Mutex::new(socket),
+            apart: Mutex::new(()),
+            ports: ports::fixed(),
+            sources: [sources::routed(), sources::bridged()],
+        })
     }
 
     pub(crate) fn port(&self) -> u32 {
@@ -151,12 +185,56 @@ impl Nft {
         })
     }
 
-    fn transact(&self, write: impl FnOnce(&mut Batch)) -> Result<(), Error> {
-        self.write(mark::TABLE, write)
+    /// Changes of one such table, all in one transaction.
+    pub(crate) fn change(&self, which: Elemental, changes: &[&Change]) -> Result<(), Error> {
+        let keys: Vec<Key> = changes.iter().map(|change| change.key()).collect();
+        let puts = || {
+            changes.iter().filter_map(|change| match change {
+                Change::Put(object) | Change::Recreate { object, .. } => Some(object),
+                Change::Drop(_) => None,
+            })
+        };
+        let gone = |held: fn(&Key, &Elements) -> Elements| {
+            let keys = &keys;
+            move |known: &Elements| merged(keys.iter().map(|key| held(key, known)))
+        };
+        match which {
+            Elemental::Ports => {
+                let new = merged(puts().map(ports::elements));
+                self.ports.change(&self.socket, gone(ports::held), &new)
+            }
+            Elemental::Sources => self.sources.iter().enumerate().try_for_each(|(at, table)| {
+                let new = merged(puts().map(|object| sources::elements(object)[at].clone()));
+                table.change(&self.socket, gone(sources::held), &new)
+            }),
+        }
     }
 
-    fn write(&self, table: &'static str, write: impl FnOnce(&mut Batch)) -> Result<(), Error> {
-        transact(&mut self.socket.lock().expect(POISONED), table, write)
+    /// What is in force of them.
+    pub(crate) fn elements(&self) -> Result<Vec<Object>, Error> {
+        let [routed, bridged] = &self.sources;
+        let (routed, bridged) = (routed.observe(&self.socket)?, bridged.observe(&self.socket)?);
+        let mut objects = sources::objects([&routed, &bridged]);
+        objects.extend(ports::objects(&self.ports.observe(&self.socket)?));
+        Ok(objects)
+    }
+
+    /// Takes all tables away, whatever somebody has made of them.
+    pub(crate) fn remove_all(&self) -> Result<(), Error> {
+        self.remove()?;
+        self.remove_apart()?;
+        self.sources.iter().chain([&self.ports]).try_for_each(|table| table.remove(&self.socket))
+    }
+
+    /// True if there is any table by one of our names.
+    pub(crate) fn any_left(&self) -> Result<bool, Error> {
+        let mut socket = self.socket.lock().expect(POISONED);
+        let tables = tables(&mut socket).map_err(|error| Error::Read { what: "tables", error })?;
+        Ok(tables.iter().any(|table| is_ours(table.family, &table.name)))
+    }
+
+    fn transact(&self, write: impl FnOnce(&mut Batch)) -> Result<(), Error> {
+        transact(&mut self.socket.lock().expect(POISONED), mark::TABLE, write)
     }
 
     pub(crate) fn observe(&self) -> Result<Seen, Error> {
@@ -188,6 +266,23 @@ impl Nft {
         );
         Ok(seen(&chains, &rules.map_err(read("rules"))?))
     }
+}
+
+fn is_ours(family: u8, table: &str) -> bool {
+    match table {
+        mark::TABLE => [INET, NETDEV].contains(&family),
+        mark::SOURCES => [INET, BRIDGE, NETDEV].contains(&family),
+        mark::PORTS | mark::POLICY_TABLE => family == INET,
+        _ => false,
+    }
+}
+
+fn merged(all: impl Iterator<Item = Elements>) -> Elements {
+    let mut merged = Elements::new();
+    for (name, some) in all.flatten() {
+        merged.entry(name).or_default().extend(some);
+    }
+    merged
 }
 
 /// One transaction, done whole or not at all.
@@ -250,6 +345,7 @@ struct Base {
     hook: Option<u32>,
     priority: Option<i32>,
     policy: Option<u32>,
+    dev: Option<IfName>,
 }
 
 fn chains(socket: &mut socket::Link) -> io::Result<Vec<Base>> {
@@ -259,10 +355,8 @@ fn chains(socket: &mut socket::Link) -> io::Result<Vec<Base>> {
         |_| {},
         |message| {
             let hook = value_of(message, CHAIN_HOOK).unwrap_or_default();
-            let number = |of: u16| {
-                let value = wire::attrs(hook).find(|(kind, _)| *kind == of)?.1;
-                value.try_into().ok().map(u32::from_be_bytes)
-            };
+            let of_hook = |of: u16| Some(wire::attrs(hook).find(|(kind, _)| *kind == of)?.1);
+            let number = |of: u16| of_hook(of)?.try_into().ok().map(u32::from_be_bytes);
             let policy = value_of(message, CHAIN_POLICY);
             Some(Base {
                 family: *message.body.first()?,
@@ -272,6 +366,7 @@ fn chains(socket: &mut socket::Link) -> io::Result<Vec<Base>> {
                 hook: number(HOOK_NUMBER),
                 priority: number(HOOK_PRIORITY).map(u32::cast_signed),
                 policy: policy.and_then(|value| value.try_into().ok()).map(u32::from_be_bytes),
+                dev: of_hook(HOOK_DEV).and_then(|dev| wire::text(dev).parse().ok()),
             })
         },
     )
@@ -314,13 +409,9 @@ fn table(batch: &mut Batch, kind: u16, flags: u16) {
 }
 
 fn add_chain(batch: &mut Batch, chain: &Chain) {
-    add_chain_of(batch, mark::TABLE, chain);
-}
-
-fn add_chain_of(batch: &mut Batch, table: &str, chain: &Chain) {
     batch
         .begin(NEWCHAIN, NLM_F_CREATE, &header(INET))
-        .attr_str(CHAIN_TABLE, table)
+        .attr_str(CHAIN_TABLE, mark::TABLE)
         .attr_str(CHAIN_NAME, chain.name)
         .nest(CHAIN_HOOK, |batch| {
             batch

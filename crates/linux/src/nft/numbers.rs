@@ -50,6 +50,7 @@ pub(in crate::nft) const META_L4PROTO: u32 = 16;
 pub(in crate::nft) const META_NFPROTO: u32 = 15;
 pub(in crate::nft) const META_OIFNAME: u32 = 7;
 
+pub(in crate::nft) const LINK_HEADER: u32 = 0;
 pub(in crate::nft) const NETWORK_HEADER: u32 = 1;
 
 pub(in crate::nft) const PAYLOAD_BASE: u16 = 2;

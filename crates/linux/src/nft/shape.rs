@@ -1,42 +1,28 @@
 //! Each shape of rule as nftables expressions, and back. What can't be read back is not ours.
 
-use std::net::IpAddr;
-
 use ipnet::{IpNet, ip_mask_to_prefix};
 use weft_core::policy::Rule;
 
-pub(super) use super::numbers::*;
-use super::{LIST_ELEM, access};
+use super::{
+    access,
+    numbers::*,
+    words::{
+        self, BITWISE_MASK, BITWISE_XOR, CMP_DATA, CMP_EQ, CMP_OP, DROP, IPV4, IPV6, LOOKUP_FLAGS,
+        META_IIFTYPE, META_KEY, REG_1, compare, expression, lookup, meta, payload, verdict_of,
+    },
+};
 use crate::wire::{self, Batch};
 
-pub(super) const META_DREG: u16 = 1;
-pub(super) const META_KEY: u16 = 2;
-const META_IIFTYPE: u32 = 8;
-pub(super) const CMP_OP: u16 = 2;
-pub(super) const CMP_DATA: u16 = 3;
-pub(super) const CMP_EQ: u32 = 0;
-pub(super) const CMP_NEQ: u32 = 1;
-/// ARPHRD_ETHER.
-const ETHERNET: u16 = 1;
-const LINK_HEADER: u32 = 0;
 const UDP: u8 = 17;
 /// Where the destination port stands in a UDP header, and its length.
 const UDP_DPORT: (u32, u32) = (2, 2);
+/// ARPHRD_ETHER.
+const ETHERNET: u16 = 1;
 /// Where the sender stands in an Ethernet header, and its length.
 const ETHER_SOURCE: (u32, u32) = (6, 6);
-const LOOKUP_FLAGS: u16 = 5;
-const BITWISE_SREG: u16 = 1;
-const BITWISE_DREG: u16 = 2;
-const BITWISE_LEN: u16 = 3;
-pub(super) const BITWISE_MASK: u16 = 4;
-pub(super) const BITWISE_XOR: u16 = 5;
-pub(super) const REG_1: u32 = 1;
-pub(super) const DROP: i32 = 0;
 const ACCEPTED: i32 = 1;
 const GOTO: i32 = -4;
 const TARGET_NAME: u16 = 1;
-const IPV4: u8 = 2;
-const IPV6: u8 = 10;
 
 /// Where an address stands in its header.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -48,7 +34,6 @@ enum Field {
 pub(super) fn encode(batch: &mut Batch, rule: &Rule) {
     let (from, to) = match rule {
         Rule::NoTrackPort { port } => return no_track_port(batch, *port),
-        Rule::Spoofed => return access::spoofed(batch),
         Rule::MasqueradeAccess => return access::masquerade(batch),
         Rule::MasqueradeBack { dev } => return access::masquerade_back(batch, dev),
         Rule::Apart { range, .. } => {
@@ -58,11 +43,7 @@ pub(super) fn encode(batch: &mut Batch, rule: &Rule) {
         Rule::NoTrack { from, to } | Rule::Keep { from, to } => (from, Some(to)),
         Rule::Masquerade { from } => (from, None),
     };
-    let family = if from.addr().is_ipv4() { IPV4 } else { IPV6 };
-    expression(batch, "meta", |batch| {
-        batch.attr_be32(META_KEY, META_NFPROTO).attr_be32(META_DREG, REG_1);
-    });
-    compare(batch, &[family]);
+    words::family(batch, from.addr().is_ipv4());
     prefix(batch, Field::Source, from);
     to.into_iter().for_each(|to| prefix(batch, Field::Destination, to));
     match rule {
@@ -70,41 +51,20 @@ pub(super) fn encode(batch: &mut Batch, rule: &Rule) {
         Rule::Keep { .. } => verdict_of(batch, RETURN),
         Rule::Apart { unless_translated, .. } => {
             if *unless_translated {
-                access::unless_translated(batch);
+                words::translated(batch, false);
             }
             verdict_of(batch, DROP);
         }
         Rule::Masquerade { .. } => expression(batch, "masq", |_| {}),
         // Written whole above.
-        Rule::NoTrackPort { .. }
-        | Rule::Spoofed
-        | Rule::MasqueradeAccess
-        | Rule::MasqueradeBack { .. } => {}
+        Rule::NoTrackPort { .. } | Rule::MasqueradeAccess | Rule::MasqueradeBack { .. } => {}
     }
 }
 
-pub(super) fn verdict_of(batch: &mut Batch, code: i32) {
-    expression(batch, "immediate", |batch| {
-        batch.attr_be32(IMMEDIATE_DREG, REG_VERDICT).nest(IMMEDIATE_DATA, |batch| {
-            batch.nest(DATA_VERDICT, |batch| {
-                batch.attr_be32(VERDICT_CODE, code.cast_unsigned());
-            });
-        });
-    });
-}
-
 fn no_track_port(batch: &mut Batch, port: u16) {
-    expression(batch, "meta", |batch| {
-        batch.attr_be32(META_KEY, META_L4PROTO).attr_be32(META_DREG, REG_1);
-    });
+    meta(batch, META_L4PROTO, REG_1);
     compare(batch, &[UDP]);
-    expression(batch, "payload", |batch| {
-        batch
-            .attr_be32(PAYLOAD_DREG, REG_1)
-            .attr_be32(PAYLOAD_BASE, TRANSPORT_HEADER)
-            .attr_be32(PAYLOAD_OFFSET, UDP_DPORT.0)
-            .attr_be32(PAYLOAD_LEN, UDP_DPORT.1);
-    });
+    payload(batch, TRANSPORT_HEADER, UDP_DPORT, REG_1);
     compare(batch, &port.to_be_bytes());
     expression(batch, "notrack", |_| {});
 }
@@ -112,20 +72,10 @@ fn no_track_port(batch: &mut Batch, port: u16) {
 /// Drops a frame whose sender is in the set.
 pub(super) fn drop_senders(batch: &mut Batch, set: &str) {
     // Always so where the rule stands; `nft` shows the rest in words where it is asked.
-    expression(batch, "meta", |batch| {
-        batch.attr_be32(META_KEY, META_IIFTYPE).attr_be32(META_DREG, REG_1);
-    });
+    meta(batch, META_IIFTYPE, REG_1);
     compare(batch, &ETHERNET.to_ne_bytes());
-    expression(batch, "payload", |batch| {
-        batch
-            .attr_be32(PAYLOAD_DREG, REG_1)
-            .attr_be32(PAYLOAD_BASE, LINK_HEADER)
-            .attr_be32(PAYLOAD_OFFSET, ETHER_SOURCE.0)
-            .attr_be32(PAYLOAD_LEN, ETHER_SOURCE.1);
-    });
-    expression(batch, "lookup", |batch| {
-        batch.attr_str(LOOKUP_SET, set).attr_be32(LOOKUP_SREG, REG_1);
-    });
+    payload(batch, LINK_HEADER, ETHER_SOURCE, REG_1);
+    lookup(batch, set, None, false);
     verdict_of(batch, DROP);
 }
 
@@ -153,20 +103,6 @@ pub(super) fn dropped_senders(expressions: &[u8]) -> Option<String> {
     whole.then(|| nested(set, LOOKUP_SET).map(wire::text)).flatten()
 }
 
-pub(super) fn expression(batch: &mut Batch, name: &str, data: impl FnOnce(&mut Batch)) {
-    batch.nest(LIST_ELEM, |batch| {
-        batch.attr_str(EXPR_NAME, name).nest(EXPR_DATA, data);
-    });
-}
-
-pub(super) fn compare(batch: &mut Batch, value: &[u8]) {
-    expression(batch, "cmp", |batch| {
-        batch.attr_be32(CMP_SREG, REG_1).attr_be32(CMP_OP, CMP_EQ).nest(CMP_DATA, |batch| {
-            batch.attr(DATA_VALUE, value);
-        });
-    });
-}
-
 fn offset(field: Field, ipv4: bool) -> u32 {
     match (field, ipv4) {
         (Field::Source, true) => 12,
@@ -177,60 +113,9 @@ fn offset(field: Field, ipv4: bool) -> u32 {
 }
 
 fn prefix(batch: &mut Batch, field: Field, net: &IpNet) {
-    if net.prefix_len() == 0 {
-        return;
-    }
-    let (value, mask) = (octets(net.network()), octets(net.netmask()));
-    let length = u32::try_from(value.len()).unwrap_or(16);
-    expression(batch, "payload", |batch| {
-        batch
-            .attr_be32(PAYLOAD_DREG, REG_1)
-            .attr_be32(PAYLOAD_BASE, NETWORK_HEADER)
-            .attr_be32(PAYLOAD_OFFSET, offset(field, net.addr().is_ipv4()))
-            .attr_be32(PAYLOAD_LEN, length);
-    });
-    if net.prefix_len() < net.max_prefix_len() {
-        bitwise(batch, &mask);
-    }
-    compare(batch, &value);
-}
-
-pub(super) fn bitwise(batch: &mut Batch, mask: &[u8]) {
-    let length = u32::try_from(mask.len()).unwrap_or(16);
-    expression(batch, "bitwise", |batch| {
-        batch
-            .attr_be32(BITWISE_SREG, REG_1)
-            .attr_be32(BITWISE_DREG, REG_1)
-            .attr_be32(BITWISE_LEN, length)
-            .nest(BITWISE_MASK, |batch| {
-                batch.attr(DATA_VALUE, mask);
-            })
-            .nest(BITWISE_XOR, |batch| {
-                batch.attr(DATA_VALUE, &vec![0; mask.len()]);
-            });
-    });
-}
-
-/// Where an IPv4 header has its addresses.
-pub(super) const LOOPBACK_SOURCE: u32 = 12;
-pub(super) const LOOPBACK_DESTINATION: u32 = 16;
-
-/// `ip saddr 127.0.0.0/8`, or `daddr`.
-pub(super) fn loopback(batch: &mut Batch, at: u32) {
-    let net = IpNet::new_assert(std::net::Ipv4Addr::new(127, 0, 0, 0).into(), 8);
-    expression(batch, "meta", |batch| {
-        batch.attr_be32(META_KEY, META_NFPROTO).attr_be32(META_DREG, REG_1);
-    });
-    compare(batch, &[IPV4]);
-    let field = if at == LOOPBACK_SOURCE { Field::Source } else { Field::Destination };
-    prefix(batch, field, &net);
-}
-
-fn octets(ip: IpAddr) -> Vec<u8> {
-    match ip {
-        IpAddr::V4(ip) => ip.octets().to_vec(),
-        IpAddr::V6(ip) => ip.octets().to_vec(),
-    }
+    let ipv4 = net.addr().is_ipv4();
+    let at = (offset(field, ipv4), if ipv4 { 4 } else { 16 });
+    words::within(batch, (NETWORK_HEADER, at), net);
 }
 
 /// What a row of expressions was found to match so far.

@@ -98,6 +98,10 @@ pub(super) fn birth(
 
 /// Brings the node's side up, once the pod's is whole.
 pub(super) fn open(agent: &Agent, pod: &Attachment, ground: &Ground<'_>) -> Vec<Refusal> {
+    let unjudged = links::judge_outside(agent, pod, ground);
+    if !unjudged.is_empty() {
+        return unjudged;
+    }
     agent.kernel.apply(&plan(&access::outside(pod, ground), &host_end(pod, ground)))
 }
 

@@ -12,6 +12,7 @@ use weft_linux::{Kernel, Netns};
 use super::{
     Agent, dhcp, further,
     lease::serving,
+    links,
     pods::{here, no_container, no_namespace},
 };
 
@@ -55,7 +56,8 @@ fn as_made(agent: &Agent, known: &Attachment, netns: &Netns) -> Result<(), CniEr
     let inside = plan(&known.attach.inside(known, &ground), &there);
     let node = agent.kernel.observe_node(&[]);
     let node = node.map_err(|error| not("look at the node", error.to_string()))?.ours;
-    let outside = known.attach.outside(known, &ground);
+    let mut outside = known.attach.outside(known, &ground);
+    outside.extend(links::sources(agent, known, &ground));
     let outside = plan(&outside, &node).into_iter();
     let missing: Vec<String> = inside
         .into_iter()

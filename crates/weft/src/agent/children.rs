@@ -388,6 +388,9 @@ pub(super) fn free_all(agent: &Agent, pods: &[Attachment]) -> BTreeSet<usize> {
 /// For the end of it all: whatever records tell of, agent or no agent.
 pub(super) fn uninstall(kernel: &Kernel, pods: &[Attachment]) -> Result<(), weft_linux::Error> {
     for pod in pods.iter().filter(|pod| pod.host_end.is_none()) {
+        if let Some(netns) = namespace(pod).ok().flatten() {
+            let _ = Kernel::of(&netns).and_then(|there| there.judge(&[]));
+        }
         let Some(nsid) = pod.nsid else { continue };
         let there = kernel.link_there(nsid, &pod.id.ifname).ok().flatten();
         if there.is_some_and(|link| is_its(&link, pod)) {

@@ -6,7 +6,10 @@ use std::{
 };
 
 use weft_core::{
-    attach::{Birth, Footing, Ground},
+    attach::{
+        Birth, Footing, Ground,
+        sources::{self, Together},
+    },
     attachment::{Attachment, AttachmentId, Phase},
     cni::{CniError, Code},
     name::IfName,
@@ -72,7 +75,7 @@ pub(super) fn complete(agent: &Agent, pod: &Attachment, there: &Kernel) -> Resul
     let here = here.ok_or_else(|| not_served(&pod.network, &serving))?;
     let served = here.served(&pod.network);
     let ground = served.ground(&agent.node, &serving.host);
-    inside_by(there, pod, &ground)
+    inside_by(agent, there, pod, &ground)
         .map_err(|why| CniError::new(Code::Refused, "set the pod's link up", why))?;
     fault::point("add.after-address");
     // The node's way to the pod, and nothing else of it, follows from its address too.
@@ -146,6 +149,14 @@ fn dress(
     let raises = |change: &Change| matches!(change, Change::Put(object) if object.raises());
     let first = if birth.host().is_some() { inside.partition_point(raises) } else { 0 };
     let (first, rest) = inside.split_at(first);
+    // What is not judged does not come up.
+    let unjudged = judge_outside(agent, pod, ground);
+    if !unjudged.is_empty() {
+        return unjudged;
+    }
+    if let Err(what) = judge(agent, pod, there) {
+        return vec![Refusal { what, errno: nix::errno::Errno::EIO as i32, text: String::new() }];
+    }
     let mut refusals = there.apply(first);
     refusals.extend(agent.kernel.apply(&outside));
     fault::point("add.after-outside");
@@ -164,6 +175,47 @@ fn dress(
     fault::point("add.after-inside");
     refusals.extend(access::open(agent, pod, ground));
     refusals
+}
+
+/// From which addresses the pod may send by its links.
+pub(super) fn sources(agent: &Agent, pod: &Attachment, ground: &Ground<'_>) -> Vec<Object> {
+    let (serving, ledger) = (agent.serving(), agent.ledger());
+    let all = ledger.attachments().filter(|other| other.cookie == pod.cookie);
+    let network = |pod: &Attachment| serving.networks.get(&pod.network).map(|here| &here.network);
+    sources::outside(pod, ground, Together::of(all, network).others(pod))
+}
+
+pub(super) fn judge_outside(agent: &Agent, pod: &Attachment, ground: &Ground<'_>) -> Vec<Refusal> {
+    let sources = sources(agent, pod, ground).into_iter();
+    agent.kernel.apply(&sources.map(Change::Put).collect::<Vec<_>>())
+}
+
+/// In the pod, where the node does not see what leaves: its links of that kind send under the pod's own
+/// addresses alone.
+fn judge(agent: &Agent, pod: &Attachment, there: &Kernel) -> Result<(), String> {
+    if pod.host_end.is_some() {
+        return Ok(());
+    }
+    let serving = agent.serving();
+    let network = |pod: &Attachment| serving.networks.get(&pod.network).map(|here| &here.network);
+    let mut links: Vec<Object> = {
+        let ledger = agent.ledger();
+        let own = |other: &&Attachment| other.cookie == pod.cookie && other.phase != Phase::Doomed;
+        let all: Vec<&Attachment> = ledger.attachments().filter(own).collect();
+        let together = Together::of(all.iter().copied(), network);
+        all.iter().filter_map(|pod| sources::inside(pod, together.others(pod))).collect()
+    };
+    // One that the pod itself has deleted keeps no other from being judged.
+    let there_is = |dev: &IfName| there.link_exists(dev).unwrap_or(true);
+    links.retain(|link| matches!(link, Object::Sources { dev, .. } if there_is(dev)));
+    match there.judge(&links) {
+        // Its policies hold as far as it sends as itself.
+        Err(error) if error.is_unsupported() => {
+            tracing::warn!(id = %pod.id, "the kernel has no egress hook: the pod may send as another");
+            Ok(())
+        }
+        judged => judged.map_err(|error| format!("what it may send as: {error}")),
+    }
 }
 
 /// The pod can't be reached any more when this returns. Twice is as good as once.
@@ -259,7 +311,7 @@ pub(super) fn resize(agent: &Agent, serving: &mut Serving, when: Resize) {
         }
         let served = here.served(&pod.network);
         let ground = Ground { send, accept, ..served.ground(&agent.node, &serving.host) };
-        match inside(pod, &ground) {
+        match inside(agent, pod, &ground) {
             Ok(()) => {
                 serving.applied.insert(pod.id.clone(), now);
                 serving.refused_inside.remove(&pod.id);
@@ -277,16 +329,22 @@ pub(super) fn resize(agent: &Agent, serving: &mut Serving, when: Resize) {
 }
 
 /// Brings a pod's own namespace to what it should hold. A pod that is gone needs nothing.
-pub(super) fn inside(pod: &Attachment, ground: &Ground<'_>) -> Result<(), String> {
+pub(super) fn inside(agent: &Agent, pod: &Attachment, ground: &Ground<'_>) -> Result<(), String> {
     let Some(netns) = namespace(pod)? else { return Ok(()) };
-    inside_by(&Kernel::of(&netns).map_err(|error| error.to_string())?, pod, ground)
+    inside_by(agent, &Kernel::of(&netns).map_err(|error| error.to_string())?, pod, ground)
 }
 
-fn inside_by(kernel: &Kernel, pod: &Attachment, ground: &Ground<'_>) -> Result<(), String> {
+fn inside_by(
+    agent: &Agent,
+    kernel: &Kernel,
+    pod: &Attachment,
+    ground: &Ground<'_>,
+) -> Result<(), String> {
     let there = kernel.observe_pod(&pod.links()).map_err(|error| error.to_string())?;
     if there.link(&pod.id.ifname).is_none() {
         return Ok(());
     }
+    judge(agent, pod, kernel)?;
     let mut wanted = pod.attach.inside(pod, ground);
     // A link that is not there is made by who makes its other end.
     for dev in pod.links().into_iter().filter(|dev| there.link(dev).is_none()) {

@@ -103,6 +103,14 @@ fn add(
         agent.tell_addresses(&one.pod.network);
     }
     births.committed();
+    let alone = |pod: &Attachment| {
+        let ledger = agent.ledger();
+        ledger.attachments().filter(|other| other.cookie == pod.cookie).count() == 1
+    };
+    if !alone(&made[0].pod) {
+        // It may answer by its other links too.
+        agent.wake.ring(Reasons::OTHER);
+    }
     if made.iter().any(|one| one.pod.is_mapped()) {
         // What passes between pods is tracked from now on.
         agent.wake.ring(Reasons::OTHER);
@@ -260,11 +268,11 @@ fn repeat(
     let served = here.served(&known.network);
     let ground = served.ground(&agent.node, &serving.host);
     let again = |why| CniError::new(Code::Refused, "set the pod's link up again", why);
-    inside(known, &ground).map_err(again)?;
+    inside(agent, known, &ground).map_err(again)?;
     for pod in further::of(agent, &known.id) {
         let Some(here) = serving.networks.get(&pod.network) else { continue };
         let served = here.served(&pod.network);
-        inside(&pod, &served.ground(&agent.node, &serving.host)).map_err(again)?;
+        inside(agent, &pod, &served.ground(&agent.node, &serving.host)).map_err(again)?;
     }
     let inside = there.observe_pod(&known.links());
     let inside =

@@ -132,6 +132,7 @@ fn at_stake(change: &Change) -> bool {
         | Key::Access(_)
         | Key::Hidden(..)
         | Key::Port(_)
+        | Key::Sources(_)
         | Key::Shaped(_) => false,
     }
 }

@@ -6,6 +6,8 @@ use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
 use weft_core::{
     attachment::{Attachment, AttachmentId, Phase},
     name::IfName,
+    plan::Change,
+    state::Key,
 };
 
 use super::{
@@ -60,6 +62,19 @@ pub(super) fn forget_flows(agent: &Agent, gone: &[AttachmentId]) {
     }
 }
 
+/// What their links might send as is no longer asked: they are gone.
+fn unjudge(agent: &Agent, gone: &[AttachmentId]) {
+    let changes: Vec<Change> = {
+        let ledger = agent.ledger();
+        let pods = gone.iter().filter_map(|id| ledger.get(id));
+        let devs = pods.flat_map(Attachment::host_links).cloned();
+        devs.map(|dev| Change::Drop(Key::Sources(dev))).collect()
+    };
+    for refusal in agent.kernel.apply(&changes) {
+        tracing::warn!(%refusal, "what is left of pods that are gone goes with the next look");
+    }
+}
+
 fn reap(agent: &Agent) -> anyhow::Result<()> {
     let gone: Vec<Attachment> = {
         let ledger = agent.ledger();
@@ -91,6 +106,7 @@ fn reap(agent: &Agent) -> anyhow::Result<()> {
     let freed = freed.into_iter().map(|at| &children[at]);
     let freed = freed.filter(|pod| pod.access.as_ref().is_none_or(ended));
     ids.extend(freed.filter(|pod| unguard(agent, pod)).map(|pod| pod.id.clone()));
+    unjudge(agent, &ids);
     let closed = {
         let mut ledger = agent.ledger();
         let closed = ids.iter().try_for_each(|id| ledger.close(id));

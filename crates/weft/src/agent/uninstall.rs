@@ -32,7 +32,8 @@ pub fn is_uninstalled(config: &Config) -> anyhow::Result<bool> {
     let kernel = Kernel::here().context("open netlink sockets (CAP_NET_ADMIN is needed)")?;
     let gone = config.install.as_ref().is_none_or(install::is_gone);
     let ours = kernel.observe_node(&[])?.ours;
-    Ok(gone && plan(&State::default(), &ours).is_empty() && !config.run_dir.join(LEDGER).exists())
+    let bare = plan(&State::default(), &ours).is_empty() && !kernel.has_tables()?;
+    Ok(gone && bare && !config.run_dir.join(LEDGER).exists())
 }
 
 const LEDGER: &str = "attachments";
@@ -55,7 +56,7 @@ fn kernel(config: &Config) -> anyhow::Result<()> {
     if let Some(refusal) = refusals.first() {
         bail!("{refusal}");
     }
-    kernel.remove_ports().context("the node's table of ports")?;
+    kernel.remove_tables().context("the node's tables of rules")?;
     let failed = Found::read(&config.cache_dir, &boot_id()?).put_back(&config.cache_dir);
     if !failed.is_empty() {
         bail!("put back: {}", failed.join("; "));

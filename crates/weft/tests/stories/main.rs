@@ -16,6 +16,7 @@ mod dhcp;
 mod domains;
 mod explained;
 mod flannel;
+mod forged;
 mod further;
 mod input;
 mod install;

@@ -40,7 +40,7 @@ impl Objects {
     }
 
     /// As the API server has it: before it runs, a pod has no address.
-    fn pod(&self, node: &Node, name: &str, addrs: &[IpAddr]) {
+    pub fn pod(&self, node: &Node, name: &str, addrs: &[IpAddr]) {
         let ips: Vec<Value> = addrs.iter().map(|addr| json!({"ip": addr})).collect();
         self.put(
             &format!("pod-{name}"),

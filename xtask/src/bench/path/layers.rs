@@ -6,11 +6,11 @@ use super::{
     super::load::Load,
     figures::{Samples, median},
     hosts::Pair,
-    plain::{Attach, Plain, Rules, Track},
+    plain::{Attach, Judge, Plain, Rules, Track},
 };
 
 /// A name, the number of the layer that it stands on, and how it is made. Number 0 is host to host.
-const LAYERS: [(&str, usize, Plain); 10] = [
+const LAYERS: [(&str, usize, Plain); 15] = [
     ("veth direct", 0, Plain { attach: Attach::Veth, vxlan: false, rules: Rules::None }),
     ("+ rules", 1, Plain { attach: Attach::Veth, vxlan: false, rules: UNTRACKED }),
     ("+ tracked", 2, Plain { attach: Attach::Veth, vxlan: false, rules: TRACKED }),
@@ -29,7 +29,20 @@ const LAYERS: [(&str, usize, Plain); 10] = [
         9,
         Plain { attach: Attach::Bridge, vxlan: true, rules: Rules::Flannel },
     ),
+    ("+ source by a set", 1, Plain { attach: Attach::Veth, vxlan: false, rules: BY_SET }),
+    (
+        "+ source by the route back",
+        1,
+        Plain { attach: Attach::Veth, vxlan: false, rules: BY_ROUTE },
+    ),
+    ("+ source by a chain", 1, Plain { attach: Attach::Veth, vxlan: false, rules: BY_CHAIN }),
+    ("bridge direct", 1, Plain { attach: Attach::Bridge, vxlan: false, rules: Rules::None }),
+    ("+ frame by a set", 14, Plain { attach: Attach::Bridge, vxlan: false, rules: BY_SET }),
 ];
+
+const BY_SET: Rules = Rules::Judged(Judge::Set);
+const BY_ROUTE: Rules = Rules::Judged(Judge::Fib);
+const BY_CHAIN: Rules = Rules::Judged(Judge::Ingress);
 
 const UNTRACKED: Rules = Rules::Weft { inner: Track::No, outer: Track::Yes };
 const TRACKED: Rules = Rules::Weft { inner: Track::Yes, outer: Track::Yes };

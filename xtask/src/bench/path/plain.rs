@@ -32,6 +32,19 @@ pub enum Rules {
     },
     /// Forward and masquerade as flannel writes them.
     Flannel,
+    /// None but what a pod may send as.
+    Judged(Judge),
+}
+
+/// How a pod's source is judged.
+#[derive(Clone, Copy)]
+pub enum Judge {
+    /// As weft does: by a set of links and addresses.
+    Set,
+    /// By the route back.
+    Fib,
+    /// By a chain for each link.
+    Ingress,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -92,7 +105,7 @@ impl Plain {
             Attach::Bridge => (
                 format!(
                     "ip link add cni0 type bridge; ip link set cni0 mtu {mtu} up; ip addr add 10.244.{n}.1/24 dev cni0; \
-                     ip link add v0 type veth peer name eth0 netns {netns}; ip link set v0 mtu {mtu} master cni0 up"
+                     ip link add v0 type veth peer name eth0 address 02:00:00:00:01:00 netns {netns}; ip link set v0 mtu {mtu} master cni0 up"
                 ),
                 format!(
                     "ip link set lo up; ip link set eth0 mtu {mtu} up; ip addr add 10.244.{n}.2/24 dev eth0; \
@@ -138,7 +151,49 @@ impl Plain {
                 ),
             ],
             Rules::Weft { inner, outer } => weft(inner, outer, all),
+            Rules::Judged(by) => judged(self.attach, by, n),
         }
+    }
+}
+
+/// The pod's address, known by the node's end of its link, beside that of another.
+fn judged(attach: Attach, by: Judge, n: u32) -> Vec<String> {
+    let (family, mac, key) = match attach {
+        Attach::Veth => ("inet", String::new(), "ipv4_addr"),
+        Attach::Bridge => ("bridge", " . ether saddr".into(), "ether_addr . ipv4_addr"),
+    };
+    let own = format!(
+        "\"v0\" . {}10.244.{n}.2",
+        if mac.is_empty() { "" } else { "02:00:00:00:01:00 . " }
+    );
+    let chain = |hook: &str| {
+        format!("add chain {family} judge c {{ type filter hook {hook} priority -310; }}")
+    };
+    let table = format!("add table {family} judge");
+    match by {
+        Judge::Set => vec![
+            table,
+            chain("prerouting"),
+            format!("add set {family} judge own {{ type ifname . {key}; }}"),
+            format!("add set {family} judge ends {{ type ifname; }}"),
+            format!("add element {family} judge own {{ {own} }}"),
+            format!("add element {family} judge ends {{ \"v0\" }}"),
+            format!("add rule {family} judge c iifname != \"v*\" accept"),
+            format!("add rule {family} judge c iifname{mac} . ip saddr @own accept"),
+            format!("add rule {family} judge c meta protocol != ip accept"),
+            format!("add rule {family} judge c iifname @ends drop"),
+        ],
+        Judge::Fib => vec![
+            table,
+            chain("prerouting"),
+            format!("add rule {family} judge c iifname \"v*\" fib saddr . iif oif missing drop"),
+        ],
+        Judge::Ingress => vec![
+            "add table netdev judge".into(),
+            "add chain netdev judge c { type filter hook ingress device v0 priority 0; }".into(),
+            format!("add rule netdev judge c ip saddr 10.244.{n}.2 accept"),
+            "add rule netdev judge c meta protocol ip drop".into(),
+        ],
     }
 }
 

@@ -10,11 +10,11 @@ use weft_core::policy::{
 };
 
 use super::{
-    elements::{Element, Key},
+    super::{
+        FORWARD_HOOK, INPUT_HOOK, OUTPUT, PREROUTING,
+        table::{Element, Field, Hook, Key, Name, Part, Rule, Shape, Table, Then, Way, When},
+    },
     list::{self, chain},
-    rule::{Field, Rule, Then, Way, When},
-    shape::{Part, Shape},
-    table::{Hook, Table},
 };
 
 const V4: Part = Part::Address { ipv4: true };
@@ -24,10 +24,8 @@ const FAMILIES: [bool; 2] = [true, false];
 const BEFORE_FILTER: i32 = -1;
 /// Before our own main table, and others', say `notrack`.
 const BEFORE_RAW: i32 = -301;
-const TRACK: Hook = Hook { number: 0, priority: BEFORE_RAW };
-const INPUT: Hook = Hook { number: 1, priority: BEFORE_FILTER };
-const FORWARD: Hook = Hook { number: 2, priority: BEFORE_FILTER };
-const OUTPUT: Hook = Hook { number: 3, priority: BEFORE_FILTER };
+/// How the names of links begin by which pods reach their nodes.
+const ACCESS: &str = "weft-";
 
 fn address(ipv4: bool) -> &'static [Part] {
     if ipv4 { &[V4] } else { &[V6] }
@@ -79,25 +77,25 @@ pub(super) fn node(table: &mut Table, firewall: &Firewall) {
                 of.map(|((_, addr), list)| Element::to(Key::addr(*addr), chain(direction, *list)));
             let map = named(name, ipv4);
             if table.set(&map, Shape::map(address(ipv4)), to.collect()) {
-                let leads = Then::Map(list::own(direction, ipv4), map);
+                let leads = Then::Map(vec![list::own(direction, ipv4)], map);
                 forward.push(Rule::new([When::Ipv4(ipv4)], leads));
             }
         }
     }
-    table.base("track", TRACK, track);
-    table.base("forward", FORWARD, forward);
+    table.base("track", Hook::filter(PREROUTING, BEFORE_RAW), track);
+    table.base("forward", Hook::filter(FORWARD_HOOK, BEFORE_FILTER), forward);
 }
 
 pub(super) fn pod(table: &mut Table, own: &Own) {
-    for (hook, name, way) in [(INPUT, "input", Way::In), (OUTPUT, "output", Way::Out)] {
+    for (hook, name, way) in [(INPUT_HOOK, "input", Way::In), (OUTPUT, "output", Way::Out)] {
         let mut rules = begin();
         rules.push(Rule::new([When::Loopback(way)], Then::Accept));
         // Judged by the node.
-        rules.push(Rule::new([When::Access(way)], Then::Accept));
+        rules.push(Rule::new([When::Link(way, Name::Begins(ACCESS))], Then::Accept));
         for door in &own.doors {
             rules.extend(FAMILIES.iter().flat_map(|ipv4| judged(table, door, way, *ipv4)));
         }
-        table.base(name, hook, rules);
+        table.base(name, Hook::filter(hook, BEFORE_FILTER), rules);
     }
 }
 
@@ -107,7 +105,7 @@ fn judged(table: &mut Table, door: &Door, way: Way, ipv4: bool) -> Vec<Rule> {
         Way::Out => (Direction::Egress, &door.egress, Field::Destination { ipv4 }),
     };
     let Some(list) = (if ipv4 { lists.v4 } else { lists.v6 }) else { return Vec::new() };
-    let here = || vec![When::Dev(way, door.dev.clone()), When::Ipv4(ipv4)];
+    let here = || vec![When::Link(way, Name::Is(door.dev.clone())), When::Ipv4(ipv4)];
     let among = |set: String| {
         let mut when = here();
         when.push(When::Among(vec![other], set));

@@ -13,12 +13,7 @@ use weft_core::policy::{
     spec::Direction,
 };
 
-use super::{
-    elements::{Element, Key},
-    rule::{Field, Rule, Then, When},
-    shape::{Part, Shape},
-    table::{Chain, Set, Table},
-};
+use super::super::table::{Chain, Element, Field, Key, Part, Rule, Set, Shape, Table, Then, When};
 
 /// What the elements of one set ask for. In order of evaluation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -1,17 +1,11 @@
 //! Kubernetes' NetworkPolicy in the kernel: a table of its own, `inet weft-policy`, on the node and in
 //! the namespaces of pods that others reach past it. `frame` leads packets to lists, `list` says what
-//! a list is, `change` writes, `seen` reads.
+//! a list is.
 
-mod change;
-mod elements;
 mod frame;
 mod list;
-mod rule;
-mod seen;
-mod shape;
-mod table;
 
-use std::{collections::BTreeMap, io, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
 use netlink_sys::protocols;
 use weft_core::{
@@ -23,15 +17,17 @@ use weft_core::{
     },
 };
 
-use super::Error;
+use super::{
+    Error, INET,
+    table::{self, Place, Table},
+};
 use crate::{
     kernel::{Kernel, POISONED},
     netns::Netns,
     socket,
-    wire::Batch,
 };
-use seen::Seen;
-use table::Table;
+
+const PLACE: Place = Place { family: INET, name: POLICY_TABLE, ahead: list::is_lists };
 
 /// The table of one namespace.
 pub struct PolicyTable {
@@ -112,7 +108,7 @@ impl PolicyTable {
         let nothing = Arc::default();
         let was = known.table(|key, list| beside(new.get(key), list, &nothing));
         let is = wanted.table(|key, list| beside(old.get(key), list, &nothing));
-        match self.change(&was, &is) {
+        match table::change(&mut self.socket, PLACE, &was, &is) {
             Ok(()) => {
                 self.known = Some(wanted);
                 Ok(Was::AsWritten)
@@ -126,51 +122,16 @@ impl PolicyTable {
     fn write_anew(&mut self, wanted: Wanted) -> Result<Was, Error> {
         let nothing = Arc::default();
         let is = wanted.table(|_, _| Some(&nothing));
-        let read = |error| Error::Read { what: "policies", error };
-        let seen = seen::look(&mut self.socket, &is).map_err(read)?;
-        let was = match (&seen, wanted.is_empty()) {
-            (Seen::Absent, true) => Was::AsWritten,
-            (_, true) => {
-                self.transact(change::delete)?;
-                Was::Otherwise
+        let as_written = if wanted.is_empty() {
+            table::is_absent(&mut self.socket, PLACE)? || {
+                table::remove(&mut self.socket, PLACE)?;
+                false
             }
-            (Seen::Table(was), false) if *was == is => Was::AsWritten,
-            (seen, false) => {
-                let changed = match seen {
-                    Seen::Absent => self.change(&Table::default(), &is),
-                    Seen::Table(was) => self.change(was, &is),
-                    Seen::Altered => Err(Error::Open(io::ErrorKind::Other.into())),
-                };
-                changed.or_else(|_| self.replace(&is))?;
-                Was::Otherwise
-            }
+        } else {
+            table::bring(&mut self.socket, PLACE, &is)?
         };
         self.known = Some(wanted);
-        Ok(was)
-    }
-
-    fn replace(&mut self, is: &Table) -> Result<(), Error> {
-        self.transact(|batch| {
-            change::delete(batch);
-            change::change(batch, &Table::default(), is);
-        })
-    }
-
-    fn change(&mut self, was: &Table, is: &Table) -> Result<(), Error> {
-        match self.transact(|batch| change::change(batch, was, is)) {
-            Err(Error::Write { error, .. }) if error.raw_os_error() == Some(libc::EMSGSIZE) => {
-                let (then, steps) = change::ahead(was, is);
-                for (name, set) in steps {
-                    self.transact(|batch| change::step(batch, &name, &set))?;
-                }
-                self.transact(|batch| change::change(batch, &then, is))
-            }
-            done => done,
-        }
-    }
-
-    fn transact(&mut self, write: impl FnOnce(&mut Batch)) -> Result<(), Error> {
-        super::transact(&mut self.socket, POLICY_TABLE, write)
+        Ok(if as_written { Was::AsWritten } else { Was::Otherwise })
     }
 }
 

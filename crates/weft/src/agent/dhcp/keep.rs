@@ -335,7 +335,7 @@ fn put_right(agent: &Agent, id: &AttachmentId) {
     };
     let Some(here) = serving.networks.get(&pod.network) else { return };
     let served = here.served(&pod.network);
-    if let Err(why) = inside(&pod, &served.ground(&agent.node, &serving.host)) {
+    if let Err(why) = inside(agent, &pod, &served.ground(&agent.node, &serving.host)) {
         tracing::warn!(%id, why, "could not bring the pod to its lease; the loop will");
         return;
     }
