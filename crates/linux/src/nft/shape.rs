@@ -50,6 +50,7 @@ pub(super) fn encode(batch: &mut Batch, rule: &Rule) {
         Rule::NoTrackPort { port } => return no_track_port(batch, *port),
         Rule::Spoofed => return access::spoofed(batch),
         Rule::MasqueradeAccess => return access::masquerade(batch),
+        Rule::MasqueradeLed => return access::masquerade_led(batch),
         Rule::MasqueradeBack { dev } => return access::masquerade_back(batch, dev),
         Rule::Apart { range, .. } => {
             access::between(batch);
@@ -79,6 +80,7 @@ pub(super) fn encode(batch: &mut Batch, rule: &Rule) {
         Rule::NoTrackPort { .. }
         | Rule::Spoofed
         | Rule::MasqueradeAccess
+        | Rule::MasqueradeLed
         | Rule::MasqueradeBack { .. } => {}
     }
 }
