@@ -37,6 +37,7 @@ mod ports;
 mod publish;
 mod reap;
 mod serve;
+mod services;
 mod sight;
 mod strangers;
 mod switch;
@@ -109,6 +110,8 @@ pub struct Agent {
     claimer: tokio::sync::Notify,
     /// What the API server says of Nodes' own blocks, where there is one.
     node_cidrs: Mutex<Option<dealt::NodeCidrs>>,
+    /// The cluster's ServiceCIDRs, as last heard.
+    service_cidrs: Mutex<Vec<IpNet>>,
     doomed: wake::Wake,
     /// A link that is in its pod's namespace alone may have gone.
     pods_gone: std::sync::atomic::AtomicBool,
@@ -266,6 +269,7 @@ impl Agent {
             unclaimed: Mutex::default(),
             claimer: tokio::sync::Notify::new(),
             node_cidrs: Mutex::new(begin.config.store.node_cidrs()),
+            service_cidrs: Mutex::new(services::last(&begin.config)),
             doomed: wake::Wake::default(),
             pods_gone: false.into(),
             announcer: begin.channels.announcer,

@@ -8,6 +8,7 @@
 //! - {apiGroups: [weft.network], resources: [networks/status], verbs: [patch]}
 //! - {apiGroups: [weft.network], resources: [records], verbs: [get, list, watch, create, patch, delete]}
 //! - {apiGroups: [""], resources: [nodes], verbs: [list, watch]}
+//! - {apiGroups: [networking.k8s.io], resources: [servicecidrs], verbs: [list, watch]}
 //! ```
 //!
 //! Without `create`, `patch` and `delete` of networks all works but `weft network apply` and `delete`.
@@ -21,6 +22,7 @@ pub mod follow;
 pub mod networks;
 mod nodes;
 pub mod objects;
+mod services;
 pub mod status;
 
 use std::sync::Arc;
@@ -45,4 +47,5 @@ pub fn spawn(agent: &Arc<Agent>, runtime: &tokio::runtime::Handle) {
     runtime.spawn(accepted::run(agent.clone(), store.clone()));
     runtime.spawn(nodes::own(agent.clone(), store.server().clone(), config.pod_cidrs));
     runtime.spawn(nodes::others(agent.clone(), store.server().clone()));
+    runtime.spawn(services::run(agent.clone(), store.server().clone()));
 }
