@@ -165,9 +165,23 @@ impl Attachment {
     /// As people call it: the pod's name where the runtime told it, else the container.
     pub fn label(&self) -> String {
         match &self.pod {
-            Some(pod) => format!("{}/{}", pod.namespace, pod.name),
+            Some(pod) => pod.to_string(),
             None => self.id.container.clone(),
         }
+    }
+}
+
+impl PodName {
+    /// Runtimes of containers alone give a name without a namespace: no cluster knows of such a pod.
+    pub fn is_in_cluster(&self) -> bool {
+        !self.namespace.is_empty()
+    }
+}
+
+impl std::fmt::Display for PodName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let separator = if self.is_in_cluster() { "/" } else { "" };
+        write!(f, "{}{separator}{}", self.namespace, self.name)
     }
 }
 

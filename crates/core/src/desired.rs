@@ -246,7 +246,7 @@ fn ruleset(host: &Host, served: &[Served<'_>], translated: bool) -> Ruleset {
     }
     if access {
         ruleset.forward.extend(accessible(served).flat_map(|net| apart(net.network)));
-        ruleset.nat.push(Rule::MasqueradeAccess);
+        ruleset.nat.extend([Rule::MasqueradeAccess, Rule::MasqueradeLed]);
     }
     ruleset
 }

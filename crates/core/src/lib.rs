@@ -26,3 +26,4 @@ mod schema;
 pub mod selection;
 pub mod state;
 pub mod view;
+pub mod written;

@@ -21,6 +21,7 @@ use crate::{
     join::Receive,
     name::{Mac, Mtu, NetworkName, NodeName, fnv1a},
     network::{Network, SCHEMA, unknown_fields},
+    written,
 };
 
 use verdict::UNKNOWN;
@@ -406,9 +407,14 @@ fn read<T: Record>(value: &[u8]) -> Result<T, String> {
         ));
     }
     record.map_err(|error| match error.classify() {
-        Category::Data => error.to_string(),
+        Category::Data => misread::<T>(value).unwrap_or_else(|| error.to_string()),
         _ => format!("not JSON: {error}"),
     })
+}
+
+/// Which of its fields it is.
+fn misread<T: Record>(value: &[u8]) -> Option<String> {
+    written::read::<T>(&serde_json::from_slice(value).ok()?).err()
 }
 
 trait Record: for<'de> Deserialize<'de> {

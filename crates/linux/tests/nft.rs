@@ -28,6 +28,7 @@ fn the_table_says_in_nft_what_we_mean_and_sabotage_is_seen() {
             "iifname \"weftn*\" oifname \"weftn*\" ip saddr 10.1.0.0/16 ip daddr 10.1.0.0/16 drop",
             "ip6 daddr fd00:1::/48 ct status ! dnat drop",
             "iifname \"weftn*\" masquerade",
+            "oifname \"weftn*\" ct status dnat masquerade",
         ] {
             assert!(text.contains(line), "{line} is not in {text}");
         }
@@ -49,6 +50,7 @@ fn the_table_says_in_nft_what_we_mean_and_sabotage_is_seen() {
             "nft insert rule inet weft forward iifname 'weftn*' oifname 'weftn*' ip saddr 10.1.0.0/16 ip daddr 10.1.0.0/16 ct status snat drop",
             "nft insert rule inet weft forward iifname 'weftn*' oifname 'weftn*' ip saddr 10.1.0.0/16 ip daddr 10.1.0.0/16 udp dport 9 drop",
             "nft insert rule inet weft source-nat iifname 'weftn*' masquerade random",
+            "nft insert rule inet weft source-nat oifname 'weftn*' ct status snat masquerade",
             "nft add chain inet weft more",
             "nft add chain inet weft source-nat '{ policy drop; }'",
             "nft add table inet weft '{ flags dormant; }'",

@@ -13,7 +13,6 @@ use super::{
 use crate::{
     attachment::{Attachment, Phase},
     name::{IfName, Mac, Mtu},
-    network::Network,
     state::{Hop, Kind, Link, Object, Route, State},
 };
 
@@ -22,6 +21,8 @@ use crate::{
 pub struct Access {
     /// The node's addresses; what it sends to pods comes from the first of their family.
     pub node: Vec<IpAddr>,
+    /// Ranges of Services.
+    pub services: Vec<IpNet>,
     /// Prefixes that lie behind the node for them: Services, and pods that nodes route to.
     pub through: Vec<IpNet>,
     /// Largest packet of the pair.
@@ -31,8 +32,8 @@ pub struct Access {
 impl Access {
     /// `addrs` are the node's, those of its underlay first; `routed` the ranges of networks whose
     /// pods are reached by the nodes' routing.
-    pub fn new(network: &Network, addrs: &[IpAddr], routed: &[IpNet], wire: Mtu) -> Self {
-        let mut through: Vec<IpNet> = network.services.iter().chain(routed).copied().collect();
+    pub fn new(services: Vec<IpNet>, addrs: &[IpAddr], routed: &[IpNet], wire: Mtu) -> Self {
+        let mut through: Vec<IpNet> = services.iter().chain(routed).copied().collect();
         through.sort();
         through.dedup();
         let mut node: Vec<IpAddr> = Vec::new();
@@ -43,7 +44,7 @@ impl Access {
                 node.push(*addr);
             }
         }
-        Self { node, through, mtu: wire.max(Mtu::IPV6_LEAST) }
+        Self { node, services, through, mtu: wire.max(Mtu::IPV6_LEAST) }
     }
 
     /// What the node sends from to pods of the family.
@@ -137,15 +138,13 @@ pub fn outside(pod: &Attachment, on: &Ground<'_>) -> State {
 mod tests {
     use super::*;
 
-    fn access(addrs: &[&str], routed: &[&str], services: &str) -> Access {
-        let network: Network = serde_json::from_str(&format!(
-            r#"{{"attach": {{"kind": "macvlan", "parent": "eth1"}}, "join": "underlay",
-                 "ranges": ["10.77.0.0/24", "fd00:77::/64"], "services": {services}}}"#
-        ))
-        .unwrap();
+    fn nets(nets: &[&str]) -> Vec<IpNet> {
+        nets.iter().map(|net| net.parse().unwrap()).collect()
+    }
+
+    fn access(addrs: &[&str], routed: &[&str], services: &[&str]) -> Access {
         let addrs: Vec<IpAddr> = addrs.iter().map(|addr| addr.parse().unwrap()).collect();
-        let routed: Vec<IpNet> = routed.iter().map(|net| net.parse().unwrap()).collect();
-        Access::new(&network, &addrs, &routed, Mtu::ETHERNET)
+        Access::new(nets(services), &addrs, &nets(routed), Mtu::ETHERNET)
     }
 
     fn pod() -> Attachment {
@@ -180,7 +179,7 @@ mod tests {
 
     #[test]
     fn a_pod_reaches_its_node_services_and_routed_pods_by_the_pair() {
-        let given = access(&["192.0.2.1", "10.77.0.6"], &["10.1.0.0/16"], r#"["10.96.0.0/12"]"#);
+        let given = access(&["192.0.2.1", "10.77.0.6"], &["10.1.0.0/16"], &["10.96.0.0/12"]);
         let [inside, outside] = held(&pod(), &given);
         let mac = pod_mac(&pod());
         assert_eq!(
@@ -211,7 +210,7 @@ mod tests {
     #[test]
     fn an_address_of_the_node_that_lies_in_a_prefix_has_no_route_of_its_own() {
         let addrs = ["192.0.2.1", "2001:db8::1", "10.96.0.10", "10.1.7.1", "192.0.2.1"];
-        let given = access(&addrs, &["10.1.0.0/16"], r#"["10.96.0.0/12"]"#);
+        let given = access(&addrs, &["10.1.0.0/16"], &["10.96.0.0/12"]);
         let said: Vec<String> = given.node.iter().map(ToString::to_string).collect();
         assert_eq!(said, ["192.0.2.1", "2001:db8::1"]);
         let leads = |addr: &str| given.leads_to(addr.parse().unwrap()).map(|net| net.to_string());
@@ -222,7 +221,7 @@ mod tests {
 
     #[test]
     fn a_pod_that_goes_or_has_no_pair_holds_nothing() {
-        let given = access(&["192.0.2.1"], &[], "[]");
+        let given = access(&["192.0.2.1"], &[], &[]);
         let doomed = Attachment { phase: Phase::Doomed, ..pod() };
         assert!(held(&doomed, &given)[1].is_empty());
         let without = Attachment { access: None, ..pod() };

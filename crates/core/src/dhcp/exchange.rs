@@ -6,6 +6,7 @@ use std::{net::Ipv4Addr, time::Duration};
 use ipnet::Ipv4Net;
 
 use super::message::{Answer, Ask, Client, Deaf, Terms};
+use crate::name::Mac;
 
 /// How long a pod waits for its address.
 const OBTAIN_MAX: Duration = Duration::from_secs(10);
@@ -159,16 +160,30 @@ impl Exchange {
                     &format!("server {} offered {} and refused it", asked.server, asked.addr),
                     &text,
                 );
-                self.state = State::Selecting;
-                (self.tries, self.next) = (0, now + ANEW);
-                // What was said before has no answer any more.
-                self.xid = self.xid.rotate_left(7) ^ 0x9e37_79b9;
+                self.begin_anew(now);
                 self.remark(refused);
                 Some(News::Withdrawn)
             }
             (State::Keeping(ask), answer) => self.kept(*ask, answer),
             _ => None,
         }
+    }
+
+    /// Gives back what was leased, since somebody has it (RFC 2131, 3.1, step 5), as the packet that says
+    /// so. All begins anew, within the time that the pod waits.
+    pub fn decline(&mut self, terms: Terms, who: Mac, now: Duration) -> Vec<u8> {
+        let Terms { addr, server, .. } = terms;
+        let said = self.client.say(&Ask::Decline { addr, server }, self.xid, 0);
+        self.begin_anew(now);
+        self.remark(format!("server {server} gave {addr}, which {who} has: declined"));
+        said
+    }
+
+    fn begin_anew(&mut self, now: Duration) {
+        self.state = State::Selecting;
+        (self.tries, self.next) = (0, now + ANEW);
+        // What was said before has no answer any more.
+        self.xid = self.xid.rotate_left(7) ^ 0x9e37_79b9;
     }
 
     fn offered(&mut self, terms: Terms, now: Duration) -> Option<News> {
@@ -185,7 +200,10 @@ impl Exchange {
         let (addr, from) = match ask {
             Ask::Renew { addr, server } => (addr, Some(server)),
             Ask::Rebind { addr } | Ask::Reboot { addr } => (addr, None),
-            Ask::Discover { .. } | Ask::Select { .. } | Ask::Release { .. } => return None,
+            Ask::Discover { .. }
+            | Ask::Select { .. }
+            | Ask::Decline { .. }
+            | Ask::Release { .. } => return None,
         };
         match answer {
             Answer::Ack(terms) if terms.addr == addr => {

@@ -49,6 +49,7 @@ pub enum Kind {
     Discover = 1,
     Offer = 2,
     Request = 3,
+    Decline = 4,
     Ack = 5,
     Nak = 6,
     Release = 7,
@@ -86,6 +87,11 @@ pub enum Ask {
     /// Prolong my lease, to whoever can. (REBINDING)
     Rebind {
         addr: Ipv4Addr,
+    },
+    /// What this server gave me somebody has already.
+    Decline {
+        addr: Ipv4Addr,
+        server: Ipv4Addr,
     },
     Release {
         addr: Ipv4Addr,
@@ -146,7 +152,8 @@ impl Client {
 
     fn message(&self, ask: &Ask, xid: u32, secs: u16) -> Vec<u8> {
         // Who has no address yet, or shares its MAC, can't be reached otherwise.
-        let flags = if ask.from().is_unspecified() { BROADCAST } else { 0 };
+        let answered = !matches!(ask.kind(), Kind::Decline | Kind::Release);
+        let flags = if answered && ask.from().is_unspecified() { BROADCAST } else { 0 };
         let mut message = vec![BOOTREQUEST, ETHERNET, 6, 0];
         message.extend(xid.to_be_bytes());
         message.extend(secs.to_be_bytes());
@@ -168,7 +175,7 @@ impl Client {
         if let Some(server) = ask.server() {
             put(option::SERVER, &server.octets());
         }
-        if ask.kind() != Kind::Release {
+        if answered {
             if let Some(host) = &self.host {
                 put(option::HOST_NAME, host.as_bytes());
             }
@@ -231,6 +238,7 @@ impl Ask {
     fn kind(&self) -> Kind {
         match self {
             Self::Discover { .. } => Kind::Discover,
+            Self::Decline { .. } => Kind::Decline,
             Self::Release { .. } => Kind::Release,
             _ => Kind::Request,
         }
@@ -241,9 +249,10 @@ impl Ask {
     fn from(&self) -> Ipv4Addr {
         match self {
             Self::Renew { addr, .. } | Self::Rebind { addr } | Self::Release { addr, .. } => *addr,
-            Self::Discover { .. } | Self::Select { .. } | Self::Reboot { .. } => {
-                Ipv4Addr::UNSPECIFIED
-            }
+            Self::Discover { .. }
+            | Self::Select { .. }
+            | Self::Reboot { .. }
+            | Self::Decline { .. } => Ipv4Addr::UNSPECIFIED,
         }
     }
 
@@ -258,14 +267,18 @@ impl Ask {
     fn requested(&self) -> Option<Ipv4Addr> {
         match self {
             Self::Discover { want } => *want,
-            Self::Select { addr, .. } | Self::Reboot { addr } => Some(*addr),
+            Self::Select { addr, .. } | Self::Reboot { addr } | Self::Decline { addr, .. } => {
+                Some(*addr)
+            }
             _ => None,
         }
     }
 
     fn server(&self) -> Option<Ipv4Addr> {
         match self {
-            Self::Select { server, .. } | Self::Release { server, .. } => Some(*server),
+            Self::Select { server, .. }
+            | Self::Decline { server, .. }
+            | Self::Release { server, .. } => Some(*server),
             _ => None,
         }
     }

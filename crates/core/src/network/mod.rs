@@ -10,7 +10,7 @@ use crate::{
     attach::{self, Attach, Footing, Segment, bridge::first_of},
     ipam::Reserve,
     join::{Join, Way, underlay::Addresses},
-    name::{Mtu, NetworkName},
+    name::{IfName, Mtu, NetworkName},
 };
 
 mod bad;
@@ -52,10 +52,11 @@ pub struct Network {
     /// networks may have the same ranges.
     #[serde(default = "yes")]
     pub host_access: bool,
-    /// Ranges of Services (ClusterIPs), which pods on the physical network reach by their node.
-    #[serde(default)]
-    #[cfg_attr(feature = "schema", schemars(with = "Vec<crate::schema::Prefix>"))]
-    pub services: Vec<IpNet>,
+    /// Ranges of Services (ClusterIPs), which pods on the physical network reach by their node. Left out:
+    /// the cluster's ServiceCIDRs, on Kubernetes; an empty list: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<Vec<crate::schema::Prefix>>"))]
+    pub services: Option<Vec<IpNet>>,
     /// Pod-to-pod packets skip connection tracking: `auto` (as long as no other program
     /// translates addresses on the node, as kube-proxy does), `always` or `never`.
     #[serde(default)]
@@ -144,9 +145,21 @@ impl Network {
         self.join.shared().is_none() && self.host_access
     }
 
+    /// The one device by which pods' packets can leave, where the node routes what its children send.
+    pub fn only_by(&self) -> Option<&IfName> {
+        let kind = self.attach.kind();
+        let parent = kind.parent().filter(|_| matches!(kind.footing(), Footing::Routed { .. }));
+        parent.map(|parent| &parent.nic)
+    }
+
     /// True if pods reach their node by a pair of its own, since their link is no way to it.
     pub fn gives_access(&self) -> bool {
         self.host_access && self.attach.kind().parent().is_some()
+    }
+
+    /// Ranges of Services that it names itself.
+    pub fn services(&self) -> &[IpNet] {
+        self.services.as_deref().unwrap_or_default()
     }
 
     pub fn contains(&self, net: &IpNet) -> bool {
@@ -230,7 +243,7 @@ impl Network {
     }
 
     fn check_services(&self, name: &NetworkName) -> Result<(), BadNetwork> {
-        if self.services.is_empty() {
+        if self.services().is_empty() {
             return Ok(());
         }
         if !self.gives_access() {
@@ -253,7 +266,7 @@ impl Network {
                 overlapped.map(|range| format!("it overlaps {range}, the pods' own range"))
             }
         };
-        match self.services.iter().find_map(|services| Some((*services, bad(services)?))) {
+        match self.services().iter().find_map(|services| Some((*services, bad(services)?))) {
             Some((services, why)) => {
                 Err(BadNetwork::BadServices { name: name.clone(), services, why })
             }
@@ -358,7 +371,7 @@ impl Network {
                 return Err(BadNetwork::Overlap { name, range, other, other_range });
             }
         }
-        let pairs = [(&self.services, &beside.ranges), (&beside.services, &self.ranges)];
+        let pairs = [(self.services(), &beside.ranges), (beside.services(), &self.ranges)];
         for (services, ranges) in pairs {
             let met = |services: &&IpNet| ranges.iter().any(|range| overlap(range, services));
             if let Some(services) = services.iter().find(met) {

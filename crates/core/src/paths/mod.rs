@@ -3,6 +3,7 @@
 //!
 //! How a change of join proceeds without losing a packet is in `stage.rs`.
 
+mod foresee;
 mod stage;
 #[cfg(test)]
 mod tests;
@@ -16,6 +17,7 @@ use std::{
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+pub use foresee::cut_off;
 pub use stage::{Choices, PeerChoice, Situation, Stage, acknowledged, stage};
 
 use crate::{

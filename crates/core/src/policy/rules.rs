@@ -40,6 +40,9 @@ pub enum Rule {
     Apart { range: IpNet, unless_translated: bool },
     /// Whatever comes in by a pair of access takes an address of the node.
     MasqueradeAccess,
+    /// What a Service led to a pod's pair of access takes an address of the node: to any other the pod
+    /// would answer by its network.
+    MasqueradeLed,
     /// What came in by this bridge, and goes out by it again to where a Service led it, takes an
     /// address of the node.
     MasqueradeBack { dev: IfName },
@@ -65,6 +68,9 @@ impl fmt::Display for Rule {
                 write!(f, "{ip} saddr {range} {ip} daddr {range}{unless} drop")
             }
             Self::MasqueradeAccess => write!(f, "iifname \"{ACCESS}*\" masquerade"),
+            Self::MasqueradeLed => {
+                write!(f, "oifname \"{ACCESS}*\" ct status dnat masquerade")
+            }
             Self::MasqueradeBack { dev } => {
                 write!(f, "iifname \"{dev}\" oifname \"{dev}\" ct status dnat masquerade")
             }

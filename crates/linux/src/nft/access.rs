@@ -27,6 +27,12 @@ pub(super) fn masquerade(batch: &mut Batch) {
     expression(batch, "masq", |_| {});
 }
 
+pub(super) fn masquerade_led(batch: &mut Batch) {
+    link(batch, META_OIFNAME);
+    words::translated(batch, true);
+    expression(batch, "masq", |_| {});
+}
+
 pub(super) fn masquerade_back(batch: &mut Batch, dev: &IfName) {
     for key in [META_IIFNAME, META_OIFNAME] {
         named(batch, key, &words::whole_name(dev));
@@ -46,27 +52,31 @@ fn named(batch: &mut Batch, key: u32, name: &[u8]) {
 }
 
 pub(super) fn decode(parts: &[Part<'_>]) -> Option<Rule> {
-    back(parts).or_else(|| by_access(parts))
+    back(parts).or_else(|| led(parts)).or_else(|| by_access(parts))
+}
+
+fn led(parts: &[Part<'_>]) -> Option<Rule> {
+    masquerades_translated(behind_link(parts, META_OIFNAME)?)?.then_some(Rule::MasqueradeLed)
+}
+
+fn masquerades_translated(parts: &[Part<'_>]) -> Option<bool> {
+    let [(ct, key), (bits, mask), (cmp, none), (masq, data)] = parts else { return None };
+    Some(
+        is_translation(ct, key, bits, mask)?
+            && cmp == "cmp"
+            && number(none, CMP_OP)? == CMP_NEQ
+            && value(none, CMP_DATA)? == [0; 4]
+            && masq == "masq"
+            && data.is_empty(),
+    )
 }
 
 fn back(parts: &[Part<'_>]) -> Option<Rule> {
-    let [(_, _), (_, name), (_, _), (_, _), (ct, key), (bits, mask), (cmp, none), (masq, data)] =
-        parts
-    else {
-        return None;
-    };
-    let name = value(name, CMP_DATA)?;
-    let dev: IfName = wire::text(name).parse().ok()?;
-    let links = behind_name(parts, META_IIFNAME, &words::whole_name(&dev))
-        .and_then(|rest| behind_name(rest, META_OIFNAME, &words::whole_name(&dev)));
-    let whole = links.is_some()
-        && is_translation(ct, key, bits, mask)?
-        && cmp == "cmp"
-        && number(none, CMP_OP)? == CMP_NEQ
-        && value(none, CMP_DATA)? == [0; 4]
-        && masq == "masq"
-        && data.is_empty();
-    whole.then_some(Rule::MasqueradeBack { dev })
+    let (_, name) = parts.get(1)?;
+    let dev: IfName = wire::text(value(name, CMP_DATA)?).parse().ok()?;
+    let rest = behind_name(parts, META_IIFNAME, &words::whole_name(&dev))?;
+    let rest = behind_name(rest, META_OIFNAME, &words::whole_name(&dev))?;
+    masquerades_translated(rest)?.then_some(Rule::MasqueradeBack { dev })
 }
 
 fn is_translation(ct: &str, key: &[u8], bits: &str, mask: &[u8]) -> Option<bool> {

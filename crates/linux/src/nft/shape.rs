@@ -35,6 +35,7 @@ pub(super) fn encode(batch: &mut Batch, rule: &Rule) {
     let (from, to) = match rule {
         Rule::NoTrackPort { port } => return no_track_port(batch, *port),
         Rule::MasqueradeAccess => return access::masquerade(batch),
+        Rule::MasqueradeLed => return access::masquerade_led(batch),
         Rule::MasqueradeBack { dev } => return access::masquerade_back(batch, dev),
         Rule::Apart { range, .. } => {
             access::between(batch);
@@ -57,7 +58,10 @@ pub(super) fn encode(batch: &mut Batch, rule: &Rule) {
         }
         Rule::Masquerade { .. } => expression(batch, "masq", |_| {}),
         // Written whole above.
-        Rule::NoTrackPort { .. } | Rule::MasqueradeAccess | Rule::MasqueradeBack { .. } => {}
+        Rule::NoTrackPort { .. }
+        | Rule::MasqueradeAccess
+        | Rule::MasqueradeLed
+        | Rule::MasqueradeBack { .. } => {}
     }
 }
 

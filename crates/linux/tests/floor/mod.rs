@@ -53,6 +53,7 @@ pub fn ruleset() -> Ruleset {
             Rule::Keep { from: b, to: b },
             Rule::Masquerade { from: b },
             Rule::MasqueradeAccess,
+            Rule::MasqueradeLed,
         ],
     }
 }

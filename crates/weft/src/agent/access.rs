@@ -23,7 +23,7 @@ use weft_linux::{HostLink, Kernel, Netns, Refusal};
 use super::{Agent, NetworkHere, Serving, children, links};
 
 /// Says of every network that gives access what its pods reach by this node now.
-pub(super) fn give(serving: &mut Serving, links: &[HostLink]) {
+pub(super) fn give(agent: &Agent, serving: &mut Serving, links: &[HostLink]) {
     let ranges = |which: fn(&Network) -> bool| -> Vec<IpNet> {
         let all = serving.networks.values().map(|here| &here.network);
         all.filter(|network| which(network)).flat_map(|network| network.ranges.clone()).collect()
@@ -33,9 +33,19 @@ pub(super) fn give(serving: &mut Serving, links: &[HostLink]) {
     let behind = ranges(|network| network.is_routed() && !network.gives_access());
     let addrs = addresses(links, &serving.nics);
     let wire = serving.host.wire.unwrap_or(Mtu::ETHERNET);
-    for here in serving.networks.values_mut().filter(|here| here.network.gives_access()) {
+    let pods = ranges(|_| true);
+    for (name, here) in serving.networks.iter_mut().filter(|(_, here)| here.network.gives_access())
+    {
         let routed = if here.network.is_routed() { &behind } else { &routed };
-        here.access = Some(Arc::new(Access::new(&here.network, &addrs, routed, wire)));
+        let (services, left_out) = agent.services(&here.network, &pods);
+        let why = |(cidr, range): (IpNet, IpNet)| {
+            format!(
+                "network {name}: ServiceCIDR {cidr} overlaps {range}, a range of pods: its Services are not \
+                 reached by the node; list those that are in `services` of the network"
+            )
+        };
+        serving.problems.extend(left_out.into_iter().map(why));
+        here.access = Some(Arc::new(Access::new(services, &addrs, routed, wire)));
     }
 }
 

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use weft_core::{
     name::{IfName, NetworkName, NodeName},
     network::{Network, unknown_fields},
+    written,
 };
 
 use super::install::Install;
@@ -207,7 +208,7 @@ pub fn from_yaml<T: DeserializeOwned + Serialize>(text: &str) -> anyhow::Result<
 pub fn from_value<T: DeserializeOwned + Serialize>(
     written: serde_json::Value,
 ) -> anyhow::Result<T> {
-    let read: T = serde_json::from_value(written.clone())?;
+    let read: T = written::read(&written).map_err(anyhow::Error::msg)?;
     let unknown = unknown_fields(&written, &read);
     if !unknown.is_empty() {
         bail!("unknown field {}", unknown.join("; unknown field "));

@@ -115,7 +115,7 @@ pub(super) fn wanted(
     }
     let sticks = here.network.join.shared().is_some_and(|shared| shared.sticky);
     let Some(pod) = call.pod.as_ref().filter(|_| sticks) else { return Ok(wanted) };
-    let pod = format!("{}/{}", pod.namespace, pod.name);
+    let pod = pod.to_string();
     let families = here.network.ranges.iter().map(|range| range.addr().is_ipv4());
     for ipv4 in families.filter(|ipv4| here.reserve.fixed(*ipv4).next().is_some()) {
         if call.ips.iter().all(|addr| addr.is_ipv4() != ipv4) {
@@ -169,10 +169,7 @@ fn claim_for(agent: &Agent, call: &Call, name: &NetworkName) -> FixedClaim {
         schema: SCHEMA,
         node: Some(agent.node.clone()),
         boot: agent.boot.clone(),
-        pod: call
-            .pod
-            .as_ref()
-            .map_or_else(|| container.clone(), |pod| format!("{}/{}", pod.namespace, pod.name)),
+        pod: call.pod.as_ref().map_or_else(|| container.clone(), ToString::to_string),
         container,
         sticky: sticks && call.pod.is_some(),
         extra: Map::new(),

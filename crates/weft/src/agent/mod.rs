@@ -38,6 +38,7 @@ mod publish;
 mod reap;
 mod refusals;
 mod serve;
+mod services;
 mod sight;
 mod strangers;
 mod switch;
@@ -112,6 +113,8 @@ pub struct Agent {
     node_cidrs: Mutex<Option<dealt::NodeCidrs>>,
     /// The UID of this node's Node object.
     node_object: Mutex<Option<String>>,
+    /// The cluster's ServiceCIDRs, as last heard.
+    service_cidrs: Mutex<Vec<IpNet>>,
     doomed: wake::Wake,
     /// A link that is in its pod's namespace alone may have gone.
     pods_gone: std::sync::atomic::AtomicBool,
@@ -270,6 +273,7 @@ impl Agent {
             claimer: tokio::sync::Notify::new(),
             node_cidrs: Mutex::new(begin.config.store.node_cidrs()),
             node_object: Mutex::default(),
+            service_cidrs: Mutex::new(services::last(&begin.config)),
             doomed: wake::Wake::default(),
             pods_gone: false.into(),
             announcer: begin.channels.announcer,

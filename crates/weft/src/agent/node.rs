@@ -11,7 +11,6 @@ use std::{
 };
 
 use weft_core::{
-    attach::Footing,
     attachment::Phase,
     join::{Receive, Way},
     moved::moved,
@@ -268,9 +267,7 @@ fn decide(
         }
         let blocks: Vec<_> = shown.view.claims_of(&agent.node, name).collect();
         let hosts = underlay::hosts(links, network);
-        let kind = network.attach.kind();
-        let parent = kind.parent();
-        let routed = matches!(kind.footing(), Footing::Routed { .. });
+        let parent = network.attach.kind().parent();
         let situation = Situation {
             node: &agent.node,
             name,
@@ -278,7 +275,7 @@ fn decide(
             sender: Sender {
                 underlay: &serving.nics,
                 reach: &memory.reach,
-                only_by: parent.filter(|_| routed).map(|parent| &parent.nic),
+                only_by: network.only_by(),
                 learnt: &learnt,
             },
             blocks: &blocks,
@@ -315,7 +312,7 @@ fn decide(
         }
     }
     drop(shown);
-    super::access::give(serving, links);
+    super::access::give(agent, serving, links);
 }
 
 /// What the kernel holds for pods whose records can't be read is not given to others.

@@ -69,6 +69,7 @@ fn add(
     caller: &Caller<'_>,
 ) -> Result<AddResult, CniError> {
     let id = call.id.clone().ok_or_else(no_container)?;
+    let call = &*ports::not_twice(agent, call, &id);
     let netns = netns.ok_or_else(|| no_namespace(call))?;
     let (there, cookie) = Kernel::enter(&netns).map_err(|error| not_entered(call, &error))?;
     if Some(cookie) == agent.cookie {

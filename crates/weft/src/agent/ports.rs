@@ -1,11 +1,11 @@
 //! Ports of the node that lead to pods, as calls ask for them. What the node holds for them is
 //! core's, and the loop's to heal.
 
-use std::{collections::BTreeSet, path::Path};
+use std::{borrow::Cow, collections::BTreeSet, path::Path};
 
 use weft_core::{
     attach::Ground,
-    attachment::{Attachment, Phase},
+    attachment::{Attachment, AttachmentId, Phase},
     cni::{Call, CniError, Code},
     name::NetworkName,
     network::Network,
@@ -47,6 +47,21 @@ pub(super) fn can_be_mapped(
 /// A kernel may be built without it, which then knows of SCTP the addresses alone.
 pub(super) fn tracks_sctp() -> bool {
     !Path::new(TRACKS).exists() || Path::new(TRACKS_SCTP).exists()
+}
+
+/// A runtime that calls once for each network asks for the same ports each time: they lead to the pod's
+/// address in the network that came first.
+pub(super) fn not_twice<'a>(agent: &Agent, call: &'a Call, id: &AttachmentId) -> Cow<'a, Call> {
+    let ledger = agent.ledger();
+    let beside = |pod: &&Attachment| pod.id.container == id.container && pod.id != *id;
+    let beside: Vec<&Attachment> = ledger.attachments().filter(beside).collect();
+    let has = |port: &PortMapping| beside.iter().any(|pod| pod.ports.contains(port));
+    if !call.ports.iter().any(has) {
+        return Cow::Borrowed(call);
+    }
+    let mut call = call.clone();
+    call.ports.retain(|port| !has(port));
+    Cow::Owned(call)
 }
 
 /// Waits until a pod that goes has let go of what is asked for.

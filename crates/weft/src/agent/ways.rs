@@ -11,7 +11,7 @@ use weft_core::{learnt::Learnt, paths::Reach, view::View};
 use super::Agent;
 
 /// None: not at all.
-pub(super) type Reaches = BTreeMap<IpAddr, Option<Reach>>;
+pub type Reaches = BTreeMap<IpAddr, Option<Reach>>;
 
 /// How each peer's addresses and each learnt next hop are reached, where it is not known yet.
 pub(super) fn find(agent: &Agent, reaches: &mut Reaches, view: &View, learnt: &Learnt) {
@@ -27,5 +27,14 @@ pub(super) fn find(agent: &Agent, reaches: &mut Reaches, view: &View, learnt: &L
             mtu: route.mtu,
         });
         reaches.insert(*addr, reach);
+    }
+}
+
+impl Agent {
+    /// How each peer's addresses are reached now.
+    pub fn reaches(&self, view: &View) -> Reaches {
+        let mut reaches = Reaches::new();
+        find(self, &mut reaches, view, &Learnt::default());
+        reaches
     }
 }

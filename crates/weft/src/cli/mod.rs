@@ -153,6 +153,9 @@ enum NetworkCommand {
         name: NetworkName,
         #[arg(short, long)]
         file: PathBuf,
+        /// Although nodes would not be reached any more that are reached now
+        #[arg(long)]
+        force: bool,
         #[command(flatten)]
         agent: Control,
     },
@@ -161,6 +164,9 @@ enum NetworkCommand {
         name: NetworkName,
         /// vxlan, host-gw, bgp or auto; vxlan-bridged stays what it is
         join: String,
+        /// Although nodes would not be reached any more that are reached now
+        #[arg(long)]
+        force: bool,
         #[command(flatten)]
         agent: Control,
     },
@@ -309,12 +315,12 @@ fn network(command: NetworkCommand) -> anyhow::Result<()> {
         NetworkCommand::List(asked) => {
             show::<Value>(&asked, "/v1/networks", text::networks)?;
         }
-        NetworkCommand::Apply { name, file, agent } => {
+        NetworkCommand::Apply { name, file, force, agent } => {
             let text = read_file(&file)?;
             let written: Value = serde_saphyr::from_str(&text).context("not YAML")?;
-            apply(&name, written, &agent)?;
+            apply(&name, written, force, &agent)?;
         }
-        NetworkCommand::Join { name, join, agent } => {
+        NetworkCommand::Join { name, join, force, agent } => {
             let networks = client::ask(&agent.control, "GET", "/v1/networks", None)?;
             let mut network = networks[name.as_str()].clone();
             anyhow::ensure!(network.is_object(), "there is no network {name}");
@@ -325,7 +331,7 @@ fn network(command: NetworkCommand) -> anyhow::Result<()> {
             } else {
                 network["join"] = json!({"kind": join});
             }
-            apply(&name, network, &agent)?;
+            apply(&name, network, force, &agent)?;
             println!(
                 "the nodes change over one after the other: `weft paths` shows how far this one is"
             );
@@ -346,8 +352,9 @@ fn read_file(file: &Path) -> anyhow::Result<String> {
     std::fs::read_to_string(file).with_context(|| format!("read {}", file.display()))
 }
 
-fn apply(name: &NetworkName, network: Value, agent: &Control) -> anyhow::Result<()> {
-    let done = client::ask(&agent.control, "PUT", &format!("/v1/networks/{name}"), Some(network))?;
+fn apply(name: &NetworkName, network: Value, force: bool, agent: &Control) -> anyhow::Result<()> {
+    let path = format!("/v1/networks/{name}?force={force}");
+    let done = client::ask(&agent.control, "PUT", &path, Some(network))?;
     println!("network {name} applied, revision {}", done["revision"]);
     Ok(())
 }

@@ -6,10 +6,13 @@ use std::net::IpAddr;
 use weft_core::{
     attach::access::{self, Access},
     attachment::Attachment,
-    name::IfName,
+    name::{IfName, Mtu},
 };
 
-use super::explain::{Explained, Hop, hop};
+use super::{
+    beside::Onwards,
+    explain::{Explained, hop},
+};
 use crate::agent::{Agent, NetworkHere};
 
 /// The hops behind the pod's own, of a packet that leaves it by its pair; none if it does not.
@@ -18,7 +21,7 @@ pub(super) fn by_node(
     here: &NetworkHere,
     pod: &Attachment,
     addr: IpAddr,
-) -> Option<(Vec<Hop>, bool)> {
+) -> Option<Onwards> {
     let (given, end) = (here.access.as_deref()?, pod.access.as_ref()?);
     let dst = given.leads_to(addr)?;
     let own = pod.addrs.iter().find(|own| own.is_ipv4() == addr.is_ipv4())?;
@@ -28,9 +31,9 @@ pub(super) fn by_node(
     let mut hops = vec![hop(format!("pod {}", pod.label()), left)];
     let (text, up) = arrives(agent, end);
     hops.push(hop(&node, text));
-    let (text, works) = onwards(agent, here, given, addr);
+    let (text, mtu) = onwards(agent, given, addr);
     hops.push(hop(node, text));
-    Some((hops, up && works))
+    Some((hops, mtu.filter(|_| up).map(|mtu| mtu.min(given.mtu))))
 }
 
 /// Why a pod that stands on a NIC has no way to an address of its node.
@@ -56,21 +59,21 @@ fn arrives(agent: &Agent, end: &IfName) -> (String, bool) {
     }
 }
 
-fn onwards(agent: &Agent, here: &NetworkHere, given: &Access, addr: IpAddr) -> (String, bool) {
+fn onwards(agent: &Agent, given: &Access, addr: IpAddr) -> (String, Option<Mtu>) {
     if given.node.contains(&addr) {
-        return (format!("{addr} is this node's own: received"), true);
+        return (format!("{addr} is this node's own: received"), Some(given.mtu));
     }
     let masqueraded = "with an address of this node (masqueraded), so that replies come back by it";
-    if here.network.services.iter().any(|services| services.contains(&addr)) {
+    if given.services.iter().any(|services| services.contains(&addr)) {
         let text = format!("{addr} is a Service's: sent to whom the node's rules translate it");
-        return (format!("{text}, {masqueraded}"), true);
+        return (format!("{text}, {masqueraded}"), Some(given.mtu));
     }
     match agent.kernel.route_now(addr) {
         Some(route) => {
             let via = route.gateway.map(|via| format!(" via {via}")).unwrap_or_default();
-            (format!("route {addr}{via} dev {}, {masqueraded}", route.dev), true)
+            (format!("route {addr}{via} dev {}, {masqueraded}", route.dev), Some(route.mtu))
         }
-        None => (format!("{addr}: this node's own, or no route"), false),
+        None => (format!("{addr}: this node's own, or no route"), None),
     }
 }
 

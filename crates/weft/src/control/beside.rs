@@ -7,23 +7,26 @@ use weft_core::{
     attach::{Attach, Footing, Parent, Siblings},
     attachment::Attachment,
     dhcp::Standing,
+    name::Mtu,
 };
 
 use super::explain::{Hop, hop};
 use crate::agent::{Agent, NetworkHere, left};
 
-/// The hops behind the pod's own, and whether the packet gets anywhere.
+/// The hops behind the pod's own, and the largest packet that they take; none: it gets nowhere.
+pub(super) type Onwards = (Vec<Hop>, Option<Mtu>);
+
 pub(super) fn follow(
     agent: &Agent,
     here: &NetworkHere,
     (pod, parent): (&Attachment, &Parent),
     (addr, local): (IpAddr, Option<&Attachment>),
-) -> (Vec<Hop>, bool) {
+) -> Onwards {
     let node = format!("node {}", agent.node);
     let mut hops = Vec::new();
     let stands = match stands(agent, pod, parent) {
         Ok(text) => hop(&node, text),
-        Err(text) => return (vec![hop(node, text)], false),
+        Err(text) => return (vec![hop(node, text)], None),
     };
     hops.push(stands);
     if let Some(by_node) = super::access::by_node(agent, here, pod, addr) {
@@ -32,12 +35,13 @@ pub(super) fn follow(
     let inside = here.network.ranges.iter().any(|range| range.contains(&addr));
     if inside && agent.serving().nics.iter().any(|nic| nic.addr.addr() == addr) {
         hops.push(hop(node, super::access::lacking(here, pod, addr.is_ipv4())));
-        return (hops, false);
+        return (hops, None);
     }
+    let own = |works: bool| works.then_some(here.stage.send);
     if let Some(local) = local.filter(|local| local.network == pod.network) {
         let (rest, works) = sibling(agent, &here.network.attach, local);
         hops.extend(rest);
-        return (hops, works);
+        return (hops, own(works));
     }
     hops.extend(leased(pod).map(|text| hop(format!("pod {}", pod.label()), text)));
     let gateways = here.network.join.kind().gateways().iter().copied();
@@ -73,7 +77,7 @@ pub(super) fn follow(
         ),
     };
     hops.push(hop("the physical network", text));
-    (hops, works)
+    (hops, own(works))
 }
 
 /// From whom the pod has its address, where that is a DHCP server.

@@ -98,9 +98,9 @@ fn way(agent: &Agent, from: &str, to: &str) -> anyhow::Result<Explained> {
     let beside = parent
         .map(|parent| super::beside::follow(agent, here, (&pod, parent), (addr, local.as_ref())));
     let apart = beside.or_else(|| super::access::by_node(agent, here, &pod, addr));
-    if let Some((rest, works)) = apart {
+    if let Some((rest, mtu)) = apart {
         hops.extend(rest);
-        let mtu = works.then(|| here.stage.send.get());
+        let (mtu, works) = (mtu.map(|mtu| mtu.min(here.stage.send).get()), mtu.is_some());
         return Ok(Explained {
             from: pod.label(),
             to: addr.to_string(),

@@ -4,6 +4,7 @@
 mod access;
 mod beside;
 pub mod bgp;
+mod cut;
 mod explain;
 mod metrics;
 pub mod policy;
@@ -146,13 +147,21 @@ async fn policies(State(agent): Shared, Query(asked): Query<HashMap<String, Stri
 async fn apply_network(
     State(agent): Shared,
     Path(name): Path<String>,
+    Query(asked): Query<HashMap<String, String>>,
     Json(written): Json<Value>,
 ) -> Response {
     let checked = check_network(&agent, &name, written);
-    let (name, value) = match checked {
+    let (name, network, value) = match checked {
         Ok(checked) => checked,
         Err(why) => return refused(StatusCode::UNPROCESSABLE_ENTITY, format!("{why:#}")),
     };
+    if asked.get("force").is_none_or(|force| force != "true") {
+        let (agent, name) = (agent.clone(), name.clone());
+        let cut = tokio::task::spawn_blocking(move || cut::why_not(&agent, &name, &network)).await;
+        if let Ok(Some(why)) = cut {
+            return refused(StatusCode::CONFLICT, why);
+        }
+    }
     match agent.store.put(&network_key(&name), value.to_string().into_bytes()).await {
         Ok(revision) => reported(json!({"network": name, "revision": revision})),
         Err(error) => refused(StatusCode::SERVICE_UNAVAILABLE, error),
@@ -164,7 +173,7 @@ fn check_network(
     agent: &Agent,
     name: &str,
     written: Value,
-) -> anyhow::Result<(NetworkName, Value)> {
+) -> anyhow::Result<(NetworkName, Network, Value)> {
     let name: NetworkName = name.parse()?;
     let network: Network =
         from_value(written.clone()).with_context(|| format!("network {name}"))?;
@@ -227,7 +236,7 @@ fn check_network(
             record.entry(field.clone()).or_insert_with(|| value.clone());
         }
     }
-    Ok((name, record))
+    Ok((name, network, record))
 }
 
 /// What pods have of blocks does not become static under them, nor the reverse.

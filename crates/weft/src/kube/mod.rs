@@ -15,6 +15,7 @@ mod fresh;
 pub mod networks;
 mod nodes;
 pub mod objects;
+mod services;
 pub mod status;
 mod watches;
 
@@ -40,4 +41,5 @@ pub fn spawn(agent: &Arc<Agent>, runtime: &tokio::runtime::Handle) {
     runtime.spawn(accepted::run(agent.clone(), store.clone()));
     runtime.spawn(nodes::own(agent.clone(), store.server().clone(), config.pod_cidrs));
     runtime.spawn(nodes::others(agent.clone(), store.server().clone()));
+    runtime.spawn(services::run(agent.clone(), store.server().clone()));
 }

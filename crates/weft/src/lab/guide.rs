@@ -6,7 +6,7 @@ use anyhow::Context;
 use serde_json::{Value, json};
 
 use super::{
-    Cluster, Flow, FlowKind, Plan, Pod, Report, Responder, Topology, largest, probe::reach,
+    Cluster, Flow, FlowKind, Plan, Pod, Report, Responder, Switch, Topology, largest, probe::reach,
     show::Show,
 };
 
@@ -115,6 +115,10 @@ fn guided(plan: &Plan, show: &Show, seen: &mut Seen) -> anyhow::Result<()> {
     }
     apart(&cluster, show, &mut seen.runs)?;
     seen.runs.extend(super::physical::run(&cluster, show)?);
+    if plan.switch == Switch::Any {
+        super::vlan::run(&cluster, show)?;
+        super::leased::run(&cluster, show)?;
+    }
     Ok(())
 }
 
@@ -274,11 +278,8 @@ pub fn switch(
 
 /// Direct routing between segments can't be, and weft says why.
 fn refused(cluster: &Cluster, show: &Show, network: &str, number: u8) -> anyhow::Result<()> {
-    cluster.apply(network, &cluster.network(network, "host-gw", number))?;
-    cluster.settled(network, "host-gw")?;
-    let last = &cluster.nodes[cluster.nodes.len() - 1].name;
-    let (way, why) = cluster.way(&cluster.nodes[0].name, last, network, true)?;
-    anyhow::ensure!(way == "none", "host-gw between segments is not refused: {way}");
+    let changed = cluster.apply(network, &cluster.network(network, "host-gw", number));
+    let Err(why) = changed else { anyhow::bail!("host-gw between segments is not refused") };
     show.step(&format!("   host-gw between the segments is refused: {why}"));
     Ok(())
 }

@@ -4,6 +4,7 @@
 
 mod cluster;
 mod guide;
+mod leased;
 mod node;
 mod physical;
 mod probe;
@@ -11,6 +12,7 @@ mod racks;
 mod shell;
 mod show;
 pub mod tor;
+mod vlan;
 mod wire;
 
 use std::path::PathBuf;

@@ -6,6 +6,7 @@ mod agent;
 mod fake;
 mod pods;
 mod recorded;
+mod services;
 #[path = "../stories/story.rs"]
 #[allow(dead_code, unused_imports)]
 mod story;

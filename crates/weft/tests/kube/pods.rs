@@ -14,14 +14,18 @@ const POLICIES: &str = "/apis/networking.k8s.io/v1/networkpolicies";
 const NETWORKS_OF_WEFT: &str = "/apis/weft.network/v1/networks";
 
 /// One node whose agent's store is the server.
-struct Kubernetes {
-    site: Site,
+pub struct Kubernetes {
+    pub site: Site,
     api: Mutex<FakeApi>,
 }
 
 impl Kubernetes {
     fn start() -> Self {
-        let site = built(&plan(1));
+        Self::on(&plan(1))
+    }
+
+    pub fn on(plan: &Plan) -> Self {
+        let site = built(plan);
         let node = &site.nodes[0];
         // Where the agent reaches it: what it serves on is the node's own loopback.
         let api = node.netns.run(FakeApi::start).unwrap();
@@ -31,14 +35,7 @@ impl Kubernetes {
         });
         api.put("/api/v1/namespaces", json!({"metadata": {"name": "ns", "labels": {"team": "a"}}}));
         for (name, n) in [("net", 1), ("blue", 2)] {
-            let spec = site.network("veth", "vxlan", n);
-            api.put(
-                NETWORKS_OF_WEFT,
-                json!({
-                    "apiVersion": "weft.network/v1", "kind": "Network",
-                    "metadata": {"name": name}, "spec": spec,
-                }),
-            );
+            api.put(NETWORKS_OF_WEFT, network(name, &site.network("veth", "vxlan", n)));
         }
         site.start().unwrap();
         node.wait_until("serving", |node| {
@@ -50,11 +47,15 @@ impl Kubernetes {
         Self { site, api: Mutex::new(api) }
     }
 
-    fn node(&self) -> &Node {
+    pub fn node(&self) -> &Node {
         &self.site.nodes[0]
     }
 
-    fn api<T>(&self, ask: impl FnOnce(&mut FakeApi) -> T) -> T {
+    pub fn network(&self, name: &str, spec: &Value) {
+        self.api(|api| api.put(NETWORKS_OF_WEFT, network(name, spec)));
+    }
+
+    pub fn api<T>(&self, ask: impl FnOnce(&mut FakeApi) -> T) -> T {
         ask(&mut self.api.lock().unwrap())
     }
 
@@ -120,6 +121,13 @@ impl Kubernetes {
         until("told its networks", || pod()["metadata"]["annotations"][STATUS].is_string());
         serde_json::from_str(pod()["metadata"]["annotations"][STATUS].as_str().unwrap()).unwrap()
     }
+}
+
+fn network(name: &str, spec: &Value) -> Value {
+    json!({
+        "apiVersion": "weft.network/v1", "kind": "Network",
+        "metadata": {"name": name}, "spec": spec,
+    })
 }
 
 fn interfaces(name: &str) -> String {

@@ -116,7 +116,7 @@ fn a_node_and_its_pods_on_the_physical_network_meet_in_every_mode() {
     }
 }
 
-const SERVICES: [&str; 2] = ["10.96.0.0/16", "fd96::/112"];
+pub const SERVICES: [&str; 2] = ["10.96.0.0/16", "fd96::/112"];
 
 /// The second switch's network, whose pods know of Services.
 fn with_services(site: &Site, mode: &str) -> Value {
@@ -148,14 +148,20 @@ fn served(from: &Netns, n: usize, ipv4: bool, tcp: bool) -> Option<IpAddr> {
     seen_at(from, SocketAddr::new(cluster_ip(n, ipv4), SERVICE), tcp)
 }
 
-/// Backends: a routed pod of the node, one of the other node, a sibling, one of the physical network
-/// on the other node, the client itself.
 fn services_answer(mode: &str) {
-    let site = built(&per_node(mode));
+    services_answer_in(&per_node(mode), |site| with_services(site, mode), mode);
+}
+
+/// Backends: a routed pod of the node, one of the other node, a sibling, one of the physical network
+/// on the other node, the client itself. `mode` says how pods of a node meet.
+pub fn services_answer_in(plan: &Plan, network: impl Fn(&Site) -> Value, mode: &str) {
+    let site = built(plan);
     begin(&site, "veth", "vxlan");
-    site.apply("lan", &with_services(&site, mode)).unwrap();
+    let network = network(&site);
+    let join = network["join"]["kind"].as_str().or(network["join"].as_str()).unwrap();
+    site.apply("lan", &network).unwrap();
     site.settled("net", "vxlan").unwrap();
-    site.settled("lan", "underlay").unwrap();
+    site.settled("lan", join).unwrap();
     let routed = site.add_pods_of(1, "net", "r-").unwrap();
     let pods = match mode {
         "passthru" => site.add_pods_of(1, "lan", "").unwrap(),

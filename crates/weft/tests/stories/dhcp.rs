@@ -742,3 +742,26 @@ fn dhcp_clients_that_share_a_mac_address_have_an_address_each() {
     assert_eq!(addrs, again.into_iter().collect());
     assert_eq!(server.given().len(), names.len());
 }
+
+#[test]
+fn dhcp_an_address_that_somebody_has_is_declined_and_another_is_given() {
+    let site = lan(1, "bridge");
+    let node = &site.nodes[0];
+    let mut server = Server::plug(&site, "dhcp", SERVER);
+    server.serve("10.77.0.50,10.77.0.51", (60, 100));
+    let stranger = Server::plug(&site, "stranger", "10.77.0.50");
+    let pod = node.add_pod("a1", "net").unwrap();
+    assert_eq!(pod.addrs, ["10.77.0.51".parse::<IpAddr>().unwrap()]);
+    // There is no third address.
+    let started = Instant::now();
+    let why = node.add_pod("a2", "net").err().unwrap().to_string();
+    assert!(started.elapsed() < BOUND, "{:?}", started.elapsed());
+    let mac = crate::lan::mac(&stranger.netns, "eth0");
+    assert!(server.said("DHCPDECLINE(eth0) 10.77.0.50") > 0, "{}", server.log());
+    let has = node.log().contains(&format!("10.77.0.50, which {mac} has: declined"));
+    assert!(has || why.contains(&mac), "{why}");
+    assert_eq!(server.given(), ["10.77.0.51"], "what is declined is nobody's");
+    node.delete_pod(pod).unwrap();
+    until("given back", || server.given().is_empty());
+    nothing_left(node);
+}

@@ -4,9 +4,11 @@
 use std::net::SocketAddr;
 
 use crate::{
-    citizens::{all_serving, met},
+    citizens::{SERVICES, all_serving, met, services_answer_in},
     dhcp::{meets_its_node, passes, served_by},
+    kube_proxy::Mode,
     lan::{apart, full_size, introduce, lan, links_inside, mac, meet, on_lan},
+    local::local_policy,
     services::{ENDPOINT, seen_at, serve, serve_at},
     story::*,
 };
@@ -217,6 +219,38 @@ fn ipvlan_pods_and_their_node_meet_in_every_mode() {
         assert!(works && said.contains("192.0.2.1/32 via 169.254.1.1 dev weft-eth0"), "{said}");
         site.delete_pods(pods).unwrap();
         site.nodes.iter().for_each(nothing_left);
+    }
+}
+
+/// Pods of the mode beside a routed network, which know of Services.
+fn beside(site: &Site, mode: &str, flag: &str) -> Value {
+    let mut network = match mode {
+        "l2" => site.lan_network(&attach(mode, flag)),
+        _ => site.network(&format!("ipvlan/{mode}/{flag}"), "host-gw", 2),
+    };
+    network["services"] = json!(SERVICES);
+    network
+}
+
+#[test]
+fn services_answer_ipvlan_pods_whoever_serves() {
+    for (mode, flag) in [("l2", "bridge"), ("l2", "vepa"), ("l3", "bridge"), ("l3s", "bridge")] {
+        services_answer_in(&lan(2), |site| beside(site, mode, flag), flag);
+    }
+}
+
+#[test]
+fn services_answer_private_ipvlan_pods_but_by_no_sibling() {
+    for mode in ["l2", "l3s"] {
+        services_answer_in(&lan(2), |site| beside(site, mode, "private"), "private");
+    }
+}
+
+#[test]
+fn local_traffic_policy_serves_from_ipvlan_pods() {
+    let join = |mode| if mode == "l2" { "underlay" } else { "host-gw" };
+    for (mode, proxy) in [("l2", Mode::Nftables), ("l3", Mode::Nftables), ("l3s", Mode::Iptables)] {
+        local_policy(|site| beside(site, mode, "bridge"), join(mode), proxy);
     }
 }
 

@@ -26,6 +26,7 @@ mod kube_proxy;
 mod lan;
 mod learnt;
 mod limits;
+mod local;
 mod macvlan;
 mod networks;
 mod packets;

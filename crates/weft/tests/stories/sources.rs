@@ -22,7 +22,7 @@ enum Seen {
     Not(IpAddr),
 }
 
-fn own_addresses(node: &Node) -> Vec<IpAddr> {
+pub fn own_addresses(node: &Node) -> Vec<IpAddr> {
     let lines = sh(&node.netns, "ip -o addr");
     let words = lines.lines().filter_map(|line| line.split_whitespace().nth(3));
     words.filter_map(|word| word.split('/').next()?.parse().ok()).collect()

@@ -58,11 +58,25 @@ fn between_segments_direct_is_refused_vxlan_works_and_auto_mixes() {
     {
         assert!(text.contains(word), "{word} is not in {text}");
     }
-    cluster.apply("net", &cluster.network("veth", "host-gw", 1)).unwrap();
+    // Nobody is cut off by mistake.
+    let direct = cluster.network("veth", "host-gw", 1);
+    let refused = cluster.apply("net", &direct).unwrap_err().to_string();
+    for word in ["node-c would not be reached from node-a", "is not on-link", "--force"] {
+        assert!(refused.contains(word), "{word} is not in {refused}");
+    }
+    assert!(reaches(&pods[0], &pods[2]));
+    cluster.nodes[0].ask("PUT", "/v1/networks/net?force=true", Some(direct)).unwrap();
     cluster.settled("net", "host-gw").unwrap();
     let (way, why) = cluster.way("node-a", "node-c", "net", true).unwrap();
     assert!(way == "none" && why.contains("is not on-link"), "{way}: {why}");
     assert!(reaches(&pods[0], &pods[1]) && !reaches(&pods[0], &pods[2]));
+    let status = cluster.nodes[0].status().unwrap();
+    let cut = status["networks"]["net"]["unreachable"]["node-c"].as_str().unwrap();
+    assert!(cut.contains("direct: 198.51.100.3 is not on-link"), "{status}");
+    // Nor is anybody kept from what helps.
+    cluster.apply("net", &cluster.network("veth", "vxlan", 1)).unwrap();
+    cluster.settled("net", "vxlan").unwrap();
+    assert!(reaches(&pods[0], &pods[2]));
 }
 
 #[test]

@@ -23,7 +23,7 @@ use super::{
         links::{inside, namespace},
         wake::Reasons,
     },
-    EVERYBODY, Told, client,
+    EVERYBODY, Spent, Told, client,
 };
 
 /// Leases that are renewed at once; the others wait a moment.
@@ -41,7 +41,7 @@ const GLANCE: Duration = Duration::from_millis(100);
 struct Keeper {
     held: BTreeMap<AttachmentId, Held>,
     /// Each waits for an RCU grace period as it ends; together they wait for one.
-    spent: Vec<DhcpSocket>,
+    spent: Vec<Spent>,
 }
 
 /// What is being done about a lease.
@@ -126,7 +126,7 @@ impl Keeper {
         self.held.retain(|id, held| {
             let stays = leases.contains_key(id);
             if !stays {
-                spent.extend(held.exchange.take().map(|(_, socket)| socket));
+                spent.extend(held.exchange.take().map(|(_, socket)| Spent::from(Box::new(socket))));
             }
             stays
         });
@@ -200,18 +200,18 @@ impl Held {
         agent: &Agent,
         id: &AttachmentId,
         lease: &Lease,
-        spent: &mut Vec<DhcpSocket>,
+        spent: &mut Vec<Spent>,
     ) -> Duration {
         let Some((mut exchange, socket)) = self.exchange.take() else { return since_boot() };
         for (packet, via) in std::iter::from_fn(|| socket.receive().ok()?).take(PACKETS_MAX) {
             match exchange.hear(&packet, since_boot()) {
                 Some(News::Leased(terms, since)) => {
-                    spent.push(socket);
+                    spent.push(Box::new(socket));
                     self.leased(agent, id, Lease { terms, since, via, standing: Standing::Held });
                     return since_boot();
                 }
                 Some(News::Refused(why)) => {
-                    spent.push(socket);
+                    spent.push(Box::new(socket));
                     self.lose(agent, id, &why);
                     return since_boot();
                 }
@@ -230,7 +230,7 @@ impl Held {
             Step::Over(why) => Some(why),
         };
         if let Some(why) = over {
-            spent.push(socket);
+            spent.push(Box::new(socket));
             let purpose = exchange.purpose().clone();
             return self.failed(agent, id, lease, (&purpose, &why));
         }

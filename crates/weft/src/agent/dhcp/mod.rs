@@ -1,7 +1,8 @@
 //! Addresses that a network's own DHCP server gives: got for an ADD (`obtain.rs`), kept as long as
 //! the pod lives by one thread for all (`keep.rs`), given back as it goes. What is said and when is
-//! core's; the lease itself is in the pod's record.
+//! core's; what somebody has is declined (`conflict.rs`); the lease itself is in the pod's record.
 
+mod conflict;
 mod keep;
 mod obtain;
 
@@ -37,12 +38,15 @@ pub(super) struct Leases {
     hindered: Mutex<BTreeMap<AttachmentId, String>>,
 }
 
+/// A socket that nobody needs any more.
+type Spent = Box<dyn Send>;
+
 /// What the thread that keeps leases is told.
 pub(super) enum Told {
     /// There is one more.
     Leased,
     /// To be closed by one for whom nobody waits.
-    Spent(DhcpSocket),
+    Spent(Spent),
 }
 
 impl Leases {
@@ -60,8 +64,8 @@ impl Leases {
         let _ = self.keeper.send(Told::Leased);
     }
 
-    fn close(&self, socket: DhcpSocket) {
-        let _ = self.keeper.send(Told::Spent(socket));
+    fn close(&self, socket: impl Send + 'static) {
+        let _ = self.keeper.send(Told::Spent(Box::new(socket)));
     }
 }
 

@@ -18,7 +18,7 @@ use weft_linux::{DhcpSocket, Kernel, random, since_boot};
 
 use super::{
     super::{Agent, POISONED, fault, pods::awaited, serve::Caller},
-    EVERYBODY, client,
+    EVERYBODY, client, conflict,
 };
 
 /// How soon it is noticed that nobody waits for the answer any more.
@@ -91,7 +91,14 @@ fn lease(
         let longest = until.saturating_sub(now).min(GLANCE);
         DhcpSocket::wait([socket.open()], longest).map_err(failed)?;
         let Some((packet, via)) = socket.open().receive().map_err(failed)? else { continue };
-        let Some(news) = exchange.hear(&packet, since_boot()) else { continue };
+        let Some(mut news) = exchange.hear(&packet, since_boot()) else { continue };
+        if let News::Leased(terms, _) = news
+            && let Some(who) = conflict::owner(agent, &pod, there, terms.addr).map_err(failed)?
+        {
+            let declined = exchange.decline(terms, who, since_boot());
+            socket.open().send(&declined, EVERYBODY).map_err(failed)?;
+            news = News::Withdrawn;
+        }
         take(agent, &mut pod, news, via)?;
         if !pod.addrs.is_empty() {
             return Ok(pod);

@@ -220,6 +220,7 @@ fn run(agent: &Agent) {
 /// Waits until the cluster knows the pod that is to be attached: what it may be kept from depends on
 /// its labels.
 pub(super) fn known(agent: &Agent, pod: Option<&PodName>) -> Result<(), CniError> {
+    let pod = pod.filter(|pod| pod.is_in_cluster());
     let (Some(policies), Some(pod)) = (&agent.policies, pod) else { return Ok(()) };
     let said = || policies.said.lock().expect(POISONED);
     let ready = || {
@@ -233,10 +234,7 @@ pub(super) fn known(agent: &Agent, pod: Option<&PodName>) -> Result<(), CniError
                 "pods, namespaces and policies have not been read since the agent began".into()
             }
             (true, Some(why)) if said.knows(pod) => why.clone(),
-            (true, _) => format!(
-                "pod {}/{} ({}) is not known to the cluster yet",
-                pod.namespace, pod.name, pod.uid
-            ),
+            (true, _) => format!("pod {pod} ({}) is not known to the cluster yet", pod.uid),
         };
         CniError::new(Code::TryAgainLater, "what policies say of the pod is not known", why)
     })

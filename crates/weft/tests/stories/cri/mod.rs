@@ -2,6 +2,7 @@
 //! that `weft-cni` gives them. They need root.
 
 mod containerd;
+mod podman;
 mod wire;
 
 use std::{
