@@ -4,61 +4,33 @@
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    os::fd::{AsRawFd, OwnedFd},
 };
 
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use weft_core::{checksum::checksum, name::Mac};
 
-use crate::netns::Netns;
+use crate::{frames::Frames, netns::Netns};
 
 pub(crate) const ETH_IPV6: [u8; 2] = [0x86, 0xdd];
 pub(crate) const ETH_ARP: [u8; 2] = [0x08, 0x06];
 
-/// What is told, as often as one likes. It holds the pod's namespace as long as it lives, and its
-/// end waits for the kernel (`packet_release`): not for a thread that somebody waits for.
+/// What is told, as often as one likes.
 pub struct Announcement {
-    socket: OwnedFd,
-    index: u32,
+    by: Frames,
     frames: Vec<Vec<u8>>,
 }
 
 impl Announcement {
     pub(crate) fn new(netns: &Netns, index: u32, mac: Mac, addrs: &[IpAddr]) -> io::Result<Self> {
-        let open = || socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, None);
-        let socket = netns.run(open)??;
+        let by = netns.run(|| Frames::by(index))??;
         let frames = addrs.iter().map(|addr| match addr {
             IpAddr::V4(addr) => arp(mac, *addr),
             IpAddr::V6(addr) => advertisement(mac, *addr),
         });
-        Ok(Self { socket, index, frames: frames.collect() })
+        Ok(Self { by, frames: frames.collect() })
     }
 
     pub fn send(&self) -> io::Result<()> {
-        // SAFETY: all-zero bytes are a valid `sockaddr_ll`, a plain struct of the C interface.
-        #[allow(unsafe_code)]
-        let mut to: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
-        to.sll_family = u16::try_from(libc::AF_PACKET).unwrap_or(0);
-        to.sll_ifindex = self.index.cast_signed();
-        let length = libc::socklen_t::try_from(size_of::<libc::sockaddr_ll>()).unwrap_or(0);
-        for frame in &self.frames {
-            // SAFETY: the descriptor is open; frame and address are as long as the lengths say.
-            #[allow(unsafe_code)]
-            let sent = unsafe {
-                libc::sendto(
-                    self.socket.as_raw_fd(),
-                    frame.as_ptr().cast(),
-                    frame.len(),
-                    libc::MSG_DONTWAIT,
-                    (&raw const to).cast(),
-                    length,
-                )
-            };
-            if sent < 0 {
-                return Err(io::Error::last_os_error());
-            }
-        }
-        Ok(())
+        self.frames.iter().try_for_each(|frame| self.by.send(frame))
     }
 }
 

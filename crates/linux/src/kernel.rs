@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt, fs, io,
+    fs, io,
     net::IpAddr,
     os::fd::{AsFd, AsRawFd},
     sync::{
@@ -26,6 +26,7 @@ use crate::{
     netns::Netns,
     nft::{self, Finding, Nft, Passing},
     observe::{self, Found, Hops, HostLink, Observed, RouteTo},
+    refusal::Refusal,
     shaped,
     socket::{self, Answer},
     uapi::RTPROT_RA,
@@ -44,15 +45,6 @@ pub enum Error {
     Nft(#[from] nft::Error),
 }
 
-/// What the kernel refused, on which change, in its own words.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
-    pub what: String,
-    pub errno: i32,
-    /// The kernel's extended acknowledgement, where it gave one.
-    pub text: String,
-}
-
 impl Error {
     /// True if this kernel has no word for what was asked.
     pub fn is_unsupported(&self) -> bool {
@@ -60,15 +52,6 @@ impl Error {
         error.raw_os_error() == Some(libc::EOPNOTSUPP)
     }
 }
-
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let errno = nix::errno::Errno::from_raw(self.errno).desc();
-        write!(f, "{}: {errno}", self.what)?;
-        if self.text.is_empty() { Ok(()) } else { write!(f, " ({})", self.text) }
-    }
-}
-impl std::error::Error for Refusal {}
 
 /// Port numbers of our own sockets: what they cause need not wake us. Those of routing sockets
 /// (true) and of nftables ones are counted apart by the kernel.

@@ -16,10 +16,11 @@ use weft_core::{
 
 use crate::{
     encode::{self, Hold},
-    kernel::{Deed, Refusal, Unsigned},
+    kernel::{Deed, Unsigned},
     netns::Netns,
     nft::{Elemental, Nft},
     observe::{self, Hops, HostLink},
+    refusal::Refusal,
     shaped, socket,
     wire::Batch,
 };

@@ -4,7 +4,6 @@
 use std::{
     collections::BTreeSet,
     net::UdpSocket,
-    os::fd::{AsRawFd, FromRawFd, OwnedFd},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -12,8 +11,8 @@ use std::{
     thread,
 };
 
-use nix::libc;
 use weft_core::checksum::checksum;
+use weft_linux::Frames;
 
 use crate::{
     policies::{add_pods, only_out, world},
@@ -47,35 +46,8 @@ impl Heard {
     }
 }
 
-/// A packet socket of a device.
-struct Raw(OwnedFd);
-
-impl Raw {
-    fn open(netns: &Netns, dev: &str) -> Option<Self> {
-        netns.run(|| Self::here(dev)).unwrap()
-    }
-
-    fn here(dev: &str) -> Option<Self> {
-        let index = nix::net::if_::if_nametoindex(dev).ok()?;
-        // SAFETY: plain system calls; the address is a struct that outlives the call, of the length told;
-        // the descriptor is new and nobody else's.
-        #[allow(unsafe_code)]
-        unsafe {
-            let fd = libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0);
-            assert!(fd >= 0, "{}", std::io::Error::last_os_error());
-            let fd = OwnedFd::from_raw_fd(fd);
-            let mut addr: libc::sockaddr_ll = std::mem::zeroed();
-            addr.sll_family = u16::try_from(libc::AF_PACKET).unwrap();
-            addr.sll_ifindex = index.cast_signed();
-            let length = u32::try_from(size_of::<libc::sockaddr_ll>()).unwrap();
-            let done = libc::bind(fd.as_raw_fd(), (&raw const addr).cast(), length);
-            (done == 0).then_some(Self(fd))
-        }
-    }
-
-    fn send(&self, frame: &[u8]) -> bool {
-        nix::unistd::write(&self.0, frame).is_ok()
-    }
+fn frames(netns: &Netns) -> Frames {
+    netns.run(|| Frames::by_name("eth0")).unwrap().unwrap()
 }
 
 type Mac = [u8; 6];
@@ -178,7 +150,7 @@ impl Cast<'_> {
 
     /// Sends under those addresses, and says what of it was heard.
     fn heard(&self, round: &str, from: impl Fn(bool) -> IpAddr, ways: &[Way]) -> BTreeSet<String> {
-        let raw = Raw::open(&self.liar.netns, "eth0").unwrap();
+        let raw = frames(&self.liar.netns);
         let (own, other) = (mac(&self.liar.netns, "eth0"), mac(&self.named.netns, "eth0"));
         let mut hears = BTreeSet::new();
         for ipv4 in [true, false] {
@@ -189,13 +161,13 @@ impl Cast<'_> {
                     let packet = udp(from(ipv4), at, &name(way.name()));
                     let sender = if *way == Way::OtherMac { other } else { own };
                     let plain = frame(next, sender, &packet);
-                    assert!(raw.send(&if *way == Way::Tagged { tagged(&plain) } else { plain }));
+                    raw.send(&if *way == Way::Tagged { tagged(&plain) } else { plain }).unwrap();
                 }
                 if to.name != self.shut.0.name {
                     // Once what is true is there, all that comes is there.
                     let last = udp(self.liar.addr(ipv4).unwrap(), at, &name("last"));
                     until(&name("last"), || {
-                        raw.send(&frame(next, own, &last));
+                        raw.send(&frame(next, own, &last)).unwrap();
                         thread::sleep(Duration::from_millis(2));
                         heard.has(&name("last"))
                     });
@@ -213,15 +185,15 @@ impl Cast<'_> {
 
     /// What the neighbour takes for the other's MAC once the liar has claimed it: IPv4's, and IPv6's.
     fn claimed(&self) -> [bool; 2] {
-        let raw = Raw::open(&self.liar.netns, "eth0").unwrap();
+        let raw = frames(&self.liar.netns);
         let own = mac(&self.liar.netns, "eth0");
         let (near, at) = (self.near.0, mac(&self.near.0.netns, "eth0"));
         assert!(reaches(near, self.named), "it knows its neighbour");
         let of = |pod: &Pod, ipv4| pod.addr(ipv4).unwrap();
         for _ in 0..3 {
-            raw.send(&arp((at, of(near, true)), own, (own, of(self.named, true))));
+            raw.send(&arp((at, of(near, true)), own, (own, of(self.named, true)))).unwrap();
             let [source, named] = [self.liar, self.named].map(|pod| of(pod, false));
-            raw.send(&advertisement((at, of(near, false)), own, source, named));
+            raw.send(&advertisement((at, of(near, false)), own, source, named)).unwrap();
         }
         // All of that has been looked at once this is there.
         self.heard("claims", |ipv4| of(self.liar, ipv4), &[Way::Plain]);
@@ -236,10 +208,10 @@ impl Cast<'_> {
 
     /// Whether the bridge believes that the other is where the liar is, by a frame that it keeps to itself.
     fn learnt(&self, node: &Node) -> bool {
-        let raw = Raw::open(&self.liar.netns, "eth0").unwrap();
+        let raw = frames(&self.liar.netns);
         let (other, own) = (mac(&self.named.netns, "eth0"), mac(&self.liar.netns, "eth0"));
         let reserved = [0x01, 0x80, 0xc2, 0, 0, 0x0e];
-        raw.send(&[&reserved[..], &other, &[0x88, 0xcc], &[0; 46]].concat());
+        raw.send(&[&reserved[..], &other, &[0x88, 0xcc], &[0; 46]].concat()).unwrap();
         let dev_of = |mac: Mac| {
             let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
             let fdb = sh(&node.netns, "bridge fdb show");
@@ -395,8 +367,8 @@ impl Eager {
         let thread = thread::spawn(move || {
             netns.enter().unwrap();
             while !end.load(Ordering::SeqCst) {
-                let Some(raw) = Raw::here("eth0") else { continue };
-                while !end.load(Ordering::SeqCst) && raw.send(&lie) {
+                let Ok(raw) = Frames::by_name("eth0") else { continue };
+                while !end.load(Ordering::SeqCst) && raw.send(&lie).is_ok() {
                     count.fetch_add(1, Ordering::SeqCst);
                 }
             }
