@@ -244,7 +244,8 @@ impl<'a> Writer<'a> {
                 encode::delete_link(&mut self.batch, dev);
             }
             Key::Up(dev) => encode::set_up(&mut self.batch, dev, false),
-            Key::Sysctl(_) => {}
+            // The latter are written together.
+            Key::Sysctl(_) | Key::Sources(_) | Key::Port(_) | Key::Hidden(..) => {}
             Key::Table => {
                 self.flush();
                 return self.nft()?.remove().map_err(io::Error::other);
@@ -253,8 +254,6 @@ impl<'a> Writer<'a> {
                 self.flush();
                 return self.nft()?.join_again(dev, *mac).map_err(io::Error::other);
             }
-            // Written together.
-            Key::Sources(_) | Key::Port(_) | Key::Hidden(..) => {}
             Key::Shaped(dev) => {
                 if let Ok(index) = self.index(dev) {
                     shaped::take(&mut self.batch, index);
