@@ -64,9 +64,9 @@ impl Part {
     pub(in crate::nft) fn bytes(self) -> usize {
         match self {
             Self::Address { ipv4: true } => 4,
-            Self::Address { ipv4: false } | Self::Link => 16,
             Self::Protocol => 1,
             Self::Port => 2,
+            Self::Address { ipv4: false } | Self::Link => 16,
             Self::Mac => 6,
         }
     }
