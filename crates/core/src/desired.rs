@@ -118,7 +118,7 @@ pub fn node<'a>(
         let ready = |parent: &Parent| host.parents.get(parent).is_some_and(|nic| nic.ready);
         let there = parent.is_none_or(ready);
         let ours = pods.clone().filter(|pod| pod.network == *network.name);
-        for pod in ours.clone() {
+        for pod in ours.clone().filter(|_| network.network.spoof_check) {
             state.extend(sources::outside(pod, &ground, together.others(pod)));
         }
         for pod in ours.filter(|pod| holds(pod)) {

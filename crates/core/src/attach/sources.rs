@@ -9,6 +9,11 @@ use std::{
 use super::Ground;
 use crate::{attachment::Attachment, network::Network, state::Object};
 
+/// True unless the network leaves it to its pods. One that is not served may have been checked.
+pub fn checked(network: Option<&Network>) -> bool {
+    network.is_none_or(|network| network.spoof_check)
+}
+
 /// `others` are the pod's further attachments.
 pub fn outside<'a>(
     pod: &Attachment,

@@ -61,6 +61,10 @@ pub struct Network {
     /// translates addresses on the node, as kube-proxy does), `always` or `never`.
     #[serde(default)]
     pub untracked: Untracked,
+    /// What a pod sends under an address that weft did not give it is dropped by its node. Without it pods
+    /// may route for others (a VPN's gateway, a virtual machine's host), and pretend to be others.
+    #[serde(default = "yes")]
+    pub spoof_check: bool,
     /// Upper bound of the pods' MTU in bytes; none: what the paths allow.
     #[serde(default)]
     pub mtu: Option<Mtu>,

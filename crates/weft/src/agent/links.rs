@@ -182,6 +182,9 @@ pub(super) fn sources(agent: &Agent, pod: &Attachment, ground: &Ground<'_>) -> V
     let (serving, ledger) = (agent.serving(), agent.ledger());
     let all = ledger.attachments().filter(|other| other.cookie == pod.cookie);
     let network = |pod: &Attachment| serving.networks.get(&pod.network).map(|here| &here.network);
+    if !sources::checked(network(pod)) {
+        return Vec::new();
+    }
     sources::outside(pod, ground, Together::of(all, network).others(pod))
 }
 
@@ -203,7 +206,8 @@ fn judge(agent: &Agent, pod: &Attachment, there: &Kernel) -> Result<(), String> 
         let own = |other: &&Attachment| other.cookie == pod.cookie && other.phase != Phase::Doomed;
         let all: Vec<&Attachment> = ledger.attachments().filter(own).collect();
         let together = Together::of(all.iter().copied(), network);
-        all.iter().filter_map(|pod| sources::inside(pod, together.others(pod))).collect()
+        let checked = all.iter().filter(|pod| sources::checked(network(pod)));
+        checked.filter_map(|pod| sources::inside(pod, together.others(pod))).collect()
     };
     // One that the pod itself has deleted keeps no other from being judged.
     let there_is = |dev: &IfName| there.link_exists(dev).unwrap_or(true);

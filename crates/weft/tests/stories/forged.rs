@@ -334,6 +334,15 @@ fn nobody_speaks_for_another(attach: &str, join: &str) {
         sh(judge, "nft list tables").contains(&format!("table {rules} weft-sources"))
     });
     assert_eq!(forged("again"), none, "{model}");
+    if !away {
+        let mut network = site.network(attach, join, 1);
+        network["spoofCheck"] = json!(false);
+        site.apply("net", &network).unwrap();
+        until("left to pods", || !sh(judge, "nft list tables").contains("weft-sources"));
+        let passed = forged("allowed");
+        let plain = passed.iter().filter(|heard| heard.contains("plain"));
+        assert_eq!(plain.count(), 6, "{model}: {passed:?}");
+    }
     site.nodes.iter().for_each(empty_plan);
     drop(cast);
     site.delete_pods(pods).unwrap();
