@@ -32,12 +32,12 @@ use crate::{
 pub enum Key {
     Link(IfName),
     Sysctl(Knob),
+    /// From which addresses the pod behind this link may send: before whatever counts on it.
+    Sources(IfName),
     /// Our one nftables table, written whole in one transaction.
     Table,
     /// A pod's MAC address whose frames are not taken in by that device of the node.
     Apart(IfName, Mac),
-    /// From which addresses the pod behind this link may send.
-    Sources(IfName),
     /// How much the link sends.
     Shaped(IfName),
     Up(IfName),

@@ -193,6 +193,33 @@ pub(super) fn judge_outside(agent: &Agent, pod: &Attachment, ground: &Ground<'_>
     agent.kernel.apply(&sources.map(Change::Put).collect::<Vec<_>>())
 }
 
+/// By each link of a pod that has several it may answer under all its addresses. What fails is the loop's to
+/// mend: less passes than may.
+pub(super) fn judge_together(agent: &Agent, cookie: u64, there: &Kernel) {
+    let pods: Vec<Attachment> = {
+        let ledger = agent.ledger();
+        ledger.attachments().filter(|pod| pod.cookie == cookie).cloned().collect()
+    };
+    if pods.len() == 1 {
+        return;
+    }
+    let serving = agent.serving();
+    for pod in &pods {
+        let Some(here) = serving.networks.get(&pod.network) else { continue };
+        let served = here.served(&pod.network);
+        let mut refused: Vec<String> =
+            judge_outside(agent, pod, &served.ground(&agent.node, &serving.host))
+                .iter()
+                .map(ToString::to_string)
+                .collect();
+        refused.extend(judge(agent, pod, there).err());
+        if !refused.is_empty() {
+            tracing::warn!(id = %pod.id, why = refused.join("; "), "it may not answer by each link yet");
+            agent.wake.ring(Reasons::OTHER);
+        }
+    }
+}
+
 /// In the pod, where the node does not see what leaves: its links of that kind send under the pod's own
 /// addresses alone.
 fn judge(agent: &Agent, pod: &Attachment, there: &Kernel) -> Result<(), String> {
@@ -309,7 +336,8 @@ pub(super) fn resize(agent: &Agent, serving: &mut Serving, when: Resize) {
             (Resize::BeforeRoutes, Some(was)) => (send.min(was.send), accept.max(was.accept)),
             _ => (send, accept),
         };
-        let now = Inside { send, accept, access: here.access.clone() };
+        let spoof_check = here.network.spoof_check;
+        let now = Inside { send, accept, access: here.access.clone(), spoof_check };
         if was == Some(&now) {
             continue;
         }

@@ -173,13 +173,14 @@ pub struct Serving {
     pub settling: Option<Arc<Learnt>>,
 }
 
-/// What of a network is written inside its pods: what they may send, what they take, and what they
-/// reach by their node.
+/// What of a network is written inside its pods: what they may send, what they take, what they
+/// reach by their node, and whether their sources are judged.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Inside {
     send: Mtu,
     accept: Mtu,
     access: Option<Arc<Access>>,
+    spoof_check: bool,
 }
 
 /// One network as this node serves it.

@@ -24,7 +24,7 @@ use super::{
     children, dhcp, fault,
     further::{self, Births},
     lease::{Lease, Turn, lease, network, not_served, serving},
-    links::{bring_up, complete, detach, inside, seen},
+    links::{bring_up, complete, detach, inside, judge_together, seen},
     policy, ports,
     serve::Caller,
     wake::Reasons,
@@ -104,14 +104,7 @@ fn add(
         agent.tell_addresses(&one.pod.network);
     }
     births.committed();
-    let alone = |pod: &Attachment| {
-        let ledger = agent.ledger();
-        ledger.attachments().filter(|other| other.cookie == pod.cookie).count() == 1
-    };
-    if !alone(&made[0].pod) {
-        // It may answer by its other links too.
-        agent.wake.ring(Reasons::OTHER);
-    }
+    judge_together(agent, cookie, &there);
     if made.iter().any(|one| one.pod.is_mapped()) {
         // What passes between pods is tracked from now on.
         agent.wake.ring(Reasons::OTHER);

@@ -53,7 +53,9 @@ pub(super) fn tracks_sctp() -> bool {
 /// address in the network that came first.
 pub(super) fn not_twice<'a>(agent: &Agent, call: &'a Call, id: &AttachmentId) -> Cow<'a, Call> {
     let ledger = agent.ledger();
-    let beside = |pod: &&Attachment| pod.id.container == id.container && pod.id != *id;
+    let beside = |pod: &&Attachment| {
+        pod.id.container == id.container && pod.id != *id && pod.phase != Phase::Doomed
+    };
     let beside: Vec<&Attachment> = ledger.attachments().filter(beside).collect();
     let has = |port: &PortMapping| beside.iter().any(|pod| pod.ports.contains(port));
     if !call.ports.iter().any(has) {

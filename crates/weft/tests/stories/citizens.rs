@@ -262,9 +262,9 @@ fn pods_that_are_kept_apart_do_not_meet_through_their_node_by_routes_of_their_ow
         }
         let node = &site.nodes[0];
         if mode != "bridge" {
-            // It is the node's rule that keeps them.
+            // It is the node's rules that keep them.
             node.kill().unwrap();
-            sh(&node.netns, "nft delete table inet weft");
+            sh(&node.netns, "nft delete table inet weft; nft delete table inet weft-sources");
             assert!(arrives(from, to, from.addr(true).unwrap()), "{mode}: without rules");
             assert!(arrives(from, to, "2001:db8:9::9".parse().unwrap()), "{mode}: without rules");
             node.start(&[]).unwrap();

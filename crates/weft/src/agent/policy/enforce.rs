@@ -1,6 +1,10 @@
 //! Brings kernels to what policies come to: the node's, and pods' own where others reach them past it.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::atomic::Ordering};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::atomic::Ordering,
+};
 
 use anyhow::Context;
 use weft_core::{
@@ -17,7 +21,7 @@ use weft_linux::{Kernel, PolicyTable, Wanted, Was};
 
 use super::{
     super::{Agent, POISONED, Serving, links::namespace, ports},
-    Kept, Policies, follow, locals,
+    Kept, Policies, follow, locals, object_name,
 };
 
 /// Pods that are written into at the same time: each waits for its kernel a while.
@@ -63,15 +67,15 @@ pub(super) fn settle(
 ) -> Result<(), String> {
     let mut kept = policies.kept.lock().expect(POISONED);
     let kept = &mut *kept;
-    let (pods, all_read) = {
+    let (pods, all_read, gone) = {
         let ledger = agent.ledger();
         let all_read = ledger.unread().next().is_none();
-        let alone = admitted.filter(|_| all_read);
+        let alone = admitted.filter(|_| all_read && kept.whole);
         let concerned = |pod: &&Attachment| alone.is_none_or(|one| together(one, pod));
         let pods: Vec<Attachment> = ledger.attachments().filter(concerned).cloned().collect();
-        (pods, all_read)
+        let gone = alone.map(|one| succeeded(&kept.locals, one, ledger.attachments()));
+        (pods, all_read, gone)
     };
-    let alone = admitted.is_some() && all_read;
     {
         let mut said = policies.said.lock().expect(POISONED);
         if !said.listed {
@@ -81,14 +85,15 @@ pub(super) fn settle(
         if !all_read {
             said.stand_in(&mut locals);
         }
-        moved(&mut kept.locals, locals, alone, |name, addrs| said.index.local(name, addrs));
+        let goes = |name: &ObjectName| gone.as_ref().is_none_or(|gone| gone.contains(name));
+        moved(&mut kept.locals, locals, goes, |name, addrs| said.index.local(name, addrs));
         let tracked = ports::tracks_sctp();
         follow(kept, said.index.changes(), |open| tracked || !is_of_sctp(open));
     }
+    let alone = gone.is_some();
     if !alone {
+        kept.whole = true;
         kept.problems.clear();
-    } else if !(kept.inside.is_empty() && kept.problems.is_empty()) {
-        policies.ring();
     }
     let shut = kept.shut.first().map(|(_, open)| {
         format!(
@@ -100,6 +105,10 @@ pub(super) fn settle(
     kept.problems.extend(shut);
     let node = write_node(agent, policies, kept);
     let inside = write_inside(agent, kept, &pods, admitted);
+    // Of others, and of what failed, the next settling tells.
+    if alone && !(kept.inside.is_empty() && kept.problems.is_empty()) {
+        policies.ring();
+    }
     node.and(inside)
 }
 
@@ -116,15 +125,30 @@ fn together(one: &Attachment, other: &Attachment) -> bool {
     one.cookie == other.cookie || same
 }
 
-/// Follows pods whose addresses differ; of those that are gone none. Where `alone`, others are not gone.
+/// Pods that had an address of this one's, and are no more: it is judged as nobody but itself.
+fn succeeded<'a>(
+    known: &BTreeMap<ObjectName, Vec<IpAddr>>,
+    one: &Attachment,
+    all: impl Iterator<Item = &'a Attachment> + Clone,
+) -> BTreeSet<ObjectName> {
+    let shares = |had: &&Vec<IpAddr>| one.addrs.iter().any(|addr| had.contains(addr));
+    let named = |name: &ObjectName| {
+        let is = |pod: &Attachment| pod.pod.as_ref().is_some_and(|pod| object_name(pod) == *name);
+        all.clone().any(is)
+    };
+    let those = known.iter().filter(|(_, had)| shares(had)).map(|(name, _)| name);
+    those.filter(|name| !named(name)).cloned().collect()
+}
+
+/// Follows pods whose addresses differ; of those that `goes` names and that are no more, none.
 fn moved(
     known: &mut BTreeMap<ObjectName, Vec<IpAddr>>,
     now: BTreeMap<ObjectName, Vec<IpAddr>>,
-    alone: bool,
+    goes: impl Fn(&ObjectName) -> bool,
     mut tell: impl FnMut(&ObjectName, &[IpAddr]),
 ) {
     known.retain(|name, _| {
-        let stays = alone || now.contains_key(name);
+        let stays = now.contains_key(name) || !goes(name);
         if !stays {
             tell(name, &[]);
         }

@@ -71,6 +71,9 @@ struct Kept {
     firewall: Firewall,
     /// What policies open and the kernel can't judge: it is left shut.
     shut: BTreeSet<(ListName, Open)>,
+    /// The index was told of all pods of this node since the agent began: until then what is in the
+    /// kernel is not known to be of nobody.
+    whole: bool,
     /// Pods of this node as the index was told of them.
     locals: BTreeMap<ObjectName, Vec<IpAddr>>,
     table: Option<PolicyTable>,
