@@ -41,7 +41,10 @@ pub fn inside<'a>(
     pod: &Attachment,
     others: impl Iterator<Item = &'a Attachment>,
 ) -> Option<Object> {
-    let mut addrs: BTreeSet<IpAddr> = pod.usable().iter().copied().collect();
+    // What a server offers is given back under itself, also where the ADD died that asked.
+    let leased = pod.lease.as_ref().filter(|lease| !lease.is_lost());
+    let leased = leased.map(|lease| IpAddr::from(lease.terms.addr));
+    let mut addrs: BTreeSet<IpAddr> = pod.usable().iter().copied().chain(leased).collect();
     addrs.extend(others.flat_map(Attachment::usable));
     let (dev, mac) = (pod.id.ifname.clone(), Some(pod.mac));
     pod.host_end.is_none().then_some(Object::Sources { dev, mac, addrs })

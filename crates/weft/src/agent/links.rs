@@ -222,7 +222,7 @@ pub(super) fn judge_together(agent: &Agent, cookie: u64, there: &Kernel) {
 
 /// In the pod, where the node does not see what leaves: its links of that kind send under the pod's own
 /// addresses alone.
-fn judge(agent: &Agent, pod: &Attachment, there: &Kernel) -> Result<(), String> {
+pub(super) fn judge(agent: &Agent, pod: &Attachment, there: &Kernel) -> Result<(), String> {
     if pod.host_end.is_some() {
         return Ok(());
     }

@@ -10,14 +10,14 @@ use ipnet::IpNet;
 use weft_core::{
     attachment::{Attachment, Phase},
     cni::{Call, CniError, Code},
-    dhcp::{Exchange, Lease, News, Purpose, Standing, Step},
+    dhcp::{Exchange, Lease, News, Purpose, Standing, Step, Terms},
     name::Mac,
     network::Network,
 };
 use weft_linux::{DhcpSocket, Kernel, random, since_boot};
 
 use super::{
-    super::{Agent, POISONED, fault, pods::awaited, serve::Caller},
+    super::{Agent, POISONED, fault, links::judge, pods::awaited, serve::Caller},
     EVERYBODY, client, conflict,
 };
 
@@ -92,7 +92,9 @@ fn lease(
         DhcpSocket::wait([socket.open()], longest).map_err(failed)?;
         let Some((packet, via)) = socket.open().receive().map_err(failed)? else { continue };
         let Some(mut news) = exchange.hear(&packet, since_boot()) else { continue };
-        if let News::Leased(terms, _) = news
+        // Who is known to have it says more than a probe.
+        if let News::Leased(terms, since) = news
+            && clash(agent, &leased(&pod, terms, since, via)).is_none()
             && let Some(who) = conflict::owner(agent, &pod, there, terms.addr).map_err(failed)?
         {
             let declined = exchange.decline(terms, who, since_boot());
@@ -100,6 +102,7 @@ fn lease(
             news = News::Withdrawn;
         }
         take(agent, &mut pod, news, via)?;
+        judge(agent, &pod, there).map_err(|why| unserved(&pod, &why))?;
         if !pod.addrs.is_empty() {
             return Ok(pod);
         }
@@ -118,20 +121,17 @@ fn take(agent: &Agent, pod: &mut Attachment, news: News, via: Mac) -> Result<(),
         }
         News::Leased(terms, since) => {
             fault::point("add.after-ack");
-            pod.lease = Some(Lease { terms, since, via, standing: Standing::Held });
-            pod.addrs = vec![terms.addr.into()];
-            pod.default_route &= terms.router.is_some();
+            *pod = leased(pod, terms, since, via);
             point = Some("add.after-lease");
         }
         News::Withdrawn | News::Refused(_) => pod.lease = None,
     }
-    let kept = not_for_pods(agent, pod);
-    let mut ledger = agent.ledger();
-    let clash = anothers(ledger.attachments(), pod).or(kept);
+    let clash = clash(agent, pod);
     if clash.is_some() {
         // It is not ours to give back.
         pod.lease = None;
     }
+    let mut ledger = agent.ledger();
     ledger
         .record(pod.clone())
         .map_err(|error| CniError::new(Code::Io, "write the ledger", error.to_string()))?;
@@ -141,6 +141,20 @@ fn take(agent: &Agent, pod: &mut Attachment, news: News, via: Mac) -> Result<(),
         Some(why) => Err(unserved(pod, &why)),
         None => Ok(()),
     }
+}
+
+fn leased(pod: &Attachment, terms: Terms, since: u64, via: Mac) -> Attachment {
+    Attachment {
+        lease: Some(Lease { terms, since, via, standing: Standing::Held }),
+        addrs: vec![terms.addr.into()],
+        default_route: pod.default_route && terms.router.is_some(),
+        ..pod.clone()
+    }
+}
+
+/// Who else has what the pod was given, as far as the agent knows.
+fn clash(agent: &Agent, pod: &Attachment) -> Option<String> {
+    not_for_pods(agent, pod).or_else(|| anothers(agent.ledger().attachments(), pod))
 }
 
 fn unserved(pod: &Attachment, why: &str) -> CniError {
