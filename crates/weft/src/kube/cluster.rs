@@ -16,7 +16,7 @@ use super::{
     ApiServer,
     events::{Events, Regarding},
     follow::{Collection, Page, Present, Told, follow},
-    fresh::{self, Answer, Fresh},
+    fresh::{self, Answer, Asking, Fresh},
     objects::{Asks, SeenNamespace, SeenPod, SeenPolicy},
     status::Statuses,
 };
@@ -89,7 +89,7 @@ pub fn spawn(agent: &Arc<Agent>, runtime: &tokio::runtime::Handle) {
             policies: follow(server.clone(), Collection::all(POLICIES)),
         };
         let (asked, answers) = fresh::spawn(server);
-        hear(agent, heard, answers, Known { fresh: Fresh::new(asked), ..Known::default() }).await;
+        hear(agent, heard, asked, answers).await;
     });
 }
 
@@ -111,16 +111,18 @@ struct News {
 async fn hear(
     agent: Arc<Agent>,
     mut from: Heard,
-    mut answers: mpsc::UnboundedReceiver<Answer>,
-    mut known: Known,
+    asked: mpsc::Sender<Vec<Asking>>,
+    mut answers: mpsc::Receiver<Answer>,
 ) {
-    let mut news = News::default();
+    let (mut news, mut known) = (News::default(), Known::default());
     loop {
+        let fresh = &mut known.fresh;
         let heard = tokio::select! {
             heard = from.pods.recv_many(&mut news.pods, AT_ONCE) => heard,
             heard = from.namespaces.recv_many(&mut news.namespaces, AT_ONCE) => heard,
             heard = from.policies.recv_many(&mut news.policies, AT_ONCE) => heard,
             heard = answers.recv_many(&mut news.answers, AT_ONCE) => heard,
+            () = fresh.ask(&asked), if fresh.is_to_ask() => continue,
         };
         if heard == 0 {
             return;
@@ -239,8 +241,9 @@ impl Known {
                     self.policies.begin();
                 }
                 objects.into_iter().for_each(|policy| self.put_policy(said, policy));
-                if last.is_some() {
-                    self.policies.end().iter().for_each(|name| self.policy_gone(said, name));
+                if let Some(revision) = last {
+                    let gone = self.policies.end();
+                    gone.iter().for_each(|name| self.policy_gone(said, name, revision));
                     self.listed[2] = true;
                 }
                 return last.is_some();
@@ -248,16 +251,16 @@ impl Known {
             Told::Put(policy) => self.put_policy(said, policy),
             Told::Gone(policy) => {
                 self.policies.gone(&policy.name);
-                self.policy_gone(said, &policy.name);
+                self.policy_gone(said, &policy.name, policy.meta.revision());
             }
             Told::Away { .. } | Told::Back | Told::At(_) => away(&told, "network policies"),
         }
         false
     }
 
-    fn policy_gone(&mut self, said: &mut Said, name: &ObjectName) {
+    fn policy_gone(&mut self, said: &mut Said, name: &ObjectName, revision: u64) {
         self.flawed.remove(name);
-        self.fresh.policy_gone(name).iter().for_each(|pod| said.release(pod));
+        self.fresh.policy_gone(name, revision).iter().for_each(|pod| said.release(pod));
         said.policy(name, None);
     }
 

@@ -6,7 +6,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tokio::{sync::mpsc, time::Duration};
+use tokio::{
+    sync::mpsc,
+    time::{Duration, Instant},
+};
 use weft_core::policy::cluster::ObjectName;
 
 use super::{
@@ -19,13 +22,11 @@ use super::{
 const RETRY: Duration = Duration::from_secs(1);
 /// Namespaces that are read at the same time.
 const AT_ONCE: usize = 8;
-/// Pods that are asked for in one go.
-const TOGETHER: usize = 256;
 
 pub(super) const ASKED: &str = "the API server has yet to say which policies there are";
 
 /// A pod by its name, and which of those that have it: its UID.
-type Asking = (ObjectName, String);
+pub(super) type Asking = (ObjectName, String);
 
 /// What the server says of the policies of one namespace, and for which pods it was asked.
 pub(super) struct Answer {
@@ -36,43 +37,77 @@ pub(super) struct Answer {
 /// Pods of this node, and the policies that they wait for.
 #[derive(Default)]
 pub(super) struct Fresh {
-    asked: Option<mpsc::UnboundedSender<Asking>>,
+    /// For these the server is to be asked; for the others once again, at the time.
+    unasked: BTreeSet<ObjectName>,
+    refused: BTreeSet<ObjectName>,
+    again: Option<Instant>,
     /// With their UIDs. None: the server has yet to answer. Nothing: it may be attached.
     pods: BTreeMap<ObjectName, (String, Option<BTreeMap<ObjectName, u64>>)>,
-    /// Revisions of policies, as they were heard of.
+    /// Revisions of policies up to which they were heard of.
     heard: BTreeMap<ObjectName, u64>,
+    /// Of these, those that went while an answer was awaited, which may still have them.
+    gone: BTreeSet<ObjectName>,
 }
 
 impl Fresh {
-    pub(super) fn new(asked: mpsc::UnboundedSender<Asking>) -> Self {
-        Self { asked: Some(asked), ..Self::default() }
-    }
-
     /// True if it is to wait: it was not heard of before.
     pub(super) fn pod(&mut self, name: &ObjectName, uid: &str) -> bool {
         if self.pods.get(name).is_some_and(|(known, _)| known == uid) {
             return false;
         }
         self.pods.insert(name.clone(), (uid.to_owned(), None));
-        let asking = (name.clone(), uid.to_owned());
-        self.asked.iter().for_each(|asked| drop(asked.send(asking.clone())));
+        self.unasked.insert(name.clone());
         true
     }
 
     pub(super) fn pod_gone(&mut self, name: &ObjectName) {
         self.pods.remove(name);
+        self.unasked.remove(name);
+        self.refused.remove(name);
+        self.forget_gone();
+    }
+
+    pub(super) fn is_to_ask(&self) -> bool {
+        !(self.unasked.is_empty() && self.refused.is_empty())
+    }
+
+    /// Asks once there is room, or makes those that were refused ones to ask for when their time has come.
+    pub(super) async fn ask(&mut self, asked: &mpsc::Sender<Vec<Asking>>) {
+        if self.unasked.is_empty() {
+            tokio::time::sleep_until(self.again.unwrap_or_else(Instant::now)).await;
+            self.unasked.append(&mut self.refused);
+        }
+        let room = asked.reserve().await;
+        let unasked = std::mem::take(&mut self.unasked);
+        let uid = |pod: ObjectName| self.pods.get(&pod).map(|(uid, _)| (pod, uid.clone()));
+        let pods = unasked.into_iter().filter_map(uid).collect();
+        // Who reads lives as long as who asks.
+        if let Ok(room) = room {
+            room.send(pods);
+        }
     }
 
     /// The pods that need not wait any more.
     pub(super) fn policy(&mut self, name: &ObjectName, revision: u64) -> Vec<ObjectName> {
+        self.gone.remove(name);
         self.heard.insert(name.clone(), revision);
         self.has(name, revision)
     }
 
-    /// The same: what is gone is not waited for.
-    pub(super) fn policy_gone(&mut self, name: &ObjectName) -> Vec<ObjectName> {
-        self.heard.remove(name);
-        self.has(name, u64::MAX)
+    /// The same: what had gone at the revision is not waited for.
+    pub(super) fn policy_gone(&mut self, name: &ObjectName, revision: u64) -> Vec<ObjectName> {
+        self.heard.insert(name.clone(), revision);
+        self.gone.insert(name.clone());
+        self.forget_gone();
+        self.has(name, revision)
+    }
+
+    /// What an answer that is yet to come lacks need not be known.
+    fn forget_gone(&mut self) {
+        if self.pods.values().all(|(_, lacks)| lacks.is_some()) {
+            let gone = std::mem::take(&mut self.gone);
+            gone.iter().for_each(|name| _ = self.heard.remove(name));
+        }
     }
 
     fn has(&mut self, name: &ObjectName, revision: u64) -> Vec<ObjectName> {
@@ -104,6 +139,10 @@ impl Fresh {
             // It is away: what was heard before counts, as for everything else.
             Err(error) if error.code.is_none() => BTreeMap::new(),
             Err(error) => {
+                if self.refused.is_empty() {
+                    self.again = Some(Instant::now() + jitter(RETRY));
+                }
+                self.refused.extend(pods.iter().cloned());
                 let asked = |pod: ObjectName| (pod, Some(error.to_string()));
                 return pods.into_iter().map(asked).collect();
             }
@@ -118,63 +157,52 @@ impl Fresh {
                 *waits = Some(lacks.clone());
             }
         }
+        self.forget_gone();
         pods.into_iter().map(|pod| (pod, why.clone())).collect()
     }
 }
 
 /// Reads what is asked for.
-pub(super) fn spawn(
-    server: ApiServer,
-) -> (mpsc::UnboundedSender<Asking>, mpsc::UnboundedReceiver<Answer>) {
-    let (asked, pods) = mpsc::unbounded_channel();
-    let (told, answers) = mpsc::unbounded_channel();
+pub(super) fn spawn(server: ApiServer) -> (mpsc::Sender<Vec<Asking>>, mpsc::Receiver<Answer>) {
+    // What finds no room yet gathers, and shares a read.
+    let (asked, pods) = mpsc::channel(1);
+    let (told, answers) = mpsc::channel(AT_ONCE);
     tokio::spawn(run(server, pods, told));
     (asked, answers)
 }
 
 async fn run(
     server: ApiServer,
-    mut asked: mpsc::UnboundedReceiver<Asking>,
-    told: mpsc::UnboundedSender<Answer>,
+    mut asked: mpsc::Receiver<Vec<Asking>>,
+    told: mpsc::Sender<Answer>,
 ) {
     let free = std::sync::Arc::new(tokio::sync::Semaphore::new(AT_ONCE));
-    let mut pods = Vec::new();
-    while asked.recv_many(&mut pods, TOGETHER).await > 0 {
-        let mut namespaces = BTreeMap::<_, BTreeSet<Asking>>::new();
-        for pod in pods.drain(..) {
-            namespaces.entry(pod.0.namespace.clone()).or_default().insert(pod);
+    while let Some(pods) = asked.recv().await {
+        let mut namespaces = BTreeMap::<_, Vec<Asking>>::new();
+        for pod in pods {
+            namespaces.entry(pod.0.namespace.clone()).or_default().push(pod);
         }
         for (namespace, pods) in namespaces {
             let Ok(permit) = free.clone().acquire_owned().await else { return };
-            let (server, told, pods) = (server.clone(), told.clone(), pods.into_iter().collect());
+            let (server, told) = (server.clone(), told.clone());
             tokio::spawn(async move {
-                ask(&server, &told, &namespace, pods).await;
+                let policies = policies(&server, &namespace).await;
+                // Who no longer listens needs no answer.
+                let _ = told.send(Answer { pods, policies }).await;
                 drop(permit);
             });
         }
     }
 }
 
-/// A server that refuses to say is asked until it does.
-async fn ask(
+async fn policies(
     server: &ApiServer,
-    told: &mpsc::UnboundedSender<Answer>,
     namespace: &str,
-    pods: Vec<Asking>,
-) {
+) -> Result<Vec<(ObjectName, u64)>, KubeError> {
     let path = format!("/apis/networking.k8s.io/v1/namespaces/{namespace}/networkpolicies");
-    loop {
-        let listed = list::<Bare>(server, &Collection::metadata(&path)).await;
-        let again = listed.as_ref().is_err_and(|error| error.code.is_some());
-        let policies = listed.map(|(policies, _)| {
-            let name = |name: &str| ObjectName { namespace: namespace.into(), name: name.into() };
-            policies.iter().map(|of| (name(&of.metadata.name), of.metadata.revision())).collect()
-        });
-        if told.send(Answer { pods: pods.clone(), policies }).is_err() || !again {
-            return;
-        }
-        tokio::time::sleep(jitter(RETRY)).await;
-    }
+    let (policies, _) = list::<Bare>(server, &Collection::metadata(&path)).await?;
+    let name = |name: &str| ObjectName { namespace: namespace.into(), name: name.into() };
+    Ok(policies.iter().map(|of| (name(&of.metadata.name), of.metadata.revision())).collect())
 }
 
 #[cfg(test)]
@@ -185,13 +213,22 @@ mod tests {
         ObjectName { namespace: "ns".into(), name: name.into() }
     }
 
+    fn answer(uid: &str, policies: &[(&str, u64)]) -> Answer {
+        Answer {
+            pods: vec![(name("p"), uid.to_owned())],
+            policies: Ok(policies.iter().map(|(of, revision)| (name(of), *revision)).collect()),
+        }
+    }
+
+    fn refusal(code: Option<u16>) -> Answer {
+        let (what, server, why) = Default::default();
+        let error = KubeError { what, server, why, code, object: false };
+        Answer { pods: vec![(name("p"), "u".to_owned())], policies: Err(error) }
+    }
+
     #[test]
     fn a_pod_waits_for_what_was_there_when_it_was_heard_of_and_for_nothing_else() {
         let mut fresh = Fresh::default();
-        let answer = |uid: &str, policies: &[(&str, u64)]| Answer {
-            pods: vec![(name("p"), uid.to_owned())],
-            policies: Ok(policies.iter().map(|(of, revision)| (name(of), *revision)).collect()),
-        };
         assert!(fresh.pod(&name("p"), "u") && !fresh.pod(&name("p"), "u"));
         assert!(fresh.policy(&name("a"), 5).is_empty(), "it has yet to be told what to wait for");
         assert_eq!(fresh.answer(answer("u", &[("a", 5)])), [(name("p"), None)]);
@@ -202,20 +239,52 @@ mod tests {
         assert!(lacks[0].1.as_ref().unwrap().contains("NetworkPolicy ns/a is there"), "{lacks:?}");
         assert!(fresh.policy(&name("a"), 6).is_empty());
         assert!(fresh.policy(&name("b"), 6).is_empty(), "as it was before");
-        assert!(fresh.policy_gone(&name("c")).is_empty());
+        assert!(fresh.policy_gone(&name("c"), 5).is_empty());
         assert_eq!(fresh.policy(&name("b"), 8), [name("p")]);
+    }
+
+    #[test]
+    fn what_went_while_the_answer_came_is_not_waited_for_and_what_was_made_anew_is() {
+        let mut fresh = Fresh::default();
+        fresh.pod(&name("p"), "u");
+        fresh.policy(&name("a"), 5);
+        fresh.policy(&name("b"), 6);
+        assert!(fresh.policy_gone(&name("a"), 8).is_empty());
+        assert!(fresh.policy_gone(&name("b"), 9).is_empty());
+        // The server said so before `a` went, and after `b` was made anew.
+        let lacks = fresh.answer(answer("u", &[("a", 5), ("b", 10)]));
+        assert!(lacks[0].1.as_ref().unwrap().contains("NetworkPolicy ns/b is there"), "{lacks:?}");
+        assert!(fresh.policy_gone(&name("b"), 9).is_empty(), "the one before went");
+        assert_eq!(fresh.policy(&name("b"), 10), [name("p")]);
+        assert_eq!(fresh.heard.keys().collect::<Vec<_>>(), [&name("b")], "no answer is awaited");
+        assert!(fresh.policy_gone(&name("b"), 11).is_empty());
+        assert!(fresh.heard.is_empty() && fresh.gone.is_empty());
     }
 
     #[test]
     fn a_server_that_is_away_stops_no_pod_and_one_that_refuses_does() {
         let mut fresh = Fresh::default();
-        let answer = |code| {
-            let (what, server, why) = Default::default();
-            let error = KubeError { what, server, why, code, object: false };
-            Answer { pods: vec![(name("p"), "u".to_owned())], policies: Err(error) }
-        };
         fresh.pod(&name("p"), "u");
-        assert!(fresh.answer(answer(Some(403)))[0].1.is_some());
-        assert_eq!(fresh.answer(answer(None)), [(name("p"), None)]);
+        assert!(fresh.answer(refusal(Some(403)))[0].1.is_some());
+        assert_eq!(fresh.answer(refusal(None)), [(name("p"), None)]);
+    }
+
+    #[tokio::test]
+    async fn what_was_refused_is_asked_again_as_long_as_the_pod_is_there() {
+        let (asked, mut asks) = mpsc::channel(1);
+        let mut fresh = Fresh::default();
+        assert!(!fresh.is_to_ask());
+        fresh.pod(&name("p"), "u");
+        for _ in 0..2 {
+            assert!(fresh.is_to_ask());
+            fresh.ask(&asked).await;
+            assert_eq!(asks.try_recv().unwrap(), [(name("p"), "u".to_owned())]);
+            assert!(!fresh.is_to_ask());
+            let before = Instant::now();
+            fresh.answer(refusal(Some(403)));
+            assert!(fresh.again.unwrap() >= before + RETRY / 2);
+        }
+        fresh.pod_gone(&name("p"));
+        assert!(!fresh.is_to_ask());
     }
 }

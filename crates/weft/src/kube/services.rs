@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use serde::Deserialize;
 
 use super::{
-    ApiServer,
+    ApiServer, KubeError,
     client::jitter,
     follow::{Collection, Followed, Meta, Told, Whole, few, follow},
 };
@@ -16,6 +16,8 @@ use crate::agent::Agent;
 const SERVICE_CIDRS: &str = "/apis/networking.k8s.io/v1/servicecidrs";
 /// An older server has no such objects, and its successor may.
 const ASK_AGAIN: Duration = Duration::from_secs(600);
+/// Before one that is away is asked again.
+const RETRY: Duration = Duration::from_secs(5);
 
 #[derive(Clone, Debug, Deserialize)]
 struct ServiceCidr {
@@ -38,12 +40,17 @@ impl Followed for ServiceCidr {
 
 /// Follows them for as long as the agent runs.
 pub(super) async fn run(agent: Arc<Agent>, server: ApiServer) {
-    while let Some(why) = refused(&server).await {
-        tracing::info!(
-            why,
-            "this API server tells no ServiceCIDRs: networks name their `services`"
-        );
-        tokio::time::sleep(ASK_AGAIN + jitter(ASK_AGAIN)).await;
+    while let Err(error) = asked(&server).await {
+        // It does not know what is asked for, or we may not ask.
+        if matches!(error.code, Some(403 | 404)) {
+            tracing::info!(
+                %error,
+                "this API server tells no ServiceCIDRs: networks name their `services`"
+            );
+            tokio::time::sleep(ASK_AGAIN + jitter(ASK_AGAIN)).await;
+        } else {
+            tokio::time::sleep(jitter(RETRY)).await;
+        }
     }
     let mut told = follow::<ServiceCidr>(server, Collection::all(SERVICE_CIDRS));
     let mut known = Known::default();
@@ -54,11 +61,9 @@ pub(super) async fn run(agent: Arc<Agent>, server: ApiServer) {
     }
 }
 
-/// Why the server does not tell them: it does not know what is asked for, or we may not ask.
-async fn refused(server: &ApiServer) -> Option<String> {
-    let asked = few::<ServiceCidr>(server, &Collection::all(SERVICE_CIDRS), 1).await;
-    // One that is away is asked until it is back.
-    asked.err().filter(|error| matches!(error.code, Some(403 | 404))).map(|error| error.to_string())
+/// Whether the server tells them.
+async fn asked(server: &ApiServer) -> Result<(), KubeError> {
+    few::<ServiceCidr>(server, &Collection::all(SERVICE_CIDRS), 1).await.map(drop)
 }
 
 #[derive(Default)]

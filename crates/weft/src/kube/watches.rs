@@ -49,7 +49,7 @@ impl Watches {
                 object = label,
                 path = of.path,
                 why,
-                "can't be read: left as it was known"
+                "can't be read: what a watch told of it before stays, a list goes on without it"
             );
             watch.unread.insert(label, why);
         }
@@ -75,7 +75,7 @@ impl Watches {
         for ((path, _), watch) in all.iter() {
             let named = watch.unread.iter().take(NAMED_MAX);
             problems.extend(named.map(|(label, why)| {
-                format!("{} {label} can't be read, and is left as it was known: {why}", kind(path))
+                format!("{} {label} can't be read, and lists go on without it: {why}", kind(path))
             }));
             let more = watch.unread.len().saturating_sub(NAMED_MAX);
             if more > 0 {

@@ -28,6 +28,28 @@ fn known(pod: &Netns) -> Vec<String> {
     by_node.filter(|dst| is_range(dst) || dst.starts_with("fd96:")).map(str::to_owned).collect()
 }
 
+/// Kubernetes before 1.33 has no such objects; that it is away when the agent begins says nothing of that.
+#[test]
+fn a_server_that_has_no_service_ranges_is_not_asked_for_their_changes() {
+    let kube = Kubernetes::on(&plan(1));
+    let node = kube.node();
+    node.kill().unwrap();
+    kube.api(|api| api.withdraw(SERVICE_CIDRS, true));
+    kube.api(FakeApi::stop);
+    node.start(&[]).unwrap();
+    node.wait_until("serving", |node| Ok(node.status()?["converged"] == true)).unwrap();
+    kube.api(|api| api.requests());
+    node.netns.run(|| kube.api(FakeApi::again)).unwrap();
+    let mut asked = Vec::new();
+    until("asked for", || {
+        let requests = kube.api(|api| api.requests());
+        asked.extend(requests.into_iter().filter(|of| of.path.starts_with(SERVICE_CIDRS)));
+        !asked.is_empty()
+    });
+    assert!(!asked.iter().any(crate::fake::Request::is_watch), "{asked:?}");
+    nothing_left(node);
+}
+
 #[test]
 fn pods_on_a_physical_network_know_the_clusters_services() {
     let kube = Kubernetes::on(&Plan { lan: true, ..plan(1) });

@@ -356,7 +356,46 @@ async fn what_can_not_be_had_is_said_with_what_to_do() {
     assert!(said.contains("list") && said.contains("nowhere.invalid"), "{said}");
 }
 
-/// Servers before Kubernetes 1.34 give no list as a stream; one that breaks off is begun again.
+/// Who has begun a list has not come to its end: it is told neither that it is there, nor what it has.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_streamed_list_that_breaks_off_is_begun_again_and_told_when_it_is_whole() {
+    let api = FakeApi::start();
+    for n in 0..400 {
+        api.put(RECORDS, record(&format!("nodes/n{n}"), "1"));
+    }
+    let store = Store::open(&config_of(&api, "cut")).await.unwrap();
+    api.lose("GET", "/records?watch=true", 4);
+    let mut listener = Listener::idle(&store);
+    listener.until("away", |listener| listener.away.is_some()).await;
+    listener.until("a list", |listener| listener.snapshots > 0).await;
+    assert!(listener.away.is_some() && listener.records.len() == 400, "{:?}", listener.away);
+    listener.until("back", |listener| listener.away.is_none()).await;
+    let asked = api.requests().into_iter().filter(|of| of.is_list() && of.is_watch());
+    assert_eq!(asked.filter(|of| of.path.contains("/records?")).count(), 5);
+    let last = store.put("nodes/n0", b"2".to_vec()).await.unwrap();
+    listener.until_at(last).await;
+    assert_eq!((listener.breaks, listener.snapshots), (1, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_goes_while_a_list_is_streamed_is_gone() {
+    let api = FakeApi::start();
+    let mut ghost = record("nodes/ghost", "1");
+    ghost["metadata"]["resourceVersion"] = json!("1000");
+    for n in 0..400 {
+        api.put(RECORDS, record(&format!("nodes/n{n}"), "1"));
+    }
+    let store = Store::open(&config_of(&api, "ghost")).await.unwrap();
+    api.ghost(RECORDS, ghost);
+    let mut listener = Listener::to(&store).await;
+    assert_eq!(listener.records.len(), 401);
+    let last = store.put("nodes/n0", b"2".to_vec()).await.unwrap();
+    listener.until_at(last).await;
+    assert_eq!((listener.records.len(), listener.snapshots), (400, 1));
+    assert!(!listener.records.contains_key("nodes/ghost"));
+}
+
+/// Servers before Kubernetes 1.34 give no list as a stream; a list whose pages were forgotten is begun again.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_listed_in_pages_is_what_is_streamed() {
     for pages in [false, true] {
@@ -396,7 +435,7 @@ async fn a_record_that_can_not_be_read_is_said_and_the_rest_goes_on() {
     let mut listener = Listener::to(&store).await;
     let problems = || store.kubernetes().unwrap().server().watches().problems(|_| false);
     let expected =
-        format!("records {} can't be read, and is left as it was known", name("nodes/odd"));
+        format!("records {} can't be read, and lists go on without it", name("nodes/odd"));
     assert!(problems()[0].starts_with(&expected), "{:?}", problems());
     api.requests();
     let known = store.put("nodes/b", b"1".to_vec()).await.unwrap();

@@ -89,7 +89,8 @@ pub enum Told<T> {
     /// been missed.
     Page(Page<T>),
     Put(T),
-    /// As it was last, with the revision at which it went.
+    /// As it was last, with the revision at which it went: before that of the last page, if it went while
+    /// a list came.
     Gone(T),
     /// Everything up to this revision was told.
     At(u64),

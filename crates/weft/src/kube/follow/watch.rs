@@ -1,7 +1,7 @@
 //! One follower: it lists, as a stream where the server can, watches, and goes on after breaks.
 
 use std::{
-    collections::{BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     time::Duration,
 };
 
@@ -73,7 +73,7 @@ struct Follower<T> {
     at: Option<u64>,
     /// The listener was told so.
     away: bool,
-    /// Breaks since the server last spoke.
+    /// Breaks since a list came to its end, or a watch went on.
     breaks: usize,
     /// As many as the last list had.
     objects: usize,
@@ -132,11 +132,22 @@ struct Streamed<T> {
     all: usize,
     /// Nothing of it was told yet.
     first: bool,
+    /// What went while it came, by label: a page may have it.
+    gone: BTreeMap<String, T>,
 }
 
-impl<T> Streamed<T> {
+impl<T: Followed> Streamed<T> {
     fn new() -> Self {
-        Self { objects: Vec::new(), all: 0, first: true }
+        Self { objects: Vec::new(), all: 0, first: true, gone: BTreeMap::new() }
+    }
+    fn put(&mut self, object: T) {
+        if !self.gone.is_empty() {
+            self.gone.remove(&object.meta().label());
+        }
+        self.objects.push(object);
+    }
+    fn gone(&mut self, object: T) {
+        self.gone.insert(object.meta().label(), object);
     }
     fn page(&mut self, last: Option<u64>) -> Page<T> {
         let first = std::mem::take(&mut self.first);
@@ -168,22 +179,23 @@ impl<T: Followed> Follower<T> {
         let mut all = 0;
         loop {
             let page = pages.next().await?;
-            self.back().await;
             all = if page.first { 0 } else { all } + page.objects.len();
             let last = page.last;
             self.tell(Told::Page(page)).await;
             if let Some(revision) = last {
-                self.listed(revision, all);
+                self.listed(revision, all).await;
                 return self.watch(Some(revision)).await;
             }
         }
     }
 
-    /// The listener knows everything up to the revision.
-    fn listed(&mut self, revision: u64, objects: usize) {
+    /// The listener knows everything up to the revision. A server that never comes to the end of a list
+    /// is not back.
+    async fn listed(&mut self, revision: u64, objects: usize) {
         self.objects = objects;
         self.heard.clear();
         self.at = Some(revision);
+        self.back().await;
     }
 
     /// From a revision on; None: from a list of everything on.
@@ -202,7 +214,9 @@ impl<T: Followed> Follower<T> {
             (Err(_), Some(from)) => return self.is_another(&what, from).await,
             (Err(_), None) => return Err(self.server.silent(&what, most)),
         };
-        self.back().await;
+        if from.is_some() {
+            self.back().await;
+        }
         self.hear(&what, std::pin::pin!(begun), from.is_none()).await
     }
 
@@ -241,7 +255,7 @@ impl<T: Followed> Follower<T> {
             let heard = match &mut list {
                 Some(some) => match self.take_listed(what, some, word).await? {
                     Some(revision) => {
-                        self.listed(revision, some.all);
+                        self.listed(revision, some.all).await;
                         list = None;
                         Heard::News
                     }
@@ -274,14 +288,18 @@ impl<T: Followed> Follower<T> {
         word: Result<Word<T>, Box<Unread>>,
     ) -> Result<Option<u64>, KubeError> {
         match word {
-            Ok(Word::Added(object) | Word::Modified(object)) => list.objects.push(object),
+            Ok(Word::Added(object) | Word::Modified(object)) => list.put(object),
+            Ok(Word::Deleted(object)) => list.gone(object),
             Ok(Word::Bookmark(mark)) if mark.all_told() => {
                 let last = Some(mark.revision());
                 let page = list.page(last);
                 self.tell(Told::Page(page)).await;
+                for object in std::mem::take(&mut list.gone).into_values() {
+                    self.tell(Told::Gone(object)).await;
+                }
                 return Ok(last);
             }
-            Ok(Word::Bookmark(_) | Word::Deleted(_)) => {}
+            Ok(Word::Bookmark(_)) => {}
             Ok(Word::Error(status)) => {
                 return Err(self.server.failed(what, &kube::Error::Api(status)));
             }

@@ -69,8 +69,10 @@ impl Merger {
                 }
             }
             Told::Gone(record) => {
-                self.records = Some(record.metadata.revision());
-                if let Some(Entry { key, revision, .. }) = record.entry() {
+                // What went while a list came went before its end.
+                let revision = record.metadata.revision().max(self.records.unwrap_or(0));
+                self.records = Some(revision);
+                if let Some(Entry { key, .. }) = record.entry() {
                     self.tell(Event::Delete { key, revision }).await;
                 }
             }

@@ -62,6 +62,8 @@ struct Faults {
     twice: bool,
     /// Two changes that are told together change places.
     disorder: bool,
+    /// What a streamed list has, and tells at once to be gone, by its collection.
+    ghost: Option<(String, Value)>,
     next: Vec<Fault>,
 }
 
@@ -77,7 +79,7 @@ struct Fault {
 enum How {
     /// Answered with this status, and not done.
     Status(u16, Value),
-    /// Done, but the answer breaks off.
+    /// Done, but the answer breaks off: of a streamed list in the middle.
     Lost,
 }
 
@@ -190,6 +192,12 @@ impl FakeApi {
     /// The next requests of this kind are done, but their answers break off.
     pub fn lose(&self, method: &'static str, path: &str, times: usize) {
         self.fault(method, path, times, How::Lost);
+    }
+
+    /// The next list of the collection that is streamed has this object among the first, which goes before
+    /// the list has come to its end.
+    pub fn ghost(&self, collection: &str, object: Value) {
+        self.shared.faults.lock().unwrap().ghost = Some((collection.to_owned(), object));
     }
 
     /// No refusal is in force any more.

@@ -63,7 +63,8 @@ async fn answer(
     let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
     let metadata_only = accept.is_some_and(|accept| accept.contains("as=PartialObjectMetadata"));
     if query.get("watch").is_some_and(|watch| watch == "true") {
-        return watch::stream(shared.clone(), asked, &query, metadata_only).await;
+        let lost = matches!(fault, Some(How::Lost));
+        return watch::stream(shared.clone(), asked, &query, metadata_only, lost).await;
     }
     let form = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let (code, mut object) = {

@@ -29,6 +29,8 @@ struct Watch {
     seen: usize,
     /// What there is, if it is to be told first.
     initial: Option<Vec<Value>>,
+    /// Half of that, after which it breaks.
+    lost: bool,
     /// It was told whether it can begin where it wants to.
     begun: bool,
     news: signal::Receiver<u64>,
@@ -43,6 +45,7 @@ pub(super) async fn stream(
     of: Path,
     query: &BTreeMap<String, String>,
     metadata_only: bool,
+    lost: bool,
 ) -> Response {
     let number = |name: &str| query.get(name).and_then(|value| value.parse().ok());
     let initial = query.get("sendInitialEvents").is_some_and(|wanted| wanted == "true");
@@ -67,6 +70,7 @@ pub(super) async fn stream(
         at,
         seen: 0,
         initial,
+        lost,
         begun: false,
         news,
         breaks,
@@ -100,8 +104,12 @@ impl Watch {
                 _ = self.news.changed() => {}
             }
             let _ = self.frozen.wait_for(|frozen| !frozen).await;
-            if let Some(lines) = self.initial.take() {
+            if let Some(mut lines) = self.initial.take() {
                 self.news.mark_changed();
+                if self.lost {
+                    lines.truncate(lines.len() / 2);
+                    self.end = tokio::time::Instant::now();
+                }
                 let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
                 return Some(Ok(text.into()));
             }
@@ -191,6 +199,11 @@ fn initial_of(
         .map(|object| if metadata_only { partial((*object).clone()) } else { (*object).clone() });
     let mut lines: Vec<Value> =
         all.map(|object| json!({"type": "ADDED", "object": object})).collect();
+    let ghost = shared.faults.lock().unwrap().ghost.take_if(|(path, _)| *path == of.collection);
+    if let Some((_, object)) = ghost {
+        lines.insert(0, json!({"type": "ADDED", "object": object}));
+        lines.push(json!({"type": "DELETED", "object": object}));
+    }
     let metadata = json!({
         "resourceVersion": world.revision().to_string(),
         "annotations": {"k8s.io/initial-events-end": "true"},
