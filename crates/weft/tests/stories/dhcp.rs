@@ -281,7 +281,7 @@ fn dhcp_an_address_that_a_node_has_is_not_for_pods() {
         sh(&owner.netns, "ip addr add 10.77.0.100/24 dev eth1");
         // One that is not known yet is found by asking, and declined: its server gives it no more.
         let record = site.plan.dir.join("store/nodes").join(&owner.name);
-        until("told", || std::fs::read_to_string(&record).unwrap().contains("10.77.0.100"));
+        until("told", || fs::read_to_string(&record).unwrap().contains("10.77.0.100"));
         node.kill().unwrap();
         node.start(&[]).unwrap();
         site.settled("net", "underlay").unwrap();
