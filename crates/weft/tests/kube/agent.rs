@@ -224,7 +224,7 @@ fn what_the_server_does_not_tell_is_said_by_status() {
     api.disconnect();
     agent.until("what to do is said", || {
         let said = status();
-        let kinds = "namespaces, nodes, pods, networkpolicies were not heard of";
+        let kinds = "namespaces, nodes, pods, networkpolicies, servicecidrs were not heard of";
         said.contains(kinds) && said.contains("renew the kubeconfig /run/")
     });
 }
