@@ -284,7 +284,6 @@ fn dhcp_an_address_that_a_node_has_is_not_for_pods() {
         until("told", || fs::read_to_string(&record).unwrap().contains("10.77.0.100"));
         node.kill().unwrap();
         node.start(&[]).unwrap();
-        site.settled("net", "underlay").unwrap();
         until("known", || {
             let (exit, answer) = node.cni("ADD", "taken", &path, &config, &[]).unwrap();
             let said = "gives 10.77.0.100, which is a node's own";
