@@ -20,7 +20,7 @@ use weft_core::{
 };
 use weft_linux::{HostLink, Kernel, Netns, Refusal};
 
-use super::{Agent, NetworkHere, Serving, children, links};
+use super::{Agent, NetworkHere, Serving, children, judged, links};
 
 /// Says of every network that gives access what its pods reach by this node now.
 pub(super) fn give(agent: &Agent, serving: &mut Serving, links: &[HostLink]) {
@@ -108,7 +108,7 @@ pub(super) fn birth(
 
 /// Brings the node's side up, once the pod's is whole.
 pub(super) fn open(agent: &Agent, pod: &Attachment, ground: &Ground<'_>) -> Vec<Refusal> {
-    let unjudged = links::judge_outside(agent, pod, ground);
+    let unjudged = judged::outside(agent, pod, ground);
     if !unjudged.is_empty() {
         return unjudged;
     }

@@ -10,9 +10,8 @@ use weft_core::{
 use weft_linux::{Kernel, Netns};
 
 use super::{
-    Agent, dhcp, further,
+    Agent, dhcp, further, judged,
     lease::serving,
-    links,
     pods::{here, no_container, no_namespace},
 };
 
@@ -57,7 +56,7 @@ fn as_made(agent: &Agent, known: &Attachment, netns: &Netns) -> Result<(), CniEr
     let node = agent.kernel.observe_node(&[]);
     let node = node.map_err(|error| not("look at the node", error.to_string()))?.ours;
     let mut outside = known.attach.outside(known, &ground);
-    outside.extend(links::sources(agent, known, &ground));
+    outside.extend(judged::sources(agent, known, &ground));
     let outside = plan(&outside, &node).into_iter();
     let missing: Vec<String> = inside
         .into_iter()

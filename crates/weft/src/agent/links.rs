@@ -6,10 +6,7 @@ use std::{
 };
 
 use weft_core::{
-    attach::{
-        Birth, Footing, Ground,
-        sources::{self, Together},
-    },
+    attach::{Birth, Footing, Ground},
     attachment::{Attachment, AttachmentId, Phase},
     cni::{CniError, Code},
     name::IfName,
@@ -19,7 +16,7 @@ use weft_core::{
 use weft_linux::{Kernel, Netns, Observed, Refusal};
 
 use super::{
-    Agent, Inside, Serving, access, announce::announce, children, dhcp, fault, further,
+    Agent, Inside, Serving, access, announce::announce, children, dhcp, fault, further, judged,
     lease::not_served, ports, reap::forget_flows, wake::Reasons,
 };
 
@@ -150,11 +147,11 @@ fn dress(
     let first = if birth.host().is_some() { inside.partition_point(raises) } else { 0 };
     let (first, rest) = inside.split_at(first);
     // What is not judged does not come up.
-    let unjudged = judge_outside(agent, pod, ground);
+    let unjudged = judged::outside(agent, pod, ground);
     if !unjudged.is_empty() {
         return unjudged;
     }
-    if let Err(what) = judge(agent, pod, there) {
+    if let Err(what) = judged::inside(agent, pod, there) {
         return vec![Refusal { what, errno: nix::errno::Errno::EIO as i32, text: String::new() }];
     }
     let mut refusals = there.apply(first);
@@ -175,78 +172,6 @@ fn dress(
     fault::point("add.after-inside");
     refusals.extend(access::open(agent, pod, ground));
     refusals
-}
-
-/// From which addresses the pod may send by its links.
-pub(super) fn sources(agent: &Agent, pod: &Attachment, ground: &Ground<'_>) -> Vec<Object> {
-    let (serving, ledger) = (agent.serving(), agent.ledger());
-    let all = ledger.attachments().filter(|other| other.cookie == pod.cookie);
-    let network = |pod: &Attachment| serving.networks.get(&pod.network).map(|here| &here.network);
-    if !sources::checked(network(pod)) {
-        return Vec::new();
-    }
-    sources::outside(pod, ground, Together::of(all, network).others(pod))
-}
-
-pub(super) fn judge_outside(agent: &Agent, pod: &Attachment, ground: &Ground<'_>) -> Vec<Refusal> {
-    let sources = sources(agent, pod, ground).into_iter();
-    agent.kernel.apply(&sources.map(Change::Put).collect::<Vec<_>>())
-}
-
-/// By each link of a pod that has several it may answer under all its addresses. What fails is the loop's to
-/// mend: less passes than may.
-pub(super) fn judge_together(agent: &Agent, cookie: u64, there: &Kernel) {
-    let pods: Vec<Attachment> = {
-        let ledger = agent.ledger();
-        ledger.attachments().filter(|pod| pod.cookie == cookie).cloned().collect()
-    };
-    if pods.len() == 1 {
-        return;
-    }
-    let serving = agent.serving();
-    for pod in &pods {
-        let Some(here) = serving.networks.get(&pod.network) else { continue };
-        let served = here.served(&pod.network);
-        let mut refused: Vec<String> =
-            judge_outside(agent, pod, &served.ground(&agent.node, &serving.host))
-                .iter()
-                .map(ToString::to_string)
-                .collect();
-        refused.extend(judge(agent, pod, there).err());
-        if !refused.is_empty() {
-            tracing::warn!(id = %pod.id, why = refused.join("; "), "it may not answer by each link yet");
-            agent.wake.ring(Reasons::OTHER);
-        }
-    }
-}
-
-/// In the pod, where the node does not see what leaves: its links of that kind send under the pod's own
-/// addresses alone.
-pub(super) fn judge(agent: &Agent, pod: &Attachment, there: &Kernel) -> Result<(), String> {
-    if pod.host_end.is_some() {
-        return Ok(());
-    }
-    let serving = agent.serving();
-    let network = |pod: &Attachment| serving.networks.get(&pod.network).map(|here| &here.network);
-    let mut links: Vec<Object> = {
-        let ledger = agent.ledger();
-        let own = |other: &&Attachment| other.cookie == pod.cookie && other.phase != Phase::Doomed;
-        let all: Vec<&Attachment> = ledger.attachments().filter(own).collect();
-        let together = Together::of(all.iter().copied(), network);
-        let checked = all.iter().filter(|pod| sources::checked(network(pod)));
-        checked.filter_map(|pod| sources::inside(pod, together.others(pod))).collect()
-    };
-    // One that the pod itself has deleted keeps no other from being judged.
-    let there_is = |dev: &IfName| there.link_exists(dev).unwrap_or(true);
-    links.retain(|link| matches!(link, Object::Sources { dev, .. } if there_is(dev)));
-    match there.judge(&links) {
-        // Its policies hold as far as it sends as itself.
-        Err(error) if error.is_unsupported() => {
-            tracing::warn!(id = %pod.id, "the kernel has no egress hook: the pod may send as another");
-            Ok(())
-        }
-        judged => judged.map_err(|error| format!("what it may send as: {error}")),
-    }
 }
 
 /// The pod can't be reached any more when this returns. Twice is as good as once.
@@ -376,7 +301,7 @@ fn inside_by(
     if there.link(&pod.id.ifname).is_none() {
         return Ok(());
     }
-    judge(agent, pod, kernel)?;
+    judged::inside(agent, pod, kernel)?;
     let mut wanted = pod.attach.inside(pod, ground);
     // A link that is not there is made by who makes its other end.
     for dev in pod.links().into_iter().filter(|dev| there.link(dev).is_none()) {

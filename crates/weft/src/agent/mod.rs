@@ -27,6 +27,7 @@ mod further;
 mod hear;
 mod host;
 mod install;
+mod judged;
 mod lease;
 mod ledger;
 mod links;

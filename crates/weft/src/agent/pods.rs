@@ -23,8 +23,9 @@ use super::{
     check::check,
     children, dhcp, fault,
     further::{self, Births},
+    judged,
     lease::{Lease, Turn, lease, network, not_served, serving},
-    links::{bring_up, complete, detach, inside, judge_together, seen},
+    links::{bring_up, complete, detach, inside, seen},
     policy, ports,
     serve::Caller,
     wake::Reasons,
@@ -104,7 +105,7 @@ fn add(
         agent.tell_addresses(&one.pod.network);
     }
     births.committed();
-    judge_together(agent, cookie, &there);
+    judged::together(agent, cookie, &there);
     if made.iter().any(|one| one.pod.is_mapped()) {
         // What passes between pods is tracked from now on.
         agent.wake.ring(Reasons::OTHER);

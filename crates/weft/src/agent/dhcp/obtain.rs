@@ -17,7 +17,7 @@ use weft_core::{
 use weft_linux::{DhcpSocket, Kernel, random, since_boot};
 
 use super::{
-    super::{Agent, POISONED, fault, links::judge, pods::awaited, serve::Caller},
+    super::{Agent, POISONED, fault, judged, pods::awaited, serve::Caller},
     EVERYBODY, client, conflict,
 };
 
@@ -102,7 +102,7 @@ fn lease(
             news = News::Withdrawn;
         }
         take(agent, &mut pod, news, via)?;
-        judge(agent, &pod, there).map_err(|why| unserved(&pod, &why))?;
+        judged::inside(agent, &pod, there).map_err(|why| unserved(&pod, &why))?;
         if !pod.addrs.is_empty() {
             return Ok(pod);
         }
