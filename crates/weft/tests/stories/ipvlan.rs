@@ -234,23 +234,20 @@ fn beside(site: &Site, mode: &str, flag: &str) -> Value {
 
 #[test]
 fn services_answer_ipvlan_pods_whoever_serves() {
-    for (mode, flag) in [("l2", "bridge"), ("l2", "vepa"), ("l3", "bridge"), ("l3s", "bridge")] {
-        services_answer_in(&lan(2), |site| beside(site, mode, flag), flag);
+    for flag in ["bridge", "vepa"] {
+        services_answer_in(&lan(2), |site| beside(site, "l2", flag), flag);
     }
 }
 
 #[test]
 fn services_answer_private_ipvlan_pods_but_by_no_sibling() {
-    for mode in ["l2", "l3s"] {
-        services_answer_in(&lan(2), |site| beside(site, mode, "private"), "private");
-    }
+    services_answer_in(&lan(2), |site| beside(site, "l2", "private"), "private");
 }
 
 #[test]
 fn local_traffic_policy_serves_from_ipvlan_pods() {
-    let join = |mode| if mode == "l2" { "underlay" } else { "host-gw" };
-    for (mode, proxy) in [("l2", Mode::Nftables), ("l3", Mode::Nftables), ("l3s", Mode::Iptables)] {
-        local_policy(|site| beside(site, mode, "bridge"), join(mode), proxy);
+    for (mode, join) in [("l2", "underlay"), ("l3", "host-gw")] {
+        local_policy(|site| beside(site, mode, "bridge"), join, Mode::Nftables);
     }
 }
 
