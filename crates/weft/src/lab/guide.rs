@@ -116,7 +116,6 @@ fn guided(plan: &Plan, show: &Show, seen: &mut Seen) -> anyhow::Result<()> {
     apart(&cluster, show, &mut seen.runs)?;
     seen.runs.extend(super::physical::run(&cluster, show)?);
     if plan.switch == Switch::Any {
-        super::vlan::run(&cluster, show)?;
         super::leased::run(&cluster, show)?;
     }
     Ok(())

@@ -12,7 +12,6 @@ mod racks;
 mod shell;
 mod show;
 pub mod tor;
-mod vlan;
 mod wire;
 
 use std::path::PathBuf;
