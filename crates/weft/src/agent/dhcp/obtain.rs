@@ -126,12 +126,14 @@ fn take(agent: &Agent, pod: &mut Attachment, news: News, via: Mac) -> Result<(),
         }
         News::Withdrawn | News::Refused(_) => pod.lease = None,
     }
-    let clash = clash(agent, pod);
+    let kept = not_for_pods(agent, pod);
+    // Asked and written under one lock: of two that were given the same, one has it.
+    let mut ledger = agent.ledger();
+    let clash = anothers(ledger.attachments(), pod).or(kept);
     if clash.is_some() {
         // It is not ours to give back.
         pod.lease = None;
     }
-    let mut ledger = agent.ledger();
     ledger
         .record(pod.clone())
         .map_err(|error| CniError::new(Code::Io, "write the ledger", error.to_string()))?;
