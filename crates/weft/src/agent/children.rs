@@ -296,7 +296,7 @@ pub(super) fn tend(agent: &Agent, serving: &mut Serving) {
     for pod in pods {
         if let Ok(Some(link)) = there(agent, &pod) {
             if pod.attach.kind().has_nics_mac()
-                && let Err(why) = follow_nic(agent, pod, link.mac)
+                && let Err(why) = follow_nic(agent, serving, pod, link.mac)
             {
                 serving.problems.push(why);
             }
@@ -337,9 +337,15 @@ fn ready(serving: &Serving, parent: &Parent) -> bool {
     serving.host.parents.get(parent).is_some_and(|nic| nic.ready)
 }
 
-/// A pod that has its NIC's MAC address has the one that the NIC has now.
-fn follow_nic(agent: &Agent, mut pod: Attachment, mac: Mac) -> Result<Attachment, String> {
+/// A pod that has its NIC's MAC address has the one that the NIC has now, and sends by it.
+fn follow_nic(
+    agent: &Agent,
+    serving: &mut Serving,
+    mut pod: Attachment,
+    mac: Mac,
+) -> Result<Attachment, String> {
     if pod.mac != mac {
+        serving.applied.remove(&pod.id);
         let mut ledger = agent.ledger();
         // Its lease may have been renewed since it was looked at.
         pod = Attachment { mac, ..ledger.get(&pod.id).cloned().unwrap_or(pod) };
@@ -353,7 +359,7 @@ fn reborn(agent: &Agent, serving: &mut Serving, mut pod: Attachment) -> Result<(
     if let Some(parent) = kind.parent().filter(|_| kind.has_nics_mac())
         && let Ok(Some(nic)) = agent.kernel.link(&parent.dev())
     {
-        pod = follow_nic(agent, pod, nic.mac)?;
+        pod = follow_nic(agent, serving, pod, nic.mac)?;
     }
     // What was last written inside it went with it.
     serving.applied.remove(&pod.id);

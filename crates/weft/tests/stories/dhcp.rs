@@ -684,8 +684,10 @@ fn dhcp_pods_have_their_leases_again_when_their_parent_is_back() {
     node.wait_until("saying it", |_| Ok(problems(node).contains("no device eth1"))).unwrap();
     site.wire.plug_second(&node.netns, &node.name).unwrap();
     for pod in &pods {
+        let way = "ip -o -4 addr show dev eth0 2>/dev/null && ip route || true";
         until("there again", || {
-            sh(&pod.netns, "ip -o link").contains("eth0@") && inside(pod).contains(&addr(pod))
+            let has = sh(&pod.netns, way);
+            has.contains(&addr(pod)) && has.contains("default via")
         });
         passes(pod, &site);
     }
