@@ -23,7 +23,7 @@ fn main() -> anyhow::Result<()> {
     let mut next = || args.next().context("LOCAL REMOTE LOCAL_AS REMOTE_AS FILE");
     let (local, remote): (Ipv4Addr, Ipv4Addr) = (next()?.parse()?, next()?.parse()?);
     let (local_as, remote_as) = (next()?.parse()?, next()?.parse()?);
-    let router = Router::start(next()?.into(), Box::new(|| ()))?;
+    let router = Router::start(next()?.into(), false, Box::new(|| ()))?;
     let neighbour = Neighbour {
         name: "feeder".into(),
         local_as,

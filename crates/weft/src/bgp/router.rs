@@ -52,8 +52,14 @@ pub struct Known {
 impl Router {
     /// Starts the threads, in the caller's network namespace. What it learns is kept in the file
     /// `keep`, written before `news` is told, so that a successor goes on from there. `news` is told
-    /// on BGP's thread, which it must not hold up: what is known, or a problem, has changed.
-    pub fn start(keep: PathBuf, news: Box<dyn Fn() + Send + Sync>) -> io::Result<Self> {
+    /// on BGP's thread, which it must not hold up: what is known, or a problem, has changed. `forwards`:
+    /// packets go on being forwarded here since an earlier process, whose file may be lost; neighbours
+    /// are told so, and keep our routes until we have said them again (RFC 4724, 4.1).
+    pub fn start(
+        keep: PathBuf,
+        forwards: bool,
+        news: Box<dyn Fn() + Send + Sync>,
+    ) -> io::Result<Self> {
         let (sender, letters) = mpsc::channel();
         let (bell, ear) = UnixStream::pair()?;
         bell.set_nonblocking(true)?;
@@ -64,7 +70,7 @@ impl Router {
         let detector = Some(Detector::start(keep.with_extension("bfd"), found)?);
         let public = Arc::new(Public::default());
         let publisher = Publisher::new(keep, public.clone(), news);
-        let driver = Driver::new(publisher, letters, ear);
+        let driver = Driver::new((publisher, forwards), letters, ear);
         let thread = thread::Builder::new().name("bgp".into()).spawn(move || driver.run())?;
         Ok(Self { detector, mail, public, thread: Some(thread) })
     }

@@ -114,7 +114,8 @@ pub(super) fn learnt(agent: &Agent, view: &View, last: &Serving) -> Arc<Learnt> 
     if inner.router.is_none() {
         let wake = agent.wake.clone();
         let news = Box::new(move || wake.ring(Reasons::VIEW));
-        match Router::start(agent.config.run_dir.join(KEEP), news) {
+        let forwards = agent.ledger().attachments().next().is_some();
+        match Router::start(agent.config.run_dir.join(KEEP), forwards, news) {
             Ok(router) => {
                 (inner.router, inner.failed) = (Some(router), None);
                 inner.anew.begin();
