@@ -203,6 +203,8 @@ impl Cast<'_> {
         let (near, at) = (self.near.0, mac(&self.near.0.netns, "eth0"));
         // A neighbour that was heard of a second ago is not believed to be elsewhere.
         sh(&near.netns, "sysctl -qw net.ipv4.neigh.eth0.locktime=0");
+        // A bridge that was lied to knows the other's place again once that speaks.
+        meet(self.named, near);
         meet(near, self.named);
         let of = |pod: &Pod, ipv4| pod.addr(ipv4).unwrap();
         for _ in 0..3 {
