@@ -110,12 +110,13 @@ fn guided(plan: &Plan, show: &Show, seen: &mut Seen) -> anyhow::Result<()> {
         }
         drop(responders);
         cluster.delete_pods(pods)?;
-        clean(&cluster, attach)?;
+        clean(&cluster, &[attach])?;
         show.step("   pods and network deleted; every node's plan is empty, no link is left");
     }
     apart(&cluster, show, &mut seen.runs)?;
     seen.runs.extend(super::physical::run(&cluster, show)?);
     if plan.switch == Switch::Any {
+        super::vlan::run(&cluster, show)?;
         super::leased::run(&cluster, show)?;
     }
     Ok(())
@@ -147,22 +148,24 @@ fn apart(cluster: &Cluster, show: &Show, runs: &mut Vec<Value>) -> anyhow::Resul
         runs.extend(measure(cluster, show, &pods, (attach, join, name), |_, _| true)?);
         drop(responders);
         cluster.delete_pods(pods)?;
-        clean(cluster, name)?;
+        clean(cluster, &[name])?;
         show.step("   pods and network deleted; every node's plan is empty, no link is left");
     }
     Ok(())
 }
 
-/// Deletes a network whose pods were deleted, and waits until nothing is left of it.
-pub fn clean(cluster: &Cluster, network: &str) -> anyhow::Result<()> {
-    // Refused until every node has told that it has no more pods there.
-    cluster.nodes[0].wait_until("rid of the network", |node| {
-        node.ask("DELETE", &format!("/v1/networks/{network}"), None).map(|_| true)
-    })?;
+/// Deletes networks whose pods were deleted, and waits until nothing is left of any.
+pub fn clean(cluster: &Cluster, networks: &[&str]) -> anyhow::Result<()> {
+    for network in networks {
+        // Refused until every node has told that it has no more pods there.
+        cluster.nodes[0].wait_until("rid of the network", |node| {
+            node.ask("DELETE", &format!("/v1/networks/{network}"), None).map(|_| true)
+        })?;
+    }
     for node in &cluster.nodes {
         node.wait_until("clean", |node| {
             let status = node.status()?;
-            Ok(status["networks"][network].is_null()
+            Ok(networks.iter().all(|network| status["networks"][network].is_null())
                 && node.plan()?.is_empty()
                 && weft_linux::rig::is_clean(&node.netns)?)
         })?;

@@ -96,7 +96,7 @@ pub fn run(cluster: &Cluster, show: &Show) -> anyhow::Result<()> {
     drop(responders);
     cluster.delete_pods(pods)?;
     cluster.nodes[0].wait_until("given back", |_| Ok(server.given() == 0))?;
-    clean(cluster, NETWORK)?;
+    clean(cluster, &[NETWORK])?;
     show.step("   pods deleted: every address is given back");
     drop(server);
     rig::delete_link(cluster.wire.lan()?, "dhcp")?;

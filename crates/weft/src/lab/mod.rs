@@ -12,6 +12,7 @@ mod racks;
 mod shell;
 mod show;
 pub mod tor;
+mod vlan;
 mod wire;
 
 use std::path::PathBuf;

@@ -99,7 +99,7 @@ fn shown(cluster: &Cluster, show: &Show, model: &Model) -> anyhow::Result<Vec<Va
     cluster.settled(NETWORK, join)?;
     if cluster.plan.switch == Switch::OneMac && model.has_macs() {
         refused(cluster, show)?;
-        clean(cluster, NETWORK)?;
+        clean(cluster, &[NETWORK])?;
         return Ok(Vec::new());
     }
     let pods = match model.mode {
@@ -117,7 +117,7 @@ fn shown(cluster: &Cluster, show: &Show, model: &Model) -> anyhow::Result<Vec<Va
     citizens(cluster, show, &pods, &name)?;
     drop(responders);
     cluster.delete_pods(pods)?;
-    clean(cluster, NETWORK)?;
+    clean(cluster, &[NETWORK])?;
     show.step("   pods and network deleted; every node's plan is empty, no link is left");
     Ok(runs)
 }
@@ -137,7 +137,7 @@ fn one_mac(cluster: &Cluster, show: &Show, has_ipvlan: bool) -> anyhow::Result<V
     refused(cluster, show)?;
     let mut runs = Vec::new();
     if has_ipvlan {
-        clean(cluster, NETWORK)?;
+        clean(cluster, &[NETWORK])?;
         runs = shown(cluster, show, &IPVLAN[0])?;
         again()?;
     }
@@ -153,7 +153,7 @@ fn one_mac(cluster: &Cluster, show: &Show, has_ipvlan: bool) -> anyhow::Result<V
         })?;
     }
     show.step("   the ports opened: measured anew, and pods attach");
-    clean(cluster, NETWORK)?;
+    clean(cluster, &[NETWORK])?;
     Ok(runs)
 }
 

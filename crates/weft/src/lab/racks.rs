@@ -58,7 +58,7 @@ pub fn run(plan: &Plan, show: &Show, seen: &mut Seen) -> anyhow::Result<()> {
     })?);
     drop(responders);
     cluster.delete_pods(pods)?;
-    clean(&cluster, NETWORK)?;
+    clean(&cluster, &[NETWORK])?;
     show.step("   pods and network deleted; every node's plan is empty, no link is left");
     drop(routers);
     Ok(())
