@@ -34,7 +34,7 @@ enum Task {
     E2e(e2e::E2e),
     /// The manifests for `kubectl apply`, rendered from the Helm chart
     Chart(chart::Task),
-    /// The table of models, what the article says of each and the test that shows it, with its negative
+    /// The table of models, what each is said to be and the test that shows it, with its negative
     Models(models::Models),
     /// Run a line of shell as root in a virtual machine with Debian's kernel and this machine's files
     Vm {

@@ -71,7 +71,7 @@ fn table() -> anyhow::Result<String> {
         rows.extend(read(&text).with_context(|| path.display().to_string())?);
     }
     rows.sort_by(|a, b| (&a.model, &a.test).cmp(&(&b.model, &b.test)));
-    let head = "| model | what the article says | what must not arrive, and when it does | test |\n|---|---|---|---|\n";
+    let head = "| model | what it is said to be | what must not arrive, and when it does | test |\n|---|---|---|---|\n";
     let row = |Row { model, article, negative, test }: Row| {
         format!("| {model} | {article} | {negative} | `{test}` |\n")
     };

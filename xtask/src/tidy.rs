@@ -41,6 +41,9 @@ pub fn all() -> anyhow::Result<()> {
     let clippy =
         ["clippy", "--workspace", "--all-targets", "--all-features", "--", "-D", "warnings"];
     step("lint", cargo().args(clippy))?;
+    // As `cargo run -- lab` builds it.
+    let plain = ["clippy", "-p", "weft", "--", "-D", "warnings"];
+    step("lint what is built without features", cargo().args(plain))?;
     println!("\n== files, walls, licences");
     let mut faults = files()?;
     faults.extend(readme()?);

@@ -303,9 +303,7 @@ impl View {
 
     /// The network meant by a caller that named none.
     pub fn default_network(&self) -> Option<&NetworkName> {
-        let named = self.networks.iter().find(|(_, network)| network.default);
-        let only = || Some(self.networks.iter().next()?).filter(|_| self.networks.len() == 1);
-        named.or_else(only).map(|(name, _)| name)
+        default_of(&self.networks)
     }
 
     pub fn claims_of<'a>(
@@ -365,6 +363,13 @@ impl View {
         }
         conflicts
     }
+}
+
+/// The network meant by a caller that named none: the one that is `default`, or the only one.
+pub fn default_of(networks: &BTreeMap<NetworkName, Network>) -> Option<&NetworkName> {
+    let named = networks.iter().find(|(_, network)| network.default);
+    let only = || Some(networks.iter().next()?).filter(|_| networks.len() == 1);
+    named.or_else(only).map(|(name, _)| name)
 }
 
 fn keep<K: Ord, V>(now: &mut BTreeMap<K, V>, was: &mut BTreeMap<K, V>, key: K) {

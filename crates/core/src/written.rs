@@ -16,13 +16,16 @@ const KIND: &str = "kind";
 pub fn read<T: DeserializeOwned>(written: &Value) -> Result<T, String> {
     T::deserialize(written).map_err(|error| {
         let why = error.to_string();
-        let field = misread::<T>(written, &why);
-        if field.is_empty() { why } else { format!("{field}: {why}") }
+        let (field, value) = misread::<T>(written, &why);
+        // What is wrong with an address is not said with it.
+        let value = value.as_str().filter(|value| !why.contains(value));
+        let value = value.map(|value| format!(": {value:?}")).unwrap_or_default();
+        if field.is_empty() { why } else { format!("{field}: {why}{value}") }
     })
 }
 
 /// The deepest value without which the error would be another, or none.
-fn misread<T: DeserializeOwned>(written: &Value, why: &str) -> String {
+fn misread<'a, T: DeserializeOwned>(written: &'a Value, why: &str) -> (String, &'a Value) {
     let (mut path, mut at) = (String::new(), Vec::new());
     while let Some(step) = culprit::<T>(written, &at, why) {
         let dot = if path.is_empty() { "" } else { "." };
@@ -32,7 +35,7 @@ fn misread<T: DeserializeOwned>(written: &Value, why: &str) -> String {
         };
         at.push(step);
     }
-    path
+    (path, inner(written, &at).unwrap_or(written))
 }
 
 #[derive(Clone)]
@@ -42,11 +45,7 @@ enum Step {
 }
 
 fn culprit<T: DeserializeOwned>(written: &Value, at: &[Step], why: &str) -> Option<Step> {
-    let inner = at.iter().try_fold(written, |value, step| match step {
-        Step::Field(name) => value.get(name),
-        Step::Item(n) => value.get(*n),
-    })?;
-    let steps: Vec<Step> = match inner {
+    let steps: Vec<Step> = match inner(written, at)? {
         Value::Object(fields) => fields.keys().cloned().map(Step::Field).collect(),
         Value::Array(items) => (0..items.len()).map(Step::Item).collect(),
         _ => return None,
@@ -62,6 +61,13 @@ fn culprit<T: DeserializeOwned>(written: &Value, at: &[Step], why: &str) -> Opti
     let is_missing = why.starts_with("missing field");
     let by_kind = suspects.first().filter(|_| !is_missing);
     suspects.iter().find(|step| !is_kind(step)).or(by_kind).cloned()
+}
+
+fn inner<'a>(written: &'a Value, at: &[Step]) -> Option<&'a Value> {
+    at.iter().try_fold(written, |value, step| match step {
+        Step::Field(name) => value.get(name),
+        Step::Item(n) => value.get(*n),
+    })
 }
 
 fn without(written: &Value, at: &[Step], step: &Step) -> Value {
@@ -92,7 +98,10 @@ mod tests {
         };
         let joined = |join: &str| format!(r#"{{"join":{join},"ranges":["10.7.0.0/24"]}}"#);
         let cases = [
-            (r#"{"ranges":["10.7.0.0/24","10.7.0.0.0"]}"#.to_owned(), "ranges[1]: invalid IP"),
+            (
+                r#"{"ranges":["10.7.0.0/24","10.7.0.0.0"]}"#.to_owned(),
+                "ranges[1]: invalid IP address syntax: \"10.7.0.0.0\"",
+            ),
             (r#"{"ranges":7}"#.to_owned(), "ranges: invalid type"),
             (r#"{"join":"vxlan"}"#.to_owned(), "missing field `ranges`"),
             (r#"{"ranges":[],"hostAccess":"no"}"#.to_owned(), "hostAccess: invalid type"),

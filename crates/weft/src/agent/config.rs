@@ -62,10 +62,10 @@ pub struct Underlay {
 
 /// What `weft config` prints: a complete file with every field said.
 pub const REFERENCE: &str = "\
-# weft agent --config FILE. Only `store` is required.
+# weft agent --config FILE. Only `store` is required; what is commented out is not the default.
 
 # This node's name in the cluster: a DNS name, as Kubernetes has it. Default: the host name.
-node: node-a
+# node: node-a
 
 # Where the cluster's networks and nodes are kept. One of:
 store:
@@ -93,19 +93,19 @@ cacheDir: /var/lib/weft
 
 # What is to be known of this node in the cluster: BGP's settings choose nodes by it (`weft models bgp`).
 labels: {}
-  # rack: r1
+#   rack: r1
 
 # The node's address on the underlay. Default: the device of the default route and the first
 # address of each family on it.
-underlay:
-  device: eth0
-  # addresses: [192.0.2.1, '2001:db8::1']
+# underlay:
+#   device: eth0
+#   addresses: [192.0.2.1, '2001:db8::1']
 
 # Blocks that are this node's, by network, where the operator deals them out instead of having nodes
 # claim what is free. A network with `discovery: multicast` then needs no store in common: each node
 # may have a `file` store of its own.
 blocks: {}
-  # default: [10.1.7.0/24, 'fd00:1::7:0/112']
+#   default: [10.1.7.0/24, 'fd00:1::7:0/112']
 
 # Nodes that must be heard in multicast groups, though no store may list them.
 peers: []
@@ -117,23 +117,23 @@ peers: []
 
 # Networks that are made while the cluster has none at all (`weft models` tells of their fields).
 networks: {}
-  # default: {attach: veth, join: auto, ranges: [10.244.0.0/16], default: true}
+#   default: {attach: veth, join: auto, ranges: [10.244.0.0/16], default: true}
 
 # Installs the plugin and a CNI configuration on this node once pods can be served, and keeps both
 # there. Default: nothing is installed. All fields may be left out.
-install:
-  binDir: /opt/cni/bin
-  confDir: /etc/cni/net.d
-  # A runtime takes the first by name.
-  confName: 05-weft.conflist
-  # Configuration of other networks: `leave`, or `aside` (renamed; put back at uninstall).
-  others: leave
-  # Where the plugin's program is. Default: weft-cni beside the agent's own program.
-  # plugin: /usr/bin/weft-cni
+# `confName`: a runtime takes the first by name. `others`: configuration of other networks, `leave` or
+# `aside` (renamed; put back at uninstall). `plugin`: where its program is, by default weft-cni beside
+# the agent's own program.
+# install:
+#   binDir: /opt/cni/bin
+#   confDir: /etc/cni/net.d
+#   confName: 05-weft.conflist
+#   others: leave
+#   plugin: /usr/bin/weft-cni
 
 # Where to serve Prometheus metrics (/metrics) and health (/healthz, /readyz). Default: nowhere
 # but on the control socket.
-metrics: 127.0.0.1:9473
+# metrics: 127.0.0.1:9473
 
 # On physical networks (join underlay): how soon an address that a stranger had is asked for again,
 # and the switch's port measured again.
@@ -172,6 +172,15 @@ impl Config {
             }
         }
         self.install.as_ref().map_or(Ok(()), Install::check)?;
+        let store = match &self.store {
+            StoreConfig::File(file) => Some(("store.file.dir", &file.dir)),
+            _ => None,
+        };
+        let dirs = [("runDir", &self.run_dir), ("cacheDir", &self.cache_dir)];
+        if let Some((field, dir)) = dirs.into_iter().chain(store).find(|(_, dir)| dir.is_relative())
+        {
+            bail!("{field} {} is relative; give the whole path, from /", dir.display());
+        }
         Ok(self)
     }
 
@@ -199,10 +208,18 @@ impl Config {
     }
 }
 
+/// What a person wrote, as it stands.
+pub fn yaml(text: &str) -> anyhow::Result<serde_json::Value> {
+    // Whoever calls knows the file's name.
+    let written: serde_json::Value =
+        serde_saphyr::from_str(text).map_err(|error| anyhow::anyhow!("not YAML: {error}"))?;
+    anyhow::ensure!(!written.is_null(), "it is empty");
+    Ok(written)
+}
+
 /// Reads what a person wrote: a field that nobody knows is an error, with the choices.
 pub fn from_yaml<T: DeserializeOwned + Serialize>(text: &str) -> anyhow::Result<T> {
-    let written: serde_json::Value = serde_saphyr::from_str(text).context("not YAML")?;
-    from_value(written)
+    from_value(yaml(text)?)
 }
 
 pub fn from_value<T: DeserializeOwned + Serialize>(
@@ -224,7 +241,27 @@ mod tests {
     fn the_reference_is_a_configuration() {
         let config: Config = from_yaml(REFERENCE).unwrap();
         assert_eq!(config.run_dir, run_dir());
+        // What a node has of its own, or opens to others, is not taken over unread.
+        assert!(config.node.is_none() && config.underlay.device.is_none());
+        assert!(config.install.is_none() && config.metrics.is_none());
+    }
+
+    #[test]
+    fn what_the_reference_has_as_comments_may_be_said() {
+        let is_field = |line: &str| {
+            let name = line.split(':').next().unwrap_or_default().trim_start();
+            line.contains(':') && !name.is_empty() && name.chars().all(char::is_alphanumeric)
+        };
+        let said = REFERENCE.lines().map(|line| match line.strip_prefix("# ") {
+            Some(field) if is_field(field) => field,
+            // A map that is empty is not empty then.
+            _ => line.strip_suffix(" {}").unwrap_or(line),
+        });
+        let said: Vec<&str> = said.collect();
+        let config: Config = from_yaml(&said.join("\n")).unwrap();
         assert_eq!(config.underlay.device.unwrap().as_str(), "eth0");
+        assert!(config.install.is_some() && config.metrics.is_some() && config.node.is_some());
+        assert_eq!((config.labels.len(), config.blocks.len(), config.networks.len()), (1, 1, 1));
     }
 
     #[test]

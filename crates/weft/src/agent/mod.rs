@@ -80,7 +80,7 @@ pub use dhcp::left;
 pub use fixed::{Freed, free as free_fixed};
 pub use links::missing_inside;
 pub use serve::listen;
-pub use uninstall::{is_uninstalled, uninstall};
+pub use uninstall::{is_uninstalled, store_left, uninstall};
 
 use crate::store::Store;
 
@@ -338,13 +338,14 @@ impl Agent {
 pub fn run(config: Config) -> anyhow::Result<()> {
     weft_linux::memory::share_arena();
     let node = config.node_name()?;
+    let kernel =
+        Kernel::here().context("open netlink sockets: the agent needs root (CAP_NET_ADMIN)")?;
     for dir in [&config.run_dir, &config.cache_dir] {
         fs::create_dir_all(dir).with_context(|| format!("make the directory {}", dir.display()))?;
     }
     let _lock = lock(&config.run_dir)?;
     let boot = boot_id()?;
     let ledger = ledger::Ledger::open(&config.run_dir)?;
-    let kernel = Kernel::here().context("open netlink sockets (CAP_NET_ADMIN is needed)")?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()

@@ -17,7 +17,7 @@ use weft_core::{
     name::{IfName, NetworkName},
     paths::{Nic, Sender, Situation, stage},
     plan::{Change, plan},
-    state::{Knob, Object, State},
+    state::{Kind, Knob, Object, State},
 };
 use weft_linux::{Event, ForeignRoute, HostLink, Observed, Refusal, Watch, read_knob};
 
@@ -418,8 +418,24 @@ fn apply(agent: &Agent, memory: &mut Memory, serving: &Serving, changes: &[Chang
     agent.counters.changes.fetch_add(rest.len() as u64, Ordering::Relaxed);
     let refusals = agent.kernel.apply(&rest);
     agent.counters.refusals.fetch_add(refusals.len() as u64, Ordering::Relaxed);
-    problems.extend(refusals.iter().map(Refusal::to_string));
+    problems.extend(refusals.iter().map(|refusal| said(refusal, &rest)));
     problems
+}
+
+/// What was refused and why, with the remedy where a module is missing.
+fn said(refusal: &Refusal, changes: &[Change]) -> String {
+    let missing = refusal.errno == nix::errno::Errno::EOPNOTSUPP as i32;
+    let is_vlan = |change: &Change| {
+        matches!(change, Change::Put(Object::Link(link)) if matches!(link.kind, Kind::Vlan { .. }))
+            && change.to_string() == refusal.what
+    };
+    if missing && changes.iter().any(is_vlan) {
+        return format!(
+            "{refusal}; this node's kernel has no VLANs: load its module (`modprobe 8021q`), or use a kernel \
+             built with CONFIG_VLAN_8021Q"
+        );
+    }
+    refusal.to_string()
 }
 
 /// A pod's link that is not there can only be born together with its other end.
@@ -430,7 +446,7 @@ fn pod_link(agent: &Agent, change: &Change) -> bool {
         let mut attached = ledger.attachments().filter(|pod| pod.phase == Phase::Attached);
         attached.any(|pod| pod.host_links().any(|own| own == dev))
     };
-    link.kind == weft_core::state::Kind::Veth
+    link.kind == Kind::Veth
         && attached(&link.dev)
         && agent.kernel.link_exists(&link.dev).is_ok_and(|exists| !exists)
 }

@@ -18,7 +18,9 @@ use weft_core::{
     view::{Ack, NodeRecord, Part, Resident, Residents, ack_key, node_key, residents_key},
 };
 
-use super::{Agent, POISONED, Serving, wake::Reasons};
+#[cfg(feature = "kubernetes")]
+use super::wake::Reasons;
+use super::{Agent, POISONED, Serving};
 
 const RETRY: Duration = Duration::from_secs(1);
 /// Pods that come and go within this time are one record: no ADD waits for it.

@@ -8,6 +8,8 @@ use anyhow::{Context, bail};
 use weft_core::{plan::plan, state::State};
 use weft_linux::Kernel;
 
+use crate::store::StoreConfig;
+
 use super::{Config, boot_id, children, install, ledger::Ledger, lock, policy, sysctls::Found};
 
 const ROUNDS_MAX: usize = 3;
@@ -34,6 +36,14 @@ pub fn is_uninstalled(config: &Config) -> anyhow::Result<bool> {
     let ours = kernel.observe_node(&[])?.ours;
     let bare = plan(&State::default(), &ours).is_empty() && !kernel.has_tables()?;
     Ok(gone && bare && !config.run_dir.join(LEDGER).exists())
+}
+
+/// Where a store of files is: other nodes may have it too, so it is not this node's to remove.
+pub fn store_left(config: &Config) -> Option<&Path> {
+    match &config.store {
+        StoreConfig::File(file) => Some(file.dir.as_path()).filter(|dir| dir.exists()),
+        _ => None,
+    }
 }
 
 const LEDGER: &str = "attachments";

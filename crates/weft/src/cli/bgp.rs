@@ -2,9 +2,7 @@
 
 use std::{collections::BTreeMap, fmt::Write, net::IpAddr, path::PathBuf};
 
-use anyhow::Context;
 use clap::{Args, Subcommand};
-use serde_json::Value;
 use weft_bgp::{
     attrs::Family,
     bfd::{Report, State},
@@ -27,7 +25,7 @@ pub struct Bgp {
 enum BgpCommand {
     /// List what neighbours have said, and what it is good for here
     Routes(Asked),
-    /// Print the cluster's settings, every field said (YAML is JSON too)
+    /// Print the cluster's settings, every field said (JSON, which `bgp apply` takes as it takes YAML)
     Settings(Control),
     /// Say how the cluster speaks BGP, from a file (YAML; `-` is standard input)
     Apply {
@@ -57,8 +55,7 @@ pub fn run(bgp: &Bgp) -> anyhow::Result<u8> {
             super::put(&format!("{value:#}\n"))?;
         }
         Some(BgpCommand::Apply { file, agent }) => {
-            let text = super::read_file(file)?;
-            let written: Value = serde_saphyr::from_str(&text).context("not YAML")?;
+            let written = super::read_file(file)?;
             let done = client::ask(&agent.control, "PUT", "/v1/bgp/settings", Some(written))?;
             println!("settings of BGP applied, revision {}", done["revision"]);
         }

@@ -278,6 +278,8 @@ fn uninstall(asked: &Uninstall) -> anyhow::Result<u8> {
         return Ok(if done { 0 } else { SOMETHING_TO_DO });
     }
     agent::uninstall(&config)?;
+    let store = agent::store_left(&config);
+    store.iter().for_each(|dir| println!("the cluster's store stays: {}", dir.display()));
     if asked.stay {
         println!("nothing of weft's is left on this node; waiting to be ended");
         agent::wait_for_signal()?;
@@ -316,8 +318,7 @@ fn network(command: NetworkCommand) -> anyhow::Result<()> {
             show::<Value>(&asked, "/v1/networks", text::networks)?;
         }
         NetworkCommand::Apply { name, file, force, agent } => {
-            let text = read_file(&file)?;
-            let written: Value = serde_saphyr::from_str(&text).context("not YAML")?;
+            let written = read_file(&file)?;
             apply(&name, written, force, &agent)?;
         }
         NetworkCommand::Join { name, join, force, agent } => {
@@ -345,17 +346,23 @@ fn network(command: NetworkCommand) -> anyhow::Result<()> {
 }
 
 /// What a person wrote; `-` is standard input.
-fn read_file(file: &Path) -> anyhow::Result<String> {
-    if file.as_os_str() == "-" {
-        return Ok(io::read_to_string(io::stdin())?);
-    }
-    std::fs::read_to_string(file).with_context(|| format!("read {}", file.display()))
+fn read_file(file: &Path) -> anyhow::Result<Value> {
+    let text = if file.as_os_str() == "-" {
+        io::read_to_string(io::stdin())
+    } else {
+        std::fs::read_to_string(file)
+    };
+    let text = text.with_context(|| format!("read {}", file.display()))?;
+    config::yaml(&text).with_context(|| file.display().to_string())
 }
 
 fn apply(name: &NetworkName, network: Value, force: bool, agent: &Control) -> anyhow::Result<()> {
     let path = format!("/v1/networks/{name}?force={force}");
     let done = client::ask(&agent.control, "PUT", &path, Some(network))?;
     println!("network {name} applied, revision {}", done["revision"]);
+    if let Some(note) = done["note"].as_str() {
+        println!("{note}");
+    }
     Ok(())
 }
 

@@ -72,11 +72,15 @@ fn way(agent: &Agent, from: &str, to: &str) -> anyhow::Result<Explained> {
     let pod = pod.with_context(|| {
         format!(
             "{from:?} is no pod of node {}: `weft pods` lists them; a packet is followed from the node \
-             that has the pod, or is the sender by its name",
+             that has the pod (in the lab: `weft lab exec NODE -- weft explain …`), or is the sender by its \
+             name",
             agent.node
         )
     })?;
     let addr = address(&pod, target.as_ref(), to)?;
+    if pod.addrs.contains(&addr) || addr.is_loopback() {
+        return Ok(itself(&pod, addr));
+    }
     let serving = agent.serving();
     let here = serving.networks.get(&pod.network).context("the pod's network is not served")?;
     let mut hops = vec![hop(
@@ -380,9 +384,24 @@ fn address(from: &Attachment, to: Option<&Attachment>, name: &str) -> anyhow::Re
     common.copied().context("the two pods have no address family in common")
 }
 
+/// What is its own never leaves it.
+fn itself(pod: &Attachment, addr: IpAddr) -> Explained {
+    let text = format!("sends to {addr} by dev lo: itself");
+    let hops = vec![hop(format!("pod {}", pod.label()), text)];
+    Explained {
+        from: pod.label(),
+        to: addr.to_string(),
+        hops,
+        mtu: None,
+        works: true,
+        dropped: false,
+    }
+}
+
 fn unknown(name: &str) -> String {
     format!(
-        "{name:?} is neither a pod of this node nor an address; a pod elsewhere is named by its address"
+        "{name:?} is neither a pod of this node nor an address; pods elsewhere, and nodes, are named by \
+         their addresses (`weft pods` there, `weft paths`)"
     )
 }
 

@@ -30,7 +30,7 @@ use weft_core::{
     ipam::fixed::FixedClaim,
     name::{NetworkName, NodeName},
     network::{Network, overlap},
-    view::{Node, View, ack_key, network_key, node_key, residents_key},
+    view::{Node, View, ack_key, default_of, network_key, node_key, residents_key},
 };
 
 use crate::{
@@ -156,15 +156,33 @@ async fn apply_network(
         Err(why) => return refused(StatusCode::UNPROCESSABLE_ENTITY, format!("{why:#}")),
     };
     if asked.get("force").is_none_or(|force| force != "true") {
-        let (agent, name) = (agent.clone(), name.clone());
+        let (agent, name, network) = (agent.clone(), name.clone(), network.clone());
         let cut = tokio::task::spawn_blocking(move || cut::why_not(&agent, &name, &network)).await;
         if let Ok(Some(why)) = cut {
             return refused(StatusCode::CONFLICT, why);
         }
     }
+    let note = whose_pods(&agent, &name, &network);
     match agent.store.put(&network_key(&name), value.to_string().into_bytes()).await {
-        Ok(revision) => reported(json!({"network": name, "revision": revision})),
+        Ok(revision) => reported(json!({"network": name, "revision": revision, "note": note})),
         Err(error) => refused(StatusCode::SERVICE_UNAVAILABLE, error),
+    }
+}
+
+/// Where pods that name no network go from now on, if they went elsewhere before.
+fn whose_pods(agent: &Agent, name: &NetworkName, network: &Network) -> Option<String> {
+    let mut networks = agent.shown().view.networks.clone();
+    let was = default_of(&networks).cloned()?;
+    networks.insert(name.clone(), network.clone());
+    match default_of(&networks) {
+        Some(now) if *now == was => None,
+        Some(now) => {
+            Some(format!("new pods that name no network go to {now} from now on, not to {was}"))
+        }
+        None => Some(format!(
+            "new pods that name no network are refused from now on, since no network is `default: true`; \
+             {was} was the only one"
+        )),
     }
 }
 

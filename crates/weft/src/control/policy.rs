@@ -64,7 +64,10 @@ pub struct Count {
 pub struct Asked(pub Protocol, pub u16);
 
 pub fn policies(agent: &Agent, pod: Option<&str>) -> anyhow::Result<Policies> {
-    let policies = agent.policies.as_ref().context("this agent reads no policies")?;
+    let policies = agent.policies.as_ref().context(
+        "this agent reads no policies, and every pod is open; `policies: DIR` in its configuration names a \
+         directory of them (`weft config`), and on Kubernetes the API server has them",
+    )?;
     let is = |name: &ObjectName| {
         pod.is_none_or(|asked| name.to_string() == asked || *name.name == *asked)
     };
