@@ -98,7 +98,8 @@ pub fn run(cluster: &Cluster, show: &Show) -> anyhow::Result<()> {
     cluster.nodes[0].wait_until("given back", |_| Ok(server.given() == 0))?;
     clean(cluster, &[NETWORK])?;
     show.step("   pods deleted: every address is given back");
-    drop(server);
+    // Before the server's namespace, which would take it along at some time of its own.
     rig::delete_link(cluster.wire.lan()?, "dhcp")?;
+    drop(server);
     Ok(())
 }
