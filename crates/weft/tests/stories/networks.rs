@@ -60,6 +60,39 @@ fn a_network_is_not_deleted_under_the_pods_of_any_node() {
 }
 
 #[test]
+fn whoever_takes_new_pods_from_another_network_is_told() {
+    let site = cluster(1, "veth", "vxlan");
+    let node = &site.nodes[0];
+    let put = |name: &str, number: u8, default: bool| {
+        let mut network = site.network("veth", "vxlan", number);
+        network["default"] = json!(default);
+        node.ask("PUT", &format!("/v1/networks/{name}"), Some(network))
+    };
+    let has = |name: &str, default: bool| {
+        until("seen", || {
+            let networks = node.ask("GET", "/v1/networks", None).unwrap();
+            networks[name].is_object() && (networks[name]["default"] == true) == default
+        });
+    };
+    put("net", 1, false).unwrap();
+    has("net", false);
+    let note = put("blue", 2, false).unwrap()["note"].clone();
+    assert!(note.as_str().unwrap().contains("are refused from now on"), "{note}");
+    has("blue", false);
+    assert_eq!(put("net", 1, true).unwrap()["note"], json!(null), "nobody had them");
+    has("net", true);
+    let said = put("blue", 2, true).unwrap_err().to_string();
+    assert!(said.contains("default"), "one of a cluster: {said}");
+    let pod = node.add_pod("a1", "net").unwrap();
+    let explained = node.ask("GET", "/v1/explain?from=a1&to=a1", None).unwrap();
+    assert!(
+        explained["works"] == true && explained.to_string().contains("by dev lo"),
+        "{explained}"
+    );
+    node.delete_pod(pod).unwrap();
+}
+
+#[test]
 fn uninstall_leaves_the_node_as_it_was() {
     let cluster = built(&plan(1));
     let node = &cluster.nodes[0];
@@ -80,7 +113,8 @@ fn uninstall_leaves_the_node_as_it_was() {
     assert_ne!(stable(&look()), before);
     node.delete_pod(pod).unwrap();
     node.kill().unwrap();
-    uninstall(node);
+    let said = uninstall(node);
+    assert!(said.contains("the cluster's store stays: "), "{said}");
     assert_eq!(stable(&look()), before);
 }
 

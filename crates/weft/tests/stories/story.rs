@@ -215,12 +215,13 @@ pub fn pod_links(node: &Node) -> usize {
         .count()
 }
 
-/// `weft uninstall` on the node, whose agent is stopped.
-pub fn uninstall(node: &Node) {
+/// `weft uninstall` on the node, whose agent is stopped; what it says.
+pub fn uninstall(node: &Node) -> String {
     let (mut weft, config) = (Command::new(program()), node.dir().join("agent.yaml"));
     weft.args(["uninstall", "--config"]).arg(config);
     let out = node.netns.run(|| weft.output().unwrap()).unwrap();
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    String::from_utf8(out.stdout).unwrap()
 }
 
 /// The end of every story: no attachment, no link, nothing to do.
