@@ -382,7 +382,8 @@ fn address(from: &Attachment, to: Option<&Attachment>, name: &str) -> anyhow::Re
 
 fn unknown(name: &str) -> String {
     format!(
-        "{name:?} is neither a pod of this node nor an address; a pod elsewhere is named by its address"
+        "{name:?} is neither a pod of this node nor an address; a pod elsewhere is named by its address, or \
+         on Kubernetes as NAMESPACE/NAME"
     )
 }
 
