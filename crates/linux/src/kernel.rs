@@ -252,8 +252,11 @@ impl Kernel {
             let names: BTreeMap<u32, IfName> =
                 links.iter().map(|(index, link)| (*index, link.dev.clone())).collect();
             for at in observe::addrs(socket)? {
-                // Those that the kernel or the pod itself makes are theirs, but for a child of a NIC.
-                let own = links.get(&at.index).filter(|link| link.is_child() || !at.link_local);
+                // Those that the pod itself makes are its own, but for a child of a NIC.
+                let is_ours = |link: &HostLink| {
+                    link.is_child() || !at.link_local || at.addr == link.mac.link_local()
+                };
+                let own = links.get(&at.index).filter(|link| is_ours(link));
                 state.extend(own.map(|link| at.object(&link.dev)));
             }
             state.extend(match wanted {

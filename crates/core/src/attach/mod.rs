@@ -212,6 +212,12 @@ impl Attach {
     }
 }
 
+/// The address by which a pod speaks IPv6 to its neighbours on the link.
+fn link_local(pod: &Attachment) -> Option<Object> {
+    let addr = pod.addrs.iter().any(IpAddr::is_ipv6).then(|| pod.mac.link_local())?;
+    Some(Object::Addr { dev: pod.id.ifname.clone(), addr })
+}
+
 /// The pod's end of a veth pair.
 fn veth_end(pod: &Attachment, on: &Ground<'_>) -> Link {
     let kind = crate::state::Kind::Veth;

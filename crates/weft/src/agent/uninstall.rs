@@ -15,7 +15,8 @@ use super::{Config, boot_id, children, install, ledger::Ledger, lock, policy, sy
 const ROUNDS_MAX: usize = 3;
 /// What an agent leaves in its directories.
 const RUN: [&str; 3] = ["cni.sock", "control.sock", "agent.lock"];
-const CACHE: [&str; 4] = ["view.jsonl", "view.tmp", "sysctls.json", "sysctls.tmp"];
+const CACHE: [&str; 6] =
+    ["view.jsonl", "view.tmp", "sysctls.json", "sysctls.tmp", "services.json", "services.tmp"];
 
 pub fn uninstall(config: &Config) -> anyhow::Result<()> {
     let run_dir = config.run_dir.exists().then_some(&config.run_dir);

@@ -400,8 +400,8 @@ fn itself(pod: &Attachment, addr: IpAddr) -> Explained {
 
 fn unknown(name: &str) -> String {
     format!(
-        "{name:?} is neither a pod of this node nor an address; pods elsewhere, and nodes, are named by \
-         their addresses (`weft pods` there, `weft paths`)"
+        "{name:?} is neither a pod of this node nor an address; a pod elsewhere, or a node, is named by its \
+         address, and on Kubernetes a pod elsewhere as NAMESPACE/NAME too"
     )
 }
 

@@ -79,4 +79,10 @@ fn pods_on_a_physical_network_know_the_clusters_services() {
     until("none", || known(&pod).is_empty());
     node.cni("DEL", "a", Path::new(""), &node.cni_config("lan"), &[]).unwrap();
     nothing_left(node);
+    // What is kept of them goes with all else.
+    let kept = node.dir().join("cache");
+    assert!(kept.join("services.json").exists());
+    node.kill().unwrap();
+    uninstall(node);
+    assert!(!kept.exists(), "{:?}", std::fs::read_dir(kept).map(Iterator::collect::<Vec<_>>));
 }

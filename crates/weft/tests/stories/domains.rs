@@ -410,7 +410,7 @@ fn a_node_that_is_forgotten_is_forgotten_by_the_segment() {
     let known = || sh(&node.netns, "bridge fdb; ip neigh show nud permanent");
     assert!(known().contains(&gone) && known().contains("00:00:00:00:00:00 dev weftx4-1"));
     site.nodes[1].kill().unwrap();
-    node.ask("POST", "/v1/nodes/node-b/forget", None).unwrap();
+    node.ask("POST", "/v1/nodes/node-b/forget?force=true", None).unwrap();
     until("forgotten", || !known().contains(&gone));
     assert!(!known().contains("192.0.2.2"), "{}", known());
     assert!(!site.plan.dir.join("store/pods/net/node-b").exists());

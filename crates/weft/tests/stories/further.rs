@@ -127,6 +127,39 @@ fn one_add_attaches_a_pod_to_several_networks_and_one_del_takes_all() {
     site.nodes.iter().for_each(all_gone);
 }
 
+/// Who is on the segment asks for the pod's other addresses by nodes, and is answered by the segment: there the
+/// pod asks for its neighbour under none of the segment's addresses.
+#[test]
+fn a_pod_that_is_also_on_a_segment_answers_there_for_its_other_addresses() {
+    let site = cluster_of(&plan(2), "veth", "vxlan");
+    for (name, join, number) in [("blue", "host-gw", 2), ("seg", "vxlan-bridged", 3)] {
+        site.apply(name, &site.network("bridge", join, number)).unwrap();
+        site.settled(name, join).unwrap();
+    }
+    let (here, there) = (&site.nodes[0], &site.nodes[1]);
+    let (netns, _) = added(here, "both", &json!("seg, blue"));
+    let addrs: Vec<_> =
+        ["eth0", "net1", "net2"].iter().flat_map(|dev| addrs_of(&netns, dev)).collect();
+    assert_eq!(addrs.len(), 6);
+    let path = PathBuf::from("/run/netns/both");
+    let (name, network) = ("both".into(), "net".into());
+    let both = Pod { name, node: here.name.clone(), netns, path, addrs, network };
+    let _echo = Responder::start(&both).unwrap();
+    for (asks, network) in [("far", "seg"), ("near", "blue")] {
+        let node = if asks == "far" { there } else { here };
+        let asker = node.add_pod(asks, network).unwrap();
+        for addr in &both.addrs {
+            until(&format!("{asks} reaches {addr}"), || {
+                // Each time as if nothing was known of anybody.
+                sh(&both.netns, "ip -6 neigh flush all");
+                reach(&asker.netns, *addr).is_some()
+            });
+        }
+        empty_plan(node);
+    }
+    empty_plan(here);
+}
+
 #[test]
 fn garbage_is_what_the_runtime_does_not_name_and_further_networks_go_with_the_first() {
     let site = networks(&plan(1));

@@ -55,6 +55,12 @@ impl Attaching for Bridge {
         state
     }
 
+    /// What leaves here under an address of another of the pod's links asks for its neighbour from a
+    /// link-local address or not at all (ndisc_send_ns).
+    fn beside(&self, pod: &Attachment) -> State {
+        super::link_local(pod).into_iter().collect()
+    }
+
     fn next_hop(&self, addr: IpAddr, on: &Ground<'_>) -> Option<NextHop> {
         let net = match on.segment {
             Segment::Node => on.block_of(addr),

@@ -85,9 +85,7 @@ impl Attaching for Macvlan {
     fn beside(&self, pod: &Attachment) -> State {
         let dev = &pod.id.ifname;
         let deaf = Object::Sysctl { knob: Knob::AcceptRa(dev.clone()), value: 0 };
-        let own = pod.addrs.iter().any(IpAddr::is_ipv6).then(|| pod.mac.link_local());
-        let own = own.map(|addr| Object::Addr { dev: dev.clone(), addr });
-        own.into_iter().chain([deaf]).collect()
+        super::link_local(pod).into_iter().chain([deaf]).collect()
     }
 
     fn next_hop(&self, addr: IpAddr, on: &Ground<'_>) -> Option<NextHop> {
