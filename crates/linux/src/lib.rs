@@ -25,6 +25,7 @@ mod solicit;
 mod solicitor;
 mod tables;
 pub mod tcp;
+pub mod terminal;
 mod uapi;
 mod wire;
 mod writer;

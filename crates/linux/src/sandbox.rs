@@ -3,18 +3,24 @@
 //!
 //! Root gets no user namespace: he needs none, and `/proc` can be mounted in more places without.
 
-use std::{fs, io, process};
+use std::{
+    ffi::{c_int, c_void},
+    fs, io, process,
+    sync::atomic::{AtomicI32, Ordering},
+};
 
 use nix::{
     mount::{MsFlags, mount},
     sched::{CloneFlags, unshare},
     sys::{
         prctl,
-        signal::{SigHandler, Signal, signal},
+        signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction},
         wait::{WaitStatus, waitpid},
     },
     unistd::{ForkResult, Pid, fork, getegid, geteuid},
 };
+
+use crate::terminal;
 
 #[derive(Debug, thiserror::Error)]
 pub enum SandboxError {
@@ -33,8 +39,21 @@ pub enum SandboxError {
     System { what: &'static str, error: nix::errno::Errno },
 }
 
+/// What the process that waits outside does at an interrupt that is sent to it.
+#[derive(Clone, Copy)]
+pub enum Interrupts {
+    /// Nothing: a terminal, or who sends to the whole group, tells what runs inside too.
+    Ignored,
+    /// Tells what runs inside, which may so hear of one more than once.
+    PassedOn,
+}
+
 /// Returns inside. The process that called waits outside, and ends as what returned here ends.
 pub fn enter() -> Result<(), SandboxError> {
+    enter_with(Interrupts::Ignored)
+}
+
+pub fn enter_with(interrupts: Interrupts) -> Result<(), SandboxError> {
     let threads = fs::read_dir("/proc/self/task").map_or(1, Iterator::count);
     if threads != 1 {
         return Err(SandboxError::Threads(threads));
@@ -50,27 +69,60 @@ pub fn enter() -> Result<(), SandboxError> {
         map("/proc/self/gid_map", &format!("0 {gid} 1"))?;
     }
     // Outside waits; inside, the first process only collects the dead; the second goes on.
-    // A keyboard's interrupt is for what runs inside, from the moment that something does.
-    let keyboard =
-        [Signal::SIGINT, Signal::SIGQUIT].map(|name| (name, at(name, SigHandler::SigIgn)));
+    terminal::look();
+    // An interrupt is for what runs inside, from the moment that something does.
+    let keyboard = [Signal::SIGINT, Signal::SIGQUIT].map(|name| (name, outside(name, interrupts)));
     if let Some(child) = split()? {
-        process::exit(wait_for(child));
-    }
-    for (name, was) in keyboard {
-        at(name, was);
+        let code = wait_for(child);
+        terminal::take_back();
+        process::exit(code);
     }
     mounts()?;
     if let Some(child) = split()? {
         process::exit(wait_for(child));
     }
+    for (name, was) in keyboard {
+        at(name, &was);
+    }
     loopback_up()
 }
 
-/// What is done at a signal from now on. Returns what was.
-fn at(name: Signal, handler: SigHandler) -> SigHandler {
-    // SAFETY: ignored, or what the process began with: neither runs code of ours.
+/// The child that a waiting parent passes signals on to; 0: there is none yet.
+static CHILD: AtomicI32 = AtomicI32::new(0);
+
+/// What is done outside, unless the signal is ignored anyway. Returns what was done at it.
+fn outside(name: Signal, interrupts: Interrupts) -> SigAction {
+    let handler = match interrupts {
+        Interrupts::Ignored => SigHandler::SigIgn,
+        Interrupts::PassedOn => SigHandler::SigAction(passed),
+    };
+    let was = at(name, &SigAction::new(handler, SaFlags::SA_SIGINFO, SigSet::empty()));
+    if matches!(was.handler(), SigHandler::SigIgn) {
+        at(name, &was);
+    }
+    was
+}
+
+/// A terminal tells every process itself; who sends it to one process means what runs inside.
+extern "C" fn passed(signal: c_int, info: *mut libc::siginfo_t, _: *mut c_void) {
+    let child = CHILD.load(Ordering::SeqCst);
+    // SAFETY: `kill` and `_exit` may be called here (signal-safety(7)); the kernel made `info`.
     #[allow(unsafe_code)]
-    unsafe { signal(name, handler) }.unwrap_or(SigHandler::SigDfl)
+    unsafe {
+        match child {
+            0 => libc::_exit(128 + signal),
+            child if (*info).si_code == libc::SI_USER => drop(libc::kill(child, signal)),
+            _ => {}
+        }
+    }
+}
+
+/// What is done at a signal from now on. Returns what was.
+fn at(name: Signal, action: &SigAction) -> SigAction {
+    // SAFETY: the handler above, or what the process began with.
+    #[allow(unsafe_code)]
+    let was = unsafe { sigaction(name, action) };
+    was.unwrap_or(SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty()))
 }
 
 fn map(path: &'static str, text: &str) -> Result<(), SandboxError> {
@@ -83,7 +135,10 @@ fn split() -> Result<Option<Pid>, SandboxError> {
     #[allow(unsafe_code)]
     let forked = unsafe { fork() };
     match forked.map_err(|error| SandboxError::System { what: "fork", error })? {
-        ForkResult::Parent { child } => Ok(Some(child)),
+        ForkResult::Parent { child } => {
+            CHILD.store(child.as_raw(), Ordering::SeqCst);
+            Ok(Some(child))
+        }
         ForkResult::Child => {
             prctl::set_pdeathsig(Signal::SIGKILL)
                 .map_err(|error| SandboxError::System { what: "tie child to parent", error })?;
