@@ -29,6 +29,7 @@ enum BgpCommand {
     Settings(Control),
     /// Say how the cluster speaks BGP, from a file (YAML; `-` is standard input)
     Apply {
+        /// The settings; `-` is standard input
         #[arg(short, long)]
         file: PathBuf,
         #[command(flatten)]

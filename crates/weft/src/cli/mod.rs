@@ -150,7 +150,9 @@ enum NetworkCommand {
     List(Asked),
     /// Define a network, or change it, from a file (YAML; `-` is standard input)
     Apply {
+        /// The network's name
         name: NetworkName,
+        /// Its definition; `-` is standard input
         #[arg(short, long)]
         file: PathBuf,
         /// Although nodes would not be reached any more that are reached now
@@ -161,6 +163,7 @@ enum NetworkCommand {
     },
     /// Change how nodes are joined on the running network, without losing a packet
     Join {
+        /// The network's name
         name: NetworkName,
         /// vxlan, host-gw, bgp or auto; vxlan-bridged stays what it is
         join: String,
@@ -172,6 +175,7 @@ enum NetworkCommand {
     },
     /// Delete a network that has no pods
     Delete {
+        /// The network's name
         name: NetworkName,
         #[command(flatten)]
         agent: Control,
@@ -182,6 +186,7 @@ enum NetworkCommand {
 enum NodeCommand {
     /// Free the node's blocks and forget its record
     Forget {
+        /// The node's name
         name: NodeName,
         /// Although it had pods when it was last heard of: it is gone for good
         #[arg(long)]
