@@ -56,20 +56,23 @@ fn every_model_reaches_everybody_and_no_change_loses_a_packet() {
     );
 }
 
-/// FRR and BIRD as their routers; nothing is lost in a change of join, nor while an agent that was killed
-/// is away.
+/// FRR and BIRD as their routers; nothing is lost in a change of join, nor while an agent or a router that was
+/// killed is away.
 #[test]
 fn two_racks_and_their_routers() {
     let result = guided(&["--join", "bgp"]);
     for run in result["runs"].as_array().unwrap() {
         assert!(run["pairs"] == 30 && run["reached"] == 30, "{run}");
     }
-    let switches = result["switches"].as_array().unwrap();
-    let changes: Vec<bool> = switches
-        .iter()
-        .map(|s| s["sent"].as_u64() > Some(1000) && s["lost"] == 0 && s["resets"] == 0)
-        .collect();
-    assert_eq!(changes, [true; 3], "{switches:?}");
+    for (what, count, time) in [("switches", 2, "settledMs"), ("absences", 3, "tookMs")] {
+        let all = result[what].as_array().unwrap();
+        let free: Vec<bool> = all
+            .iter()
+            .map(|s| s["sent"].as_u64() > Some(1000) && s["lost"] == 0 && s["resets"] == 0)
+            .collect();
+        assert_eq!(free, vec![true; count], "{all:?}");
+        assert!(all.iter().all(|s| s[time].is_u64()), "{all:?}");
+    }
 }
 
 #[test]
@@ -162,5 +165,78 @@ fn a_lab_that_is_killed_leaves_no_process() {
     while processes() != before {
         assert!(Instant::now() < end, "left: {:?}", processes());
         std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// What `weft lab` says of options that don't go together, before it builds anything.
+fn refused(args: &[&str]) -> String {
+    let out = Command::new(env!("CARGO_BIN_EXE_weft")).arg("lab").args(args).output().unwrap();
+    assert!(!out.status.success() && out.stdout.is_empty(), "{args:?}");
+    String::from_utf8(out.stderr).unwrap()
+}
+
+#[test]
+fn options_that_would_do_nothing_or_cannot_be_are_refused() {
+    for (args, says) in [
+        (&["--nodes", "2", "--pods", "1", "shell"][..], "--nodes <NODES>"),
+        (&["--json", "shell"], "'--json'"),
+        (&["--join", "bgp", "exec", "a1", "true"], "'--join <JOIN>'"),
+        (&["--join", "bgp", "--topology", "routed"], "shown in racks"),
+        (
+            &["--join", "bgp", "--families", "ipv6", "--underlay", "ipv4"],
+            "by join bgp a route of IPv6",
+        ),
+        (&["--join", "bgp", "--underlay", "ipv6"], "routers over IPv4"),
+        (&["shell", "--topology", "racks", "--join", "bgp", "--underlay", "mixed"], "over IPv4"),
+        (&["--underlay", "ipv4"], "changes to host-gw too"),
+    ] {
+        let said = refused(args);
+        assert!(said.contains(says), "{args:?}: {said}");
+    }
+}
+
+#[test]
+fn a_network_that_cannot_be_is_refused_in_the_words_of_weft_network() {
+    let said = refused(&["shell", "--nodes", "2", "--pods", "1", "--join", "underlay"]);
+    let words = "join underlay is the physical network itself: it goes with attach macvlan";
+    assert!(said.contains(words) && !said.contains("vni"), "{said}");
+}
+
+#[test]
+fn who_has_read_enough_ends_the_tour_without_a_word() {
+    let before = processes();
+    let mut weft = Command::new(env!("CARGO_BIN_EXE_weft"));
+    weft.arg("lab").stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = weft.spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert!(line.contains("A cluster of 3 nodes"), "{line}");
+    let out = child.wait_with_output().unwrap();
+    assert_eq!((out.status.code(), &out.stderr[..]), (Some(128 + 13), &b""[..]));
+    assert_eq!(processes(), before);
+}
+
+#[test]
+fn an_interrupt_ends_the_tour_and_the_building_of_a_shell_and_says_so() {
+    let mut tour = Command::new(env!("CARGO_BIN_EXE_weft"));
+    tour.arg("lab").stdin(Stdio::null()).stdout(Stdio::piped());
+    let building = shell(Path::new(env!("CARGO_BIN_EXE_weft")));
+    for mut weft in [tour, building] {
+        let before = processes();
+        let mut child = weft.stderr(Stdio::piped()).spawn().unwrap();
+        let end = Instant::now() + Duration::from_secs(20);
+        while processes().len() < before.len() + 4 {
+            assert!(Instant::now() < end, "agents never came");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
+        drop(child.stdin.take());
+        let out = child.wait_with_output().unwrap();
+        let said = String::from_utf8(out.stderr).unwrap();
+        assert_eq!(out.status.code(), Some(130), "{said}");
+        assert_eq!(said, "weft: interrupted; nothing is left behind\n");
+        assert!(!String::from_utf8(out.stdout).unwrap().contains("Try:"));
+        assert_eq!(processes(), before);
     }
 }

@@ -121,7 +121,7 @@ impl Cluster {
             ranges.push(format!("fd00:{number}::/64"));
         }
         let mut settings = json!({"kind": kind(join)});
-        if !["host-gw", "bgp"].contains(&join) {
+        if ["vxlan", "vxlan-bridged", "auto"].contains(&kind(join)) {
             settings["vni"] = json!(number);
         }
         if join.ends_with("+multicast") {
@@ -171,6 +171,13 @@ impl Cluster {
             })?;
         }
         Ok(())
+    }
+
+    /// Waits until no node knows of a problem: in a group, that everybody was heard too.
+    pub fn well(&self) -> anyhow::Result<()> {
+        self.nodes.iter().try_for_each(|node| {
+            node.wait_until("well", |node| Ok(node.status()?["problems"] == json!([])))
+        })
     }
 
     /// Families of pod addresses: as many ranges as a network has here.

@@ -6,8 +6,9 @@ use anyhow::Context;
 use serde_json::{Value, json};
 
 use super::{
-    Cluster, Flow, FlowKind, Plan, Pod, Report, Responder, Switch, Topology, largest, probe::reach,
-    show::Show,
+    Cluster, Flow, FlowKind, Plan, Pod, Report, Responder, Switch, Topology, largest,
+    probe::reach,
+    show::{Show, cell},
 };
 
 const ATTACHES: [&str; 2] = ["veth", "bridge"];
@@ -28,16 +29,23 @@ pub fn run(plan: &Plan, json: bool) -> u8 {
         Topology::Segment | Topology::Routed => guided,
     };
     let failed = guided(plan, &show, &mut seen).err().map(|error| format!("{error:#}"));
-    let Seen { runs, switches } = seen;
+    let Seen { runs, switches, absences } = seen;
     let reached = runs.iter().all(|run| run["pairs"] == run["reached"]);
-    let kept = switches.iter().all(|s: &Value| s["lost"] == 0 && s["resets"] == 0);
+    let under_traffic = || switches.iter().chain(&absences);
+    let kept = under_traffic().all(|s: &Value| s["lost"] == 0 && s["resets"] == 0);
     let ok = failed.is_none() && reached && kept;
-    let mut result = json!({"event": "result", "ok": ok, "runs": runs, "switches": switches});
+    let mut result = json!({
+        "event": "result", "ok": ok, "runs": runs, "switches": switches, "absences": absences,
+    });
     if let Some(why) = &failed {
         show.event(&json!({"event": "error", "text": why}), "");
         result["error"] = json!(why);
     }
-    let sum = |of: &str| switches.iter().filter_map(|s| s[of].as_u64()).sum::<u64>();
+    let sum = |of: &str| under_traffic().filter_map(|s| s[of].as_u64()).sum::<u64>();
+    let away = match absences.len() {
+        0 => String::new(),
+        away => format!(" and {away} absences"),
+    };
     let verdict = match failed {
         None if ok => "Everything works".to_owned(),
         None => "NOT everything works".to_owned(),
@@ -46,7 +54,7 @@ pub fn run(plan: &Plan, json: bool) -> u8 {
     show.event(
         &result,
         &format!(
-            "\n{verdict}: {} runs, {} changes of join under traffic, {} of {} packets lost, {} connections reset, in {} s.\n\
+            "\n{verdict}: {} runs, {} changes of join{away} under traffic, {} of {} packets lost, {} connections reset, in {} s.\n\
              Nothing is left behind. `weft lab shell` leaves you inside such a cluster.",
             runs.len(),
             switches.len(),
@@ -63,7 +71,10 @@ pub fn run(plan: &Plan, json: bool) -> u8 {
 #[derive(Default)]
 pub struct Seen {
     pub runs: Vec<Value>,
+    /// Changes of join under traffic.
     pub switches: Vec<Value>,
+    /// What was away under traffic, and came back.
+    pub absences: Vec<Value>,
 }
 
 fn guided(plan: &Plan, show: &Show, seen: &mut Seen) -> anyhow::Result<()> {
@@ -142,9 +153,7 @@ fn apart(cluster: &Cluster, show: &Show, runs: &mut Vec<Value>) -> anyhow::Resul
         show.step(&format!("   {} pods attached through the CNI plugin", pods.len()));
         let responders: Vec<Responder> =
             pods.iter().map(Responder::start).collect::<Result<_, _>>()?;
-        for node in &cluster.nodes {
-            node.wait_until("well", |node| Ok(node.status()?["problems"] == json!([])))?;
-        }
+        cluster.well()?;
         runs.extend(measure(cluster, show, &pods, (attach, join, name), |_, _| true)?);
         drop(responders);
         cluster.delete_pods(pods)?;
@@ -200,17 +209,14 @@ pub fn measure(
                     from.name.ends_with('1') && (to.name.ends_with('1') || from.node == to.node);
                 if first || time.is_none() || mtu.is_none() {
                     let (way, _) = cluster.way(&from.node, &to.node, network, ipv4)?;
-                    let time =
-                        time.map_or("none".into(), |time| format!("{} µs", time.as_micros()));
-                    let mtu = mtu.map_or("none".into(), |mtu| mtu.to_string());
-                    rows.push(vec![
-                        format!("{} ({})", from.name, from.node),
-                        format!("{} ({})", to.name, to.node),
-                        family.into(),
-                        way,
-                        time,
-                        mtu,
-                    ]);
+                    rows.push(json!({
+                        "from": format!("{} ({})", from.name, from.node),
+                        "to": format!("{} ({})", to.name, to.node),
+                        "family": family,
+                        "path": way,
+                        "latencyUs": time.map(micros),
+                        "mtuBytes": mtu,
+                    }));
                 }
             }
         }
@@ -221,8 +227,17 @@ pub fn measure(
         );
         runs.push(run);
     }
-    show.rows(&["FROM", "TO", "FAMILY", "PATH", "LATENCY", "MTU"], rows);
+    show.rows("path", &["FROM", "TO", "FAMILY", "PATH", "LATENCY", "MTU"], &rows, |path| {
+        let latency = path["latencyUs"].as_u64().map_or("none".into(), |time| format!("{time} µs"));
+        let [from, to, family, way, mtu] =
+            ["from", "to", "family", "path", "mtuBytes"].map(|field| cell(path, field));
+        vec![from, to, family, way, latency, mtu]
+    });
     Ok(runs)
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// Changes the join under traffic and counts what that costs.
@@ -249,7 +264,7 @@ pub fn switch(
     let started = Instant::now();
     cluster.apply(network, &cluster.network(network, to, number))?;
     cluster.settled(network, to)?;
-    let took = started.elapsed();
+    let took = millis(started);
     std::thread::sleep(CALM);
     let mut all = Report::default();
     let mut kinds = Vec::new();
@@ -263,19 +278,25 @@ pub fn switch(
         stopping.into_iter().map(|thread| thread.join().unwrap_or_default()).collect()
     });
     reports.into_iter().for_each(|report| all += report);
-    let value =
-        json!({"from": from, "to": to, "sent": all.sent, "lost": all.lost, "resets": all.resets});
+    let value = json!({
+        "from": from, "to": to, "settledMs": took,
+        "sent": all.sent, "lost": all.lost, "resets": all.resets,
+    });
     show.event(
         &json!({"event": "switch", "attach": network, "switch": value}),
         &format!(
-            "   {from} -> {to} under traffic: settled in {} ms, {} packets sent, {} lost, {} connections reset",
-            took.as_millis(),
+            "   {from} -> {to} under traffic: settled in {took} ms, {} packets sent, {} lost, {} connections reset",
             all.sent,
             all.lost,
             all.resets
         ),
     );
     Ok(value)
+}
+
+/// Milliseconds since then.
+pub fn millis(then: Instant) -> u64 {
+    u64::try_from(then.elapsed().as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Direct routing between segments can't be, and weft says why.

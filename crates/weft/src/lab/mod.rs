@@ -4,6 +4,7 @@
 
 mod cluster;
 mod guide;
+mod interrupt;
 mod leased;
 mod node;
 mod physical;
@@ -19,6 +20,7 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::{Args, Subcommand, ValueEnum};
+use weft_linux::sandbox;
 
 pub use cluster::{Cluster, Plan};
 pub use node::{Node, Pod};
@@ -31,6 +33,7 @@ pub use wire::{LAN4, LAN6, Switch, Topology, WORLD4, Wire};
 pub const DIR: &str = "/run/lab";
 
 #[derive(Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct Lab {
     #[command(subcommand)]
     command: Option<LabCommand>,
@@ -90,7 +93,7 @@ impl Families {
 
 #[derive(Subcommand)]
 enum LabCommand {
-    /// Build a cluster and leave you inside, with weft, pods and nodes to play with
+    /// Build a cluster and leave you inside, with weft, pods and nodes to play with (options come after `shell`)
     Shell {
         /// veth, bridge, macvlan/MODE or ipvlan/l2/FLAG (with `--join underlay`; on the nodes' second
         /// NIC), ipvlan/l3/FLAG or ipvlan/l3s/FLAG (with `--join host-gw`)
@@ -107,6 +110,7 @@ enum LabCommand {
     Exec {
         /// A node (node-a) or a pod (a1)
         place: String,
+        /// The command and its arguments
         #[arg(trailing_var_arg = true, required = true)]
         command: Vec<String>,
     },
@@ -116,9 +120,12 @@ pub fn run(lab: Lab) -> anyhow::Result<u8> {
     match lab.command {
         Some(LabCommand::Exec { place, command }) => shell::exec(&place, &command),
         Some(LabCommand::Shell { attach, join, plan }) => {
-            check(&plan)?;
-            enter()?;
             let join = join.unwrap_or_else(|| join_of(&attach).to_owned());
+            check(&plan)?;
+            if plan.topology == Topology::Racks && join == "bgp" {
+                check_racks(&plan)?;
+            }
+            enter()?;
             let mut plan = Plan::from(&plan);
             if attach.ends_with("passthru") {
                 // One has the whole NIC.
@@ -127,23 +134,20 @@ pub fn run(lab: Lab) -> anyhow::Result<u8> {
             shell::shell(&plan, &attach, &join)
         }
         None => {
-            check(&lab.plan)?;
-            anyhow::ensure!(
-                lab.plan.underlay != Families::Mixed,
-                "the guided run wants everybody to reach everybody, and over a mixed underlay the first \
-                 two nodes have no family in common: try `weft lab shell --underlay mixed`"
-            );
-            anyhow::ensure!(
-                !lab.plan.families.has(false, 2) || lab.plan.underlay.has(false, 2),
-                "the guided run changes to host-gw too, by which IPv6 pods can't go between nodes with \
-                 IPv4 alone: try `weft lab shell --underlay ipv4`, or `--families ipv4`"
-            );
             let mut plan = Plan::from(&lab.plan);
+            check(&lab.plan)?;
             if lab.join.is_some() {
+                anyhow::ensure!(
+                    plan.topology != Topology::Routed,
+                    "--join bgp is shown in racks: leave out `--topology routed`"
+                );
                 plan.topology = Topology::Racks;
             }
             if plan.topology == Topology::Racks {
+                check_racks(&lab.plan)?;
                 tor::installed()?;
+            } else {
+                check_guided(&lab.plan)?;
             }
             enter()?;
             Ok(guide::run(&plan, lab.json))
@@ -159,6 +163,36 @@ fn check(plan: &LabPlan) -> anyhow::Result<()> {
     Ok(())
 }
 
+fn check_guided(plan: &LabPlan) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        plan.underlay != Families::Mixed,
+        "the guided run wants everybody to reach everybody, and over a mixed underlay the first \
+         two nodes have no family in common: try `weft lab shell --underlay mixed`"
+    );
+    anyhow::ensure!(
+        !plan.families.has(false, 2) || plan.underlay.has(false, 2),
+        "the guided run changes to host-gw too, by which IPv6 pods can't go between nodes with \
+         IPv4 alone: try `weft lab shell --underlay ipv4`, or `--families ipv4`"
+    );
+    Ok(())
+}
+
+/// What BGP with the racks' routers needs of every node.
+fn check_racks(plan: &LabPlan) -> anyhow::Result<()> {
+    let every = |ipv4: bool| (0..plan.nodes.into()).all(|n| plan.underlay.has(ipv4, n));
+    anyhow::ensure!(
+        every(true),
+        "nodes speak with the racks' routers over IPv4, and by this --underlay not every node has it: \
+         try `--underlay dual`"
+    );
+    anyhow::ensure!(
+        !plan.families.has(false, 2) || every(false),
+        "by join bgp a route of IPv6 pods leads through the IPv6 address of a node or router, and by this \
+         --underlay not every node has one: try `--underlay dual`, or `--families ipv4`"
+    );
+    Ok(())
+}
+
 /// The first join that goes with an attach.
 fn join_of(attach: &str) -> &'static str {
     match attach {
@@ -169,7 +203,9 @@ fn join_of(attach: &str) -> &'static str {
 }
 
 fn enter() -> anyhow::Result<()> {
-    weft_linux::sandbox::enter().context("the lab needs namespaces of its own")
+    sandbox::enter_with(sandbox::Interrupts::PassedOn)
+        .context("the lab needs namespaces of its own")?;
+    interrupt::watch()
 }
 
 impl From<&LabPlan> for Plan {

@@ -7,9 +7,9 @@ use anyhow::{Context, ensure};
 use serde_json::{Value, json};
 
 use super::{
-    Cluster, Flow, FlowKind, Plan, Pod, Report, Responder,
-    guide::{Seen, clean, measure, switch},
-    show::Show,
+    Cluster, Flow, FlowKind, Node, Plan, Pod, Report, Responder,
+    guide::{Seen, clean, measure, millis, switch},
+    show::{Show, cell},
     tor::{self, Router},
 };
 
@@ -47,7 +47,7 @@ pub fn run(plan: &Plan, show: &Show, seen: &mut Seen) -> anyhow::Result<()> {
         seen.switches.push(switch(&cluster, show, &pods, NETWORK, change, NUMBER)?);
     }
     let restart = format!("agent of {} killed, started again after 1.5 s", cluster.nodes[0].name);
-    seen.switches.push(under_traffic(&cluster, show, &pods, &restart, || {
+    seen.absences.push(under_traffic(show, &pods, &restart, || {
         let node = &cluster.nodes[0];
         node.kill()?;
         // For longer than BFD takes to call a router dead.
@@ -56,6 +56,9 @@ pub fn run(plan: &Plan, show: &Show, seen: &mut Seen) -> anyhow::Result<()> {
         cluster.settled(NETWORK, "bgp")?;
         watched(&cluster)
     })?);
+    for router in &routers {
+        seen.absences.push(absent(&cluster, show, &pods, router)?);
+    }
     drop(responders);
     cluster.delete_pods(pods)?;
     clean(&cluster, &[NETWORK])?;
@@ -71,14 +74,46 @@ pub fn start(cluster: &Cluster, programs: [tor::Program; 2]) -> anyhow::Result<V
     racks.map(start).collect()
 }
 
+/// A router's daemons crash and are away for longer than BFD takes to see it: its kernel forwards on, and
+/// nodes and the other router keep the routes (RFC 4724).
+fn absent(cluster: &Cluster, show: &Show, pods: &[Pod], router: &Router) -> anyhow::Result<Value> {
+    let what = format!(
+        "router of rack {} ({}) killed, started again after 1.5 s",
+        router.rack + 1,
+        router.program.name()
+    );
+    under_traffic(show, pods, &what, || {
+        router.kill()?;
+        std::thread::sleep(AWAY);
+        let nodes = || cluster.nodes.iter().filter(|node| node.place.segment == router.rack);
+        for node in nodes() {
+            node.wait_until("without its router", |node| {
+                routers(node, |router| router["state"] != "established")
+            })?;
+        }
+        router.run(&cluster.wire.tors()[router.rack])?;
+        watched(cluster)?;
+        for node in nodes() {
+            node.wait_until("told everything again", |node| {
+                routers(node, |router| router["restarting"] == false)
+            })?;
+        }
+        cluster.settled(NETWORK, "bgp")
+    })
+}
+
+/// Whether something holds of all routers of a node, as its speaker sees them.
+fn routers(node: &Node, holds: impl Fn(&Value) -> bool) -> anyhow::Result<bool> {
+    let said = node.ask("GET", "/v1/bgp", None)?;
+    let all = said["neighbours"].as_array().map(Vec::as_slice).unwrap_or_default();
+    Ok(!all.is_empty() && all.iter().all(holds))
+}
+
 /// Waits until every node's router is under BFD's eyes.
 fn watched(cluster: &Cluster) -> anyhow::Result<()> {
-    let up = |said: &Value| {
-        let all = said["neighbours"].as_array().map(Vec::as_slice).unwrap_or_default();
-        !all.is_empty() && all.iter().all(|n| n["state"] == "established" && n["bfd"] == "up")
-    };
+    let up = |router: &Value| router["state"] == "established" && router["bfd"] == "up";
     for node in &cluster.nodes {
-        node.wait_until("watched by BFD", |node| Ok(up(&node.ask("GET", "/v1/bgp", None)?)))?;
+        node.wait_until("watched by BFD", |node| routers(node, up))?;
     }
     Ok(())
 }
@@ -89,29 +124,23 @@ fn neighbours(cluster: &Cluster, show: &Show) -> anyhow::Result<()> {
     for node in &cluster.nodes {
         let said = node.ask("GET", "/v1/bgp", None)?;
         for neighbour in said["neighbours"].as_array().into_iter().flatten() {
-            let text = |of: &str| match &neighbour[of] {
-                Value::String(text) => text.clone(),
-                other => other.to_string(),
-            };
             ensure!(neighbour["state"] == "established", "{}: {neighbour}", node.name);
-            rows.push(vec![
-                node.name.clone(),
-                text("name"),
-                text("addr"),
-                text("remoteAs"),
-                text("state"),
-                text("bfd"),
-            ]);
+            rows.push(json!({
+                "node": node.name, "neighbour": neighbour["name"], "address": neighbour["addr"],
+                "as": neighbour["remoteAs"], "state": neighbour["state"], "bfd": neighbour["bfd"],
+            }));
         }
     }
     ensure!(rows.len() == cluster.nodes.len(), "not every node has its rack's router alone");
-    show.rows(&["NODE", "NEIGHBOUR", "ADDRESS", "AS", "STATE", "BFD"], rows);
+    let head = ["NODE", "NEIGHBOUR", "ADDRESS", "AS", "STATE", "BFD"];
+    show.rows("neighbour", &head, &rows, |row| {
+        head.iter().map(|of| cell(row, &of.to_lowercase())).collect()
+    });
     Ok(())
 }
 
 /// Does something that must lose nothing while pods of both racks talk, and counts.
 fn under_traffic(
-    cluster: &Cluster,
     show: &Show,
     pods: &[Pod],
     what: &str,
@@ -127,7 +156,7 @@ fn under_traffic(
     std::thread::sleep(CALM);
     let started = Instant::now();
     work()?;
-    let took = started.elapsed();
+    let took = millis(started);
     // BFD and hold timers of whoever did notice have passed by then.
     std::thread::sleep(CALM * 4);
     let mut all = Report::default();
@@ -135,15 +164,14 @@ fn under_traffic(
         ensure!(flow.arrived() > 0, "a flow never flowed");
         all += flow.stop();
     }
-    let value = json!({"what": what, "sent": all.sent, "lost": all.lost, "resets": all.resets});
+    let value = json!({
+        "what": what, "tookMs": took, "sent": all.sent, "lost": all.lost, "resets": all.resets,
+    });
     show.event(
-        &json!({"event": "switch", "attach": cluster.plan.nodes, "switch": value}),
+        &json!({"event": "absence", "absence": value}),
         &format!(
-            "   {what}, under traffic: {} ms, {} packets sent, {} lost, {} connections reset",
-            took.as_millis(),
-            all.sent,
-            all.lost,
-            all.resets
+            "   {what}, under traffic: {took} ms, {} packets sent, {} lost, {} connections reset",
+            all.sent, all.lost, all.resets
         ),
     );
     Ok(value)

@@ -137,7 +137,8 @@ impl Router {
         command.arg("-z").arg(self.dir.join("zserv"));
         command.arg("--vty_socket").arg(&self.dir);
         match daemon {
-            "zebra" => command.args(["-s", "1048576"]),
+            // Started again it keeps the routes that it finds, for as many seconds, until bgpd has said its own.
+            "zebra" => command.args(["-s", "1048576", "-K", "30"]),
             "bfdd" => command.arg("--bfdctl").arg(self.dir.join("bfdd.sock")),
             _ => command.arg("-S"),
         };
