@@ -24,6 +24,10 @@ fn guided(args: &[&str]) -> Value {
         .unwrap_or_else(|_| panic!("{text}\n{}", String::from_utf8_lossy(&out.stderr)));
     assert_eq!(last["ok"], true, "{text}");
     assert!(out.status.success());
+    let events = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let paths: Vec<Value> = events.filter(|event| event["event"] == "path").collect();
+    let measured = |path: &Value| path["latencyUs"].is_u64() && path["mtuBytes"].is_u64();
+    assert!(!paths.is_empty() && paths.iter().all(|event| measured(&event["path"])), "{text}");
     last
 }
 
@@ -107,6 +111,7 @@ fn until_said(child: &mut Child, word: &str) -> String {
 
 const INSIDE: &str = "weft status; echo status $?
                       weft lab exec node-b -- weft plan; echo plan $?
+                      weft lab exec zz true 2>&1
                       weft lab exec a1 -- ip -4 route; exit 7\n";
 
 #[test]
@@ -116,7 +121,13 @@ fn lab_shell_ends_as_its_shell_does() {
     let out = child.wait_with_output().unwrap();
     assert_eq!(out.status.code(), Some(7));
     let said = String::from_utf8(out.stdout).unwrap();
-    for word in ["pod b1", "status 0", "plan 0", "default via 169.254.1.1"] {
+    for word in [
+        "pod b1",
+        "status 0",
+        "plan 0",
+        "or pod zz: a1, b1, node-a, node-b\n",
+        "default via 169.254.1.1",
+    ] {
         assert!(said.contains(word), "{word} is not in {said}");
     }
 }
