@@ -13,6 +13,8 @@ pub struct Kept {
     pub peer: IpAddr,
     pub local: IpAddr,
     pub multihop: bool,
+    #[serde(default)]
+    pub on_link: bool,
     pub interval: Duration,
     pub multiplier: u8,
     pub discriminator: u32,
@@ -56,6 +58,7 @@ impl Kept {
             interval: self.interval,
             multiplier: self.multiplier,
             multihop: self.multihop,
+            on_link: self.on_link,
         }
     }
 

@@ -43,6 +43,9 @@ pub struct Settings {
     /// RFC 5883: the neighbour is not on the same link; UDP port 4784 instead of 3784, and packets'
     /// TTL is not asked to be 255.
     pub multihop: bool,
+    /// It is on the same link all the same: TTL is to be 255, or whoever is routed here, such as a pod
+    /// under its node's address, could speak for it.
+    pub on_link: bool,
 }
 
 impl Settings {

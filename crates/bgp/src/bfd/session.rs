@@ -111,6 +111,7 @@ impl Session {
             peer: self.peer,
             local: self.settings.local,
             multihop: self.settings.multihop,
+            on_link: self.settings.on_link,
             interval: self.settings.interval,
             multiplier: self.settings.multiplier,
             discriminator: self.discriminator,

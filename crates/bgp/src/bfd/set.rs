@@ -152,6 +152,9 @@ impl Bfd {
         if session.settings.port() != port {
             return Err(Refusal::Port);
         }
+        if session.settings.on_link && ttl != TTL {
+            return Err(Refusal::Ttl);
+        }
         if control.yours == 0 && session.settings.local != to {
             return Err(Refusal::Address);
         }

@@ -62,6 +62,8 @@ pub struct Neighbour {
     pub ttl: Ttl,
     pub bfd: Option<Bfd>,
     pub multihop: bool,
+    /// No router is between, whatever both ends say.
+    pub on_link: bool,
     pub maximum_routes: u32,
     pub import: Filter,
     pub communities: Vec<Community>,
@@ -257,6 +259,10 @@ fn internal(
         bfd: settings.bfd.on().copied(),
         // Both ends must say the same, and only one may see the other behind a router.
         multihop: true,
+        on_link: me
+            .underlay
+            .iter()
+            .any(|nic| nic.addr.addr() == local_addr && nic.addr.contains(&addr)),
         maximum_routes: settings.maximum_routes,
         import: Filter { rules: Vec::new(), else_pass: true },
         communities: Vec::new(),
@@ -329,6 +335,7 @@ fn external(me: &Local<'_>, asn: u32, peer: &External) -> Result<Neighbour, Stri
         ttl,
         bfd: peer.bfd.on().copied(),
         multihop: far,
+        on_link: false,
         maximum_routes: peer.maximum_routes.unwrap_or(settings.maximum_routes),
         import: import(peer),
         communities: peer.communities.clone(),

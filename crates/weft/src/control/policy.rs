@@ -113,12 +113,14 @@ fn impossible(index: &Index) -> Vec<String> {
 /// For `weft status`: how many there are, and what can't be.
 pub fn count(agent: &Agent) -> (Option<Count>, Vec<String>) {
     let Some(policies) = &agent.policies else { return (None, Vec::new()) };
+    let unread = policies.unread();
     policies.ask(|index, listed| {
         let selects = |pod| {
             [Direction::Ingress, Direction::Egress].iter().any(|d| index.list(pod, *d).is_some())
         };
         let selected = index.locals().filter(|(pod, _)| selects(pod)).count();
-        (Some(Count { listed, policies: index.policies(), selected }), impossible(index))
+        let problems = [impossible(index), unread].concat();
+        (Some(Count { listed, policies: index.policies(), selected }), problems)
     })
 }
 

@@ -43,6 +43,7 @@ pub fn settings(sessions: &[Session]) -> BTreeMap<IpAddr, Settings> {
         interval: Duration::from_millis(session.interval_ms.into()),
         multiplier: session.multiplier,
         multihop: session.multihop,
+        on_link: false,
     };
     sessions.iter().map(|session| (session.ends.theirs, one(session))).collect()
 }

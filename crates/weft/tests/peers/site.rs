@@ -110,7 +110,8 @@ impl Ours {
         self.desired.config.neighbours.get_mut(&addr).unwrap().bfd = true;
         let interval = Duration::from_millis(300);
         let local = if addr.is_ipv6() { ip("fd00::1") } else { ip("10.0.0.1") };
-        let settings = bfd::Settings { local, interval, multiplier: 3, multihop: false };
+        let settings =
+            bfd::Settings { local, interval, multiplier: 3, multihop: false, on_link: false };
         self.desired.bfd.insert(addr, settings);
     }
 

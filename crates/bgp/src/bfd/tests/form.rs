@@ -116,6 +116,22 @@ fn no_datagram_harms_a_set_of_sessions() {
     assert_eq!(fresh.states(), [State::Up, State::Up]);
 }
 
+/// A pod's words leave its node under the node's address, but through it.
+#[test]
+fn for_one_on_the_link_nobody_speaks_from_beyond_it_whatever_the_port() {
+    let mut world = World::up(7, (ms(300), 3), (ms(300), 3));
+    let good = Control::read(&world.sent_by(B)).unwrap();
+    let down = Control { state: State::Down, yours: 0, ..good }.write();
+    for on_link in [true, false] {
+        let mut settings = watch(A, ms(300), 3);
+        settings.values_mut().for_each(|one| (one.multihop, one.on_link) = (true, on_link));
+        let mut bfd = Bfd::new(3);
+        bfd.configure(settings, ms(0));
+        let mut hears = |ttl| bfd.receive(addr(B), addr(A), ttl, 4784, &down, ms(1)).is_ok();
+        assert_eq!([hears(254), hears(255)], [!on_link, true], "on the link: {on_link}");
+    }
+}
+
 #[test]
 fn what_is_not_meant_for_a_session_is_refused_and_counted() {
     let mut world = World::up(7, (ms(300), 3), (ms(300), 3));

@@ -26,7 +26,8 @@ pub fn other(end: usize) -> usize {
 
 /// What an end is to be told of the other.
 pub fn watch(end: usize, interval: Duration, multiplier: u8) -> BTreeMap<IpAddr, Settings> {
-    let settings = Settings { local: addr(end), interval, multiplier, multihop: false };
+    let settings =
+        Settings { local: addr(end), interval, multiplier, multihop: false, on_link: false };
     BTreeMap::from([(addr(other(end)), settings)])
 }
 

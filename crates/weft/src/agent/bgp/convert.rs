@@ -101,6 +101,7 @@ fn watch(neighbour: &Neighbour) -> Option<bfd::Settings> {
         interval: Duration::from_millis(bfd.interval_ms.into()),
         multiplier: bfd.multiplier,
         multihop: neighbour.multihop,
+        on_link: neighbour.on_link,
     })
 }
 

@@ -62,46 +62,59 @@ fn follow(
     let changes = AddWatchFlags::IN_CLOSE_WRITE
         | AddWatchFlags::IN_MOVE
         | AddWatchFlags::IN_DELETE
+        | AddWatchFlags::IN_MOVE_SELF
         | AddWatchFlags::IN_DELETE_SELF;
     inotify.add_watch(dir, changes).context("watch")?;
     loop {
-        let whole = read(dir, files)?;
-        tell(agent, files, told, whole);
+        let read = read(dir, files)?;
+        tell(agent, files, told, read);
         let mut ready = [PollFd::new(inotify.as_fd(), PollFlags::POLLIN)];
         poll(&mut ready, nix::poll::PollTimeout::NONE)?;
         let events = inotify.read_events()?;
-        if events.iter().any(|event| event.mask.contains(AddWatchFlags::IN_IGNORED)) {
-            bail!("the directory is gone");
+        let gone = AddWatchFlags::IN_IGNORED | AddWatchFlags::IN_MOVE_SELF;
+        if events.iter().any(|event| event.mask.intersects(gone)) {
+            bail!("the directory is gone, or another is in its place");
         }
     }
 }
 
-/// False if of some file it is not known what it says or said.
-fn read(dir: &Path, files: &mut BTreeMap<PathBuf, Objects>) -> anyhow::Result<bool> {
+struct Read {
+    /// False if of some file it is not known what it says or said.
+    whole: bool,
+    unread: Vec<String>,
+}
+
+fn read(dir: &Path, files: &mut BTreeMap<PathBuf, Objects>) -> anyhow::Result<Read> {
     let mut there = BTreeMap::new();
-    let mut whole = true;
+    let mut read = Read { whole: true, unread: Vec::new() };
     for entry in fs::read_dir(dir)? {
         let path = entry?.path();
         if !path.extension().is_some_and(|kind| ["yaml", "yml", "json"].iter().any(|k| kind == *k))
         {
             continue;
         }
-        let text = fs::read_to_string(&path).map_err(anyhow::Error::from);
-        match text.and_then(|text| objects(&text)) {
+        match text(&path).and_then(|text| objects(&text)) {
             Ok(objects) => _ = there.insert(path, objects),
             Err(error) => {
-                tracing::warn!(error = format!("{error:#}"), file = %path.display(), "not understood");
                 let known = files.remove_entry(&path);
-                whole &= known.is_some();
+                read.whole &= known.is_some();
+                let stands = if known.is_some() { "; what it said before stands" } else { "" };
+                read.unread.push(format!("{}: {error:#}{stands}", path.display()));
                 there.extend(known);
             }
         }
     }
     *files = there;
-    Ok(whole)
+    Ok(read)
 }
 
-fn tell(agent: &Agent, files: &BTreeMap<PathBuf, Objects>, told: &mut Objects, whole: bool) {
+/// One that is no file, such as a FIFO, could keep its reader for good.
+fn text(path: &Path) -> anyhow::Result<String> {
+    anyhow::ensure!(fs::metadata(path)?.is_file(), "it is no regular file");
+    Ok(fs::read_to_string(path)?)
+}
+
+fn tell(agent: &Agent, files: &BTreeMap<PathBuf, Objects>, told: &mut Objects, read: Read) {
     let Some(policies) = &agent.policies else { return };
     let now: Objects = files.values().flatten().map(|(key, o)| (key.clone(), o.clone())).collect();
     policies.hear(agent, |said| {
@@ -112,9 +125,10 @@ fn tell(agent: &Agent, files: &BTreeMap<PathBuf, Objects>, told: &mut Objects, w
             object.clone().say(said, &key.1);
         }
         // A file that comes later and says nothing takes nothing back.
-        if whole {
+        if read.whole {
             said.listed();
         }
+        said.unread(read.unread);
     });
     *told = now;
 }
@@ -211,6 +225,7 @@ fn object(document: Value) -> anyhow::Result<((&'static str, ObjectName), Object
             (("Namespace", ObjectName { namespace: "".into(), name }), Object::Namespace(labels))
         }
         "NetworkPolicy" => {
+            only_known(&spec).with_context(what)?;
             let spec = serde_json::from_value(spec).with_context(what)?;
             (("NetworkPolicy", ObjectName { namespace, name }), Object::Policy(spec))
         }
@@ -234,6 +249,25 @@ fn object(document: Value) -> anyhow::Result<((&'static str, ObjectName), Object
     })
 }
 
+/// A field that is misspelt would open more than is meant. Deeper ones are refused where they are read.
+fn only_known(spec: &Value) -> anyhow::Result<()> {
+    only(spec, "spec", &["podSelector", "policyTypes", "ingress", "egress"])?;
+    for (rules, peers) in [("ingress", "from"), ("egress", "to")] {
+        for (n, rule) in spec[rules].as_array().into_iter().flatten().enumerate() {
+            only(rule, &format!("spec.{rules}[{n}]"), &[peers, "ports"])?;
+        }
+    }
+    Ok(())
+}
+
+fn only(value: &Value, path: &str, fields: &[&str]) -> anyhow::Result<()> {
+    let all = value.as_object().into_iter().flat_map(serde_json::Map::keys);
+    match all.into_iter().find(|field| !fields.contains(&field.as_str())) {
+        Some(unknown) => bail!("unknown field {path}.{unknown}; there are {}", fields.join(", ")),
+        None => Ok(()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -247,17 +281,50 @@ mod tests {
         let policy = "{kind: NetworkPolicy, metadata: {name: p}, spec: {podSelector: {}}}";
         let write = |file: &str, text: &str| fs::write(dir.join(file), text).unwrap();
         let mut files = BTreeMap::new();
-        let mut read = || (read(&dir, &mut files).unwrap(), files.values().flatten().count());
+        let mut read = || {
+            let Read { whole, unread } = read(&dir, &mut files).unwrap();
+            (whole, files.values().flatten().count(), unread.join("; "))
+        };
         write("ns.yaml", namespace);
         write("policy.yaml", "kind: [");
         write("README", "no object");
-        assert_eq!(read(), (false, 1), "it may have said that a pod is closed");
+        let (whole, count, why) = read();
+        assert_eq!((whole, count), (false, 1), "it may have said that a pod is closed");
+        assert!(why.contains("policy.yaml: not YAML"), "{why}");
         write("policy.yaml", policy);
-        assert_eq!(read(), (true, 2));
+        assert_eq!(read(), (true, 2, String::new()));
         write("policy.yaml", "kind: [");
-        assert_eq!(read(), (true, 2), "what it said stays");
+        let (whole, count, why) = read();
+        assert_eq!((whole, count), (true, 2), "what it said stays");
+        assert!(why.ends_with("; what it said before stands"), "{why}");
         fs::remove_file(dir.join("policy.yaml")).unwrap();
-        assert_eq!(read(), (true, 1));
+        assert_eq!(read(), (true, 1, String::new()));
+        // Nobody will ever write into it.
+        nix::unistd::mkfifo(&dir.join("pipe.yaml"), nix::sys::stat::Mode::S_IRUSR).unwrap();
+        assert!(read().2.contains("pipe.yaml: it is no regular file"));
         fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn a_misspelt_field_opens_nothing() {
+        let read = |spec: &str| {
+            let text = format!("{{kind: NetworkPolicy, metadata: {{name: p}}, spec: {spec}}}");
+            objects(&text).map_err(|error| format!("{error:#}"))
+        };
+        for (spec, said) in [
+            ("{podselector: {}}", "unknown field spec.podselector"),
+            ("{podSelector: {matchlabels: {a: b}}}", "unknown field `matchlabels`"),
+            ("{podSelector: {}, ingress: [{form: []}]}", "unknown field spec.ingress[0].form"),
+            ("{podSelector: {}, egress: [{}, {from: []}]}", "unknown field spec.egress[1].from"),
+        ] {
+            let why = read(spec).err().unwrap();
+            assert!(why.contains(said), "{spec}: {why}");
+        }
+        // An entry that can't be read is nobody, and the rest of the policy stands.
+        let block = "{podSelector: {}, ingress: [{from: [{ipBlock: {cidr: 10.0.0.0/8, excpt: [10.1.0.0/16]}}]}]}";
+        let objects = read(block).unwrap();
+        let Some(Object::Policy(spec)) = objects.values().next() else { panic!("{block}") };
+        let why = spec.ingress[0].from[0].unreadable.as_deref().unwrap();
+        assert!(why.contains("excpt") && spec.ingress[0].from[0].ip_block.is_none(), "{why}");
     }
 }

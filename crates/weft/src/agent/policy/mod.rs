@@ -63,6 +63,8 @@ pub struct Said {
     uids: BTreeMap<ObjectName, Arc<str>>,
     /// Pods that may not be attached yet, and why.
     held: BTreeMap<ObjectName, String>,
+    /// What can't be read, and why: what it said before stands.
+    unread: Vec<String>,
 }
 
 /// What was written. Whoever writes holds it.
@@ -107,6 +109,10 @@ impl Said {
         self.listed = true;
     }
 
+    pub fn unread(&mut self, why: Vec<String>) {
+        self.unread = why;
+    }
+
     /// The pod may not be attached: what policies say of it may not be known.
     pub fn hold(&mut self, name: &ObjectName, why: String) {
         self.held.insert(name.clone(), why);
@@ -139,9 +145,9 @@ impl Policies {
         if config.policies.is_none() && !by_api {
             return None;
         }
-        let (index, uids, held) = Default::default();
+        let (index, uids, held, unread) = Default::default();
         Some(Self {
-            said: Mutex::new(Said { index, node: node.clone(), listed: false, uids, held }),
+            said: Mutex::new(Said { index, node: node.clone(), listed: false, uids, held, unread }),
             kept: Mutex::default(),
             bell: Wake::default(),
             doubted: AtomicBool::new(false),
@@ -152,6 +158,10 @@ impl Policies {
     pub fn ask<T>(&self, look: impl FnOnce(&Index, bool) -> T) -> T {
         let said = self.said.lock().expect(POISONED);
         look(&said.index, said.listed)
+    }
+
+    pub fn unread(&self) -> Vec<String> {
+        self.said.lock().expect(POISONED).unread.clone()
     }
 
     /// Takes in what the cluster says: as much as is known at once.
@@ -305,7 +315,7 @@ mod tests {
     fn a_pod_whose_record_can_not_be_read_is_policed_by_the_clusters_word() {
         let node: NodeName = "node-a".parse().unwrap();
         let (index, uids, held) = Default::default();
-        let mut said = Said { index, node, listed: true, uids, held };
+        let mut said = Said { index, node, listed: true, uids, held, unread: Vec::new() };
         let addr = |last: u8| IpAddr::from([10, 1, 0, last]);
         for (pod, at, node) in [("a", 1, "node-a"), ("b", 2, "node-a"), ("c", 3, "node-b")] {
             let (addrs, node) = (vec![addr(at)], node.parse().ok());
