@@ -202,9 +202,10 @@ fn ruleset(host: &Host, served: &[Served<'_>], translated: bool) -> Ruleset {
     let mut ruleset = Ruleset::default();
     // As soon as anything is translated, the kernel tracks the tunnels' own packets too.
     let access = accessible(served).next().is_some();
+    let ports = served.iter().flat_map(|net| &net.stage.hold).filter_map(Receive::port);
+    let ports: BTreeSet<u16> = ports.collect();
+    ruleset.raw.extend(ports.iter().flat_map(|port| no_tunnels(served, *port)));
     if translated || access || served.iter().any(|net| net.network.masquerades()) {
-        let ports = served.iter().flat_map(|net| &net.stage.hold).filter_map(Receive::port);
-        let ports: BTreeSet<u16> = ports.collect();
         ruleset.raw.extend(ports.into_iter().map(|port| Rule::NoTrackPort { port }));
     }
     if translated && !host.bridge_calls {
@@ -249,6 +250,14 @@ fn ruleset(host: &Host, served: &[Served<'_>], translated: bool) -> Ruleset {
         ruleset.nat.extend([Rule::MasqueradeAccess, Rule::MasqueradeLed]);
     }
     ruleset
+}
+
+/// What keeps pods from sending into a tunnel what would pass for another node's. Where nodes have addresses
+/// of a network themselves, it is theirs to guard.
+fn no_tunnels<'a>(served: &'a [Served<'_>], port: u16) -> impl Iterator<Item = Rule> + use<'a> {
+    let of_pods = served.iter().filter(|net| net.network.join.shared().is_none());
+    let ranges = of_pods.flat_map(|net| &net.network.ranges);
+    ranges.map(move |from| Rule::NoTunnel { from: *from, port })
 }
 
 /// What keeps pods of one node from meeting by way of it, where they are not to.

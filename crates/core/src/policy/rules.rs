@@ -29,6 +29,9 @@ pub enum Rule {
     NoTrack { from: IpNet, to: IpNet },
     /// Nor are packets to this UDP port: a tunnel's own, which nobody translates.
     NoTrackPort { port: u16 },
+    /// Nobody of this prefix sends to this UDP port: a VTEP takes what is in a tunnel's packet for the
+    /// word of a node, whoever sent it.
+    NoTunnel { from: IpNet, port: u16 },
     /// Packets from and to these prefixes keep their source address; before tracking, they are
     /// tracked whatever the rules behind say.
     Keep { from: IpNet, to: IpNet },
@@ -57,6 +60,9 @@ impl fmt::Display for Rule {
                 write!(f, "{0} saddr {from} {0} daddr {to} notrack", family(from))
             }
             Self::NoTrackPort { port } => write!(f, "udp dport {port} notrack"),
+            Self::NoTunnel { from, port } => {
+                write!(f, "udp dport {port} {} saddr {from} drop", family(from))
+            }
             Self::Keep { from, to } => {
                 write!(f, "{0} saddr {from} {0} daddr {to} return", family(from))
             }

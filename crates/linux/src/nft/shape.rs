@@ -33,7 +33,14 @@ enum Field {
 
 pub(super) fn encode(batch: &mut Batch, rule: &Rule) {
     let (from, to) = match rule {
-        Rule::NoTrackPort { port } => return no_track_port(batch, *port),
+        Rule::NoTrackPort { port } => {
+            to_udp(batch, *port);
+            return expression(batch, "notrack", |_| {});
+        }
+        Rule::NoTunnel { from, port } => {
+            to_udp(batch, *port);
+            (from, None)
+        }
         Rule::MasqueradeAccess => return access::masquerade(batch),
         Rule::MasqueradeLed => return access::masquerade_led(batch),
         Rule::MasqueradeBack { dev } => return access::masquerade_back(batch, dev),
@@ -57,6 +64,7 @@ pub(super) fn encode(batch: &mut Batch, rule: &Rule) {
             verdict_of(batch, DROP);
         }
         Rule::Masquerade { .. } => expression(batch, "masq", |_| {}),
+        Rule::NoTunnel { .. } => verdict_of(batch, DROP),
         // Written whole above.
         Rule::NoTrackPort { .. }
         | Rule::MasqueradeAccess
@@ -65,12 +73,11 @@ pub(super) fn encode(batch: &mut Batch, rule: &Rule) {
     }
 }
 
-fn no_track_port(batch: &mut Batch, port: u16) {
+fn to_udp(batch: &mut Batch, port: u16) {
     meta(batch, META_L4PROTO, REG_1);
     compare(batch, &[UDP]);
     payload(batch, TRANSPORT_HEADER, UDP_DPORT, REG_1);
     compare(batch, &port.to_be_bytes());
-    expression(batch, "notrack", |_| {});
 }
 
 /// Drops a frame whose sender is in the set.
@@ -267,9 +274,16 @@ impl Reading {
                 self.rule = Some(Rule::Masquerade { from: self.ends()?.0 });
             }
             "immediate" => {
-                (verdict(data)? == RETURN).then_some(())?;
-                let (from, to) = self.ends()?;
-                self.rule = Some(Rule::Keep { from, to });
+                self.rule = Some(match (verdict(data)?, self.port) {
+                    (DROP, Some(port)) if self.to.is_none() => {
+                        Rule::NoTunnel { from: self.from?, port }
+                    }
+                    (RETURN, None) => {
+                        let (from, to) = self.ends()?;
+                        Rule::Keep { from, to }
+                    }
+                    _ => return None,
+                });
             }
             _ => return None,
         }

@@ -39,6 +39,8 @@ pub fn ruleset() -> Ruleset {
     let (a, b) = (net("10.1.0.0/16"), net("fd00:1::/48"));
     Ruleset {
         raw: vec![
+            Rule::NoTunnel { from: a, port: 4789 },
+            Rule::NoTunnel { from: b, port: 4789 },
             Rule::NoTrackPort { port: 4789 },
             Rule::NoTrack { from: a, to: a },
             Rule::NoTrack { from: b, to: b },

@@ -353,6 +353,49 @@ fn nobody_speaks_for_another(attach: &str, join: &str) {
     assert!(!tables.contains("weft-sources"), "{model}: {tables}");
 }
 
+/// What a node would send by its tunnel, sent by a pod: a frame of `named` behind VXLAN's header
+/// (RFC 7348, 5).
+fn in_a_tunnel(to: Mac, named: &Pod, far: &Pod, ipv4: bool, says: &str) -> Vec<u8> {
+    let packet = udp(named.addr(ipv4).unwrap(), far.addr(ipv4).unwrap(), says);
+    let vni = [0, 0, 1, 0];
+    [&[8, 0, 0, 0][..], &vni, &frame(to, [2, 0, 0, 0, 0, 2], &packet)].concat()
+}
+
+#[test]
+fn nobody_speaks_for_another_in_a_tunnel_of_the_nodes() {
+    for attach in ["veth", "bridge"] {
+        let (site, objects) = world(attach, "vxlan");
+        let pods = add_pods(&site, &objects);
+        let [liar, named, far, ..] = &pods[..] else { panic!() };
+        meet(liar, far);
+        let heard = Heard::listen(&far.netns);
+        let (here, there) = (&site.nodes[0], &site.nodes[1]);
+        let vtep = mac(&there.netns, "weftx4-1");
+        // It needs no right for that.
+        let says = |what: &str| {
+            let socket = liar.netns.run(|| UdpSocket::bind("0.0.0.0:0").unwrap()).unwrap();
+            for ipv4 in [true, false] {
+                let forged = in_a_tunnel(vtep, named, far, ipv4, &format!("{what}, ipv4 {ipv4}"));
+                // Where it is dropped at once, the sender hears of it.
+                let _ = socket.send_to(&forged, "192.0.2.2:4789");
+            }
+        };
+        let both = |what: &str| [true, false].map(|v4| heard.has(&format!("{what}, ipv4 {v4}")));
+        says("forged");
+        meet(liar, far);
+        here.signal(Signal::SIGSTOP).unwrap();
+        sh(&here.netns, "nft flush chain inet weft raw-prerouting");
+        until("believed without the rule", || {
+            says("without");
+            both("without") == [true, true]
+        });
+        assert_eq!(both("forged"), [false, false], "{attach}");
+        here.signal(Signal::SIGCONT).unwrap();
+        empty_plan(here);
+        site.delete_pods(pods).unwrap();
+    }
+}
+
 #[test]
 fn nobody_speaks_for_another_with_veth_over_vxlan() {
     nobody_speaks_for_another("veth", "vxlan");
