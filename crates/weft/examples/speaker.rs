@@ -6,6 +6,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr},
+    path::PathBuf,
     time::Duration,
 };
 
@@ -23,7 +24,7 @@ fn main() -> anyhow::Result<()> {
     let mut next = || args.next().context("LOCAL REMOTE LOCAL_AS REMOTE_AS FILE");
     let (local, remote): (Ipv4Addr, Ipv4Addr) = (next()?.parse()?, next()?.parse()?);
     let (local_as, remote_as) = (next()?.parse()?, next()?.parse()?);
-    let router = Router::start(next()?.into(), false, Box::new(|| ()))?;
+    let router = Router::start(PathBuf::from(next()?), Box::new(|| ()))?;
     let neighbour = Neighbour {
         name: "feeder".into(),
         local_as,

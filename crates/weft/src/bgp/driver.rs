@@ -60,15 +60,10 @@ pub(super) struct Driver {
 }
 
 impl Driver {
-    /// `forwards`: packets go on being forwarded since an earlier one, whether it kept anything or not.
-    pub(super) fn new(
-        (publisher, forwards): (Publisher, bool),
-        letters: Receiver<Mail>,
-        ear: UnixStream,
-    ) -> Self {
+    pub(super) fn new(publisher: Publisher, letters: Receiver<Mail>, ear: UnixStream) -> Self {
         let speaker = match publisher.kept() {
-            None if !forwards => Speaker::new(Time::ZERO),
-            kept => Speaker::restarted(&kept.unwrap_or_default(), Time::ZERO),
+            Some(kept) => Speaker::restarted(&kept, Time::ZERO),
+            None => Speaker::new(Time::ZERO),
         };
         Self {
             began: Instant::now(),

@@ -15,5 +15,5 @@ mod router;
 mod routes;
 
 pub use detector::Detector;
-pub use router::{Desired, Known, Router};
+pub use router::{Desired, Keep, Known, Router};
 pub use routes::Routes;

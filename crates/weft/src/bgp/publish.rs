@@ -3,7 +3,7 @@
 
 use std::{
     fs, io, mem,
-    path::{Path, PathBuf},
+    path::Path,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -11,7 +11,7 @@ use std::{
 use weft_bgp::{Speaker, Time, report::NeighbourReport};
 
 use super::{
-    router::Known,
+    router::{Keep, Known},
     routes::{Courses, Routes},
 };
 
@@ -63,7 +63,7 @@ fn put<T>(of: &Mutex<Arc<T>>, value: T) {
 }
 
 pub(super) struct Publisher {
-    file: PathBuf,
+    keep: Keep,
     public: Arc<Public>,
     news: Box<dyn Fn() + Send + Sync>,
     routes: Paced,
@@ -97,16 +97,12 @@ impl Paced {
 }
 
 impl Publisher {
-    pub(super) fn new(
-        file: PathBuf,
-        public: Arc<Public>,
-        news: Box<dyn Fn() + Send + Sync>,
-    ) -> Self {
+    pub(super) fn new(keep: Keep, public: Arc<Public>, news: Box<dyn Fn() + Send + Sync>) -> Self {
         let now = Instant::now();
         let paced = || Paced { idle: now, busy: now };
         let (routes, reports) = (paced(), paced());
         Self {
-            file,
+            keep,
             public,
             news,
             routes,
@@ -119,9 +115,10 @@ impl Publisher {
         }
     }
 
-    /// What the one before kept. Until something is told, whoever asks learns that more will be.
+    /// What the one before kept, which is nothing where that is lost. Until something is told, whoever asks learns that more will be.
     pub(super) fn kept(&self) -> Option<Vec<u8>> {
-        let kept = fs::read(&self.file).ok()?;
+        let nothing = || self.keep.forwards.then(Vec::new);
+        let kept = fs::read(&self.keep.file).ok().or_else(nothing)?;
         put(&self.public.known, Known { settling: true, ..Known::default() });
         Some(kept)
     }
@@ -187,11 +184,11 @@ impl Publisher {
     /// A successor's view. Routes that can't be kept are told all the same: a pod that is cut off
     /// now is worse than one that may be cut off after a restart.
     pub(super) fn keep(&mut self, speaker: &Speaker) {
-        let written = write(&self.file, &speaker.keep());
+        let written = write(&self.keep.file, &speaker.keep());
         self.unkept = written.err().map(|error| {
             // Of what is old a successor would believe too much; without any it takes nothing away at first.
             self.forget();
-            let file = self.file.display();
+            let file = self.keep.file.display();
             format!(
                 "write {file}: {error}; a restart now would know nothing of what BGP has learnt"
             )
@@ -199,7 +196,7 @@ impl Publisher {
     }
 
     pub(super) fn forget(&self) {
-        let _ = fs::remove_file(&self.file);
+        let _ = fs::remove_file(&self.keep.file);
     }
 }
 

@@ -49,17 +49,26 @@ pub struct Known {
     pub settling: bool,
 }
 
+/// Where a speaker's successor finds what it knew.
+pub struct Keep {
+    pub file: PathBuf,
+    /// Packets go on being forwarded here since an earlier process, though its file may be lost:
+    /// neighbours are told so, and keep our routes until we have said them again (RFC 4724, 4.1).
+    pub forwards: bool,
+}
+
+impl From<PathBuf> for Keep {
+    fn from(file: PathBuf) -> Self {
+        Self { file, forwards: false }
+    }
+}
+
 impl Router {
-    /// Starts the threads, in the caller's network namespace. What it learns is kept in the file
-    /// `keep`, written before `news` is told, so that a successor goes on from there. `news` is told
-    /// on BGP's thread, which it must not hold up: what is known, or a problem, has changed. `forwards`:
-    /// packets go on being forwarded here since an earlier process, whose file may be lost; neighbours
-    /// are told so, and keep our routes until we have said them again (RFC 4724, 4.1).
-    pub fn start(
-        keep: PathBuf,
-        forwards: bool,
-        news: Box<dyn Fn() + Send + Sync>,
-    ) -> io::Result<Self> {
+    /// Starts the threads, in the caller's network namespace. What it learns is kept in a file,
+    /// written before `news` is told, so that a successor goes on from there. `news` is told
+    /// on BGP's thread, which it must not hold up: what is known, or a problem, has changed.
+    pub fn start(keep: impl Into<Keep>, news: Box<dyn Fn() + Send + Sync>) -> io::Result<Self> {
+        let keep = keep.into();
         let (sender, letters) = mpsc::channel();
         let (bell, ear) = UnixStream::pair()?;
         bell.set_nonblocking(true)?;
@@ -67,10 +76,10 @@ impl Router {
         let mail = Mailbox { sender, bell: Arc::new(bell) };
         let heard = mail.clone();
         let found = Box::new(move |peer, state| heard.post(Mail::Bfd(peer, state)));
-        let detector = Some(Detector::start(keep.with_extension("bfd"), found)?);
+        let detector = Some(Detector::start(keep.file.with_extension("bfd"), found)?);
         let public = Arc::new(Public::default());
         let publisher = Publisher::new(keep, public.clone(), news);
-        let driver = Driver::new((publisher, forwards), letters, ear);
+        let driver = Driver::new(publisher, letters, ear);
         let thread = thread::Builder::new().name("bgp".into()).spawn(move || driver.run())?;
         Ok(Self { detector, mail, public, thread: Some(thread) })
     }

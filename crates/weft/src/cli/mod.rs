@@ -358,7 +358,9 @@ fn read_file(file: &Path) -> anyhow::Result<Value> {
         std::fs::read_to_string(file)
     };
     let text = text.with_context(|| format!("read {}", file.display()))?;
-    config::yaml(&text).with_context(|| file.display().to_string())
+    let name =
+        if file.as_os_str() == "-" { "standard input".into() } else { file.display().to_string() };
+    config::yaml(&text).context(name)
 }
 
 fn apply(name: &NetworkName, network: Value, force: bool, agent: &Control) -> anyhow::Result<()> {

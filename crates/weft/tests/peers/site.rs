@@ -130,7 +130,7 @@ impl Ours {
         let told = Box::new(move || {
             news.fetch_add(1, Ordering::Relaxed);
         });
-        self.router = Some(self.netns.run(|| Router::start(keep, false, told)).unwrap().unwrap());
+        self.router = Some(self.netns.run(|| Router::start(keep, told)).unwrap().unwrap());
         self.apply();
     }
 

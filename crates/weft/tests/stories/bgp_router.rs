@@ -66,8 +66,7 @@ fn a_routers_routes_are_used_unless_they_contradict_and_it_hears_of_pods() {
     let site = cluster(2, "veth", "bgp");
     let (pods, _echo) = answering(&site);
     let keep = site.plan.dir.join("router.keep");
-    let router =
-        site.wire.world.run(|| Router::start(keep, false, Box::new(|| {})).unwrap()).unwrap();
+    let router = site.wire.world.run(|| Router::start(keep, Box::new(|| {})).unwrap()).unwrap();
     router.configure(desired(&SAID));
     let password = site.plan.dir.join("password");
     fs::write(&password, "secret\n").unwrap();

@@ -33,7 +33,7 @@ use weft_linux::HostLink;
 
 use self::fresh::{FRESH, Fresh};
 use super::{Agent, POISONED, Serving, wake::Reasons};
-use crate::bgp::{Desired, Known, Router};
+use crate::bgp::{Desired, Keep, Known, Router};
 
 /// What neighbours said, for a successor of this process: gone with the boot, as the routes are.
 const KEEP: &str = "bgp.keep";
@@ -115,7 +115,8 @@ pub(super) fn learnt(agent: &Agent, view: &View, last: &Serving) -> Arc<Learnt> 
         let wake = agent.wake.clone();
         let news = Box::new(move || wake.ring(Reasons::VIEW));
         let forwards = agent.ledger().attachments().next().is_some();
-        match Router::start(agent.config.run_dir.join(KEEP), forwards, news) {
+        let keep = Keep { file: agent.config.run_dir.join(KEEP), forwards };
+        match Router::start(keep, news) {
             Ok(router) => {
                 (inner.router, inner.failed) = (Some(router), None);
                 inner.anew.begin();
