@@ -78,6 +78,10 @@ impl Ledger {
     pub fn unread(&self) -> impl Iterator<Item = (&PathBuf, &String)> {
         self.unread.iter()
     }
+    /// There is a record of it, but one that can't be read.
+    pub fn is_unread(&self, id: &AttachmentId) -> bool {
+        self.unread.contains_key(&self.path(id))
+    }
     pub fn get(&self, id: &AttachmentId) -> Option<&Attachment> {
         self.attachments.get(id)
     }
@@ -204,6 +208,7 @@ impl Ledger {
     pub fn record(&mut self, attachment: Attachment) -> Result<(), LedgerError> {
         let path = self.path(&attachment.id);
         write(&path, &attachment).map_err(|error| LedgerError::Write { path, error })?;
+        self.unread.remove(&self.path(&attachment.id));
         self.attachments.insert(attachment.id.clone(), attachment);
         Ok(())
     }
@@ -226,6 +231,7 @@ impl Ledger {
             }
             _ => {}
         }
+        self.unread.remove(&path);
         if let Some(attachment) = self.attachments.remove(id) {
             self.release(&attachment.network, &attachment.addrs);
         }

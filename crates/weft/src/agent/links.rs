@@ -176,7 +176,7 @@ fn dress(
 
 /// The pod can't be reached any more when this returns. Twice is as good as once.
 pub(super) fn detach(agent: &Agent, id: &AttachmentId) -> Result<(), CniError> {
-    let Some(pod) = agent.ledger().get(id).cloned() else { return Ok(()) };
+    let Some(pod) = agent.ledger().get(id).cloned() else { return detach_unread(agent, id) };
     agent.ledger().doom(id);
     fault::point("del.after-doom");
     let routes = || agent.kernel.apply(&unreachable(agent, &pod));
@@ -208,6 +208,21 @@ pub(super) fn detach(agent: &Agent, id: &AttachmentId) -> Result<(), CniError> {
         Some(refusal) => Err(CniError::new(Code::Refused, "detach the pod", refusal.to_string())),
         None => Ok(()),
     }
+}
+
+/// Of a pod whose record can't be read its name still says which link it has: with that it can't be reached.
+fn detach_unread(agent: &Agent, id: &AttachmentId) -> Result<(), CniError> {
+    if !agent.ledger().is_unread(id) {
+        return Ok(());
+    }
+    let dev = IfName::host_end(&id.cni, &id.container, id.ifname.as_str());
+    let failed = |why: String| CniError::new(Code::Refused, "detach the pod", why);
+    if agent.kernel.link_exists(&dev).map_err(|error| failed(error.to_string()))? {
+        let refusals = agent.kernel.doom(std::slice::from_ref(&dev), true);
+        refusals.first().map_or(Ok(()), |refusal| Err(failed(refusal.to_string())))?;
+        agent.doomed.ring(Reasons::OTHER);
+    }
+    agent.ledger().close(id).map_err(|error| failed(error.to_string()))
 }
 
 /// What makes the pod unreachable: its routes go, and what stands on other links than its own.

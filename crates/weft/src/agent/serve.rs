@@ -115,7 +115,7 @@ impl Door {
         match stream {
             Ok((stream, _)) => {
                 if let Err(error) = serve(self, stream) {
-                    tracing::warn!(%error, "a call broke off");
+                    tracing::warn!(error = format!("{error:#}"), "a call broke off");
                 }
             }
             Err(error) => {

@@ -65,10 +65,26 @@ fn what_is_not_known_takes_no_pod_away() {
     let other = node.add_pod("other", "net").unwrap();
     assert!(other.addrs.iter().all(|addr| !pods[0].addrs.contains(addr)), "{:?}", other.addrs);
     node.delete_pod(other).unwrap();
-    std::fs::write(&record, whole).unwrap();
+    std::fs::write(&record, &whole).unwrap();
     restart_plainly(node);
     all_there(&cluster, &pods);
     empty_plan(node);
+    // Such a pod is deleted all the same: nobody reaches it any more, and of its record nothing is left.
+    node.kill().unwrap();
+    std::fs::write(&record, &whole[..whole.len() / 2]).unwrap();
+    node.start(&[]).unwrap();
+    said(node, "a pod's record can't be read");
+    let config = node.cni_config("net");
+    let (exit, answer) = node.cni("DEL", &pods[0].name, &pods[0].path, &config, &[]).unwrap();
+    assert_eq!(exit, 0, "{answer}");
+    assert!(!reaches(&pods[1], &pods[0]) && !record.exists());
+    node.wait_until("well again", |node| {
+        let status = node.status()?;
+        let unread = status["problems"].to_string().contains("ledger: ");
+        Ok(!unread && status["pods"] == 0)
+    })
+    .unwrap();
+    nothing_left(node);
 }
 
 #[test]
