@@ -31,6 +31,15 @@ pub struct Explained {
 }
 
 impl Explained {
+    /// From a pod, as far as no policy was asked.
+    fn from_pod(
+        pod: &Attachment,
+        to: IpAddr,
+        (hops, mtu, works): (Vec<Hop>, Option<u16>, bool),
+    ) -> Self {
+        Self { from: pod.label(), to: to.to_string(), hops, mtu, works, dropped: false }
+    }
+
     pub(super) fn drop(&mut self) {
         (self.mtu, self.works, self.dropped) = (None, false, true);
     }
@@ -105,14 +114,7 @@ fn way(agent: &Agent, from: &str, to: &str) -> anyhow::Result<Explained> {
     if let Some((rest, mtu)) = apart {
         hops.extend(rest);
         let (mtu, works) = (mtu.map(|mtu| mtu.min(here.stage.send).get()), mtu.is_some());
-        return Ok(Explained {
-            from: pod.label(),
-            to: addr.to_string(),
-            hops,
-            mtu,
-            works,
-            dropped: false,
-        });
+        return Ok(Explained::from_pod(&pod, addr, (hops, mtu, works)));
     }
     let arrives = match kind.parent().map(|parent| super::beside::stands(agent, &pod, parent)) {
         None => format!("arrives on dev {}", pod.host_end()),
@@ -154,7 +156,7 @@ fn way(agent: &Agent, from: &str, to: &str) -> anyhow::Result<Explained> {
         hops.insert(1, hop(format!("pod {}", pod.label()), text));
     }
     let mtu = mtu.map(|mtu| mtu.min(here.stage.send.get()));
-    Ok(Explained { from: pod.label(), to: addr.to_string(), hops, mtu, works, dropped: false })
+    Ok(Explained::from_pod(&pod, addr, (hops, mtu, works)))
 }
 
 fn remote(
@@ -388,14 +390,7 @@ fn address(from: &Attachment, to: Option<&Attachment>, name: &str) -> anyhow::Re
 fn itself(pod: &Attachment, addr: IpAddr) -> Explained {
     let text = format!("sends to {addr} by dev lo: itself");
     let hops = vec![hop(format!("pod {}", pod.label()), text)];
-    Explained {
-        from: pod.label(),
-        to: addr.to_string(),
-        hops,
-        mtu: None,
-        works: true,
-        dropped: false,
-    }
+    Explained::from_pod(pod, addr, (hops, None, true))
 }
 
 fn unknown(name: &str) -> String {
